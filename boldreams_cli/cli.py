@@ -1,0 +1,70 @@
+"""The command line: a group whose commands are imported when called, so that --help stays quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from boldreams_cli import __version__
+
+# Name -> what it does, for the group's help without importing anything.
+COMMANDS = {
+    "prepare": "Bring betas, masks, areas and split of a subject into the cache.",
+    "extract": "Compute a backbone's ReLU maps of the subjects' images, once.",
+    "rank": "Order the filters of each layer by how much they vary.",
+    "fit": "Fit a readout of the stored maps to a subject's voxels.",
+    "score": "Measure the test accuracy of a fitted model, per voxel and area.",
+    "predict": "Predict the betas of any images.",
+    "info": "Say what the cache holds, or list layers and areas.",
+    "demo": "Make a small experiment with a known brain and run everything on it.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports the one that is called."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """In the order in which they are used."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import one command."""
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"boldreams_cli.commands.{name}"), name)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with the valid commands in the error."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            context.fail(f"no command {args[0]!r}; choose from {', '.join(COMMANDS)}")
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """List commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="boldreams")
+def boldreams() -> None:
+    """Train and interpret models of the brain's response to natural images.
+
+    Maps of a pretrained network are computed once (extract); a readout from them to each voxel is fitted and
+    scored from that store (fit, score). Every option can be set by an environment variable BOLDREAMS_<OPTION>,
+    for instance BOLDREAMS_NSD_ROOT, BOLDREAMS_CACHE, BOLDREAMS_DEVICE.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: run a command and exit with its code (0 done, 1 failed, 2 usage, 3 mismatch, 75 resumable)."""
+    sys.exit(boldreams.main(arguments, prog_name="boldreams", standalone_mode=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""`boldreams extract`: ReLU maps of the subjects' images into the store, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from boldreams_cli.commands import options
+from boldreams_cli.commands.options import Output
+
+if TYPE_CHECKING:
+    from boldreams_cli.features.extraction import Plan, Source
+    from boldreams_cli.nsd.layout import Layout
+    from boldreams_cli.nsd.stimuli import Stimuli
+
+
+@click.command()
+@options.output_options
+@options.cache_option
+@options.nsd_option
+@options.option("--backbone", required=True, help="alexnet, vgg11, rn50x4 or efficientnet_lite0.")
+@options.option(
+    "--weights",
+    default="pretrained",
+    metavar="pretrained|random|FILE",
+    help="The library's own weights, seeded random ones, or a state dict or safetensors file.",
+)
+@options.option(
+    "--subject",
+    "subjects",
+    type=options.SUBJECT,
+    multiple=True,
+    help="Subject, repeatable (default: all whose betas lie under the root).",
+)
+@options.option("--sessions", default=None, metavar="LIST", help="Sessions, e.g. 1-40 (default: 1-37 or all there).")
+@options.option("--batch-size", type=click.IntRange(1), default=None, help="Images in a pass of the backbone.")
+@options.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Of the stored maps.")
+@options.option(
+    "--keep-percent",
+    type=options.PERCENT,
+    default=None,
+    help="Rank in a first pass and store only this share of the filters.",
+)
+@options.option("--shard-index", type=click.IntRange(0), default=0, help="Of this task in a job array.")
+@options.option("--shard-count", type=click.IntRange(1), default=1, help="Tasks in the job array.")
+@options.option("--dry-run", is_flag=True, help="Print shapes, sizes and free disk, and compute nothing.")
+@options.device_option
+@options.seed_option
+def extract(
+    cache: Path,
+    nsd_root: Path | None,
+    backbone: str,
+    weights: str,
+    subjects: tuple[int, ...],
+    sessions: str | None,
+    batch_size: int | None,
+    dtype: str,
+    keep_percent: float | None,
+    shard_index: int,
+    shard_count: int,
+    dry_run: bool,
+    device: str,
+    seed: int,
+    output: Output,
+) -> None:
+    """Compute a backbone's ReLU maps of the subjects' images, once.
+
+    Images that the store already has are not computed again, and a run that was stopped goes on where it was.
+    """
+    from boldreams_cli.console import ChoiceError, duration, stop_on_signals
+    from boldreams_cli.features import backbones, extraction
+    from boldreams_cli.nsd.stimuli import Stimuli
+
+    if shard_index >= shard_count:
+        raise ChoiceError(f"--shard-index counts from 0 to {shard_count - 1} (--shard-count {shard_count})")
+    entry = backbones.entry(backbone)
+    where = options.pick_device(device)
+    layout = options.layout_of(nsd_root)
+    with Stimuli(layout.stimuli) as stimuli:
+        source = _source(layout, stimuli, subjects, sessions)
+        network = backbones.load(backbone, weights, seed).to(where)
+        plan = extraction.make_plan(network, source, cache, dtype, keep_percent)
+        if dry_run:
+            output.show(_described(plan), *_lines(plan))
+            plan.check_disk()
+            return
+        with stop_on_signals() as stop:
+            result = extraction.extract(
+                network,
+                source,
+                plan,
+                cache,
+                stop,
+                batch_size or (entry.batch_size if where.type == "cpu" else 64),
+                (shard_index, shard_count),
+            )
+    summary = result.summary()
+    output.show(
+        summary,
+        f"store: {summary['store']}",
+        f"{summary['computed']} images computed in {duration(summary['seconds'])} "
+        f"({summary['images_per_second']:.1f}/s), {summary['skipped']} were there",
+        *(f"  {name}: {' x '.join(map(str, shape))}" for name, shape in summary["layers"].items()),
+    )
+
+
+def _source(layout: Layout, stimuli: Stimuli, subjects: tuple[int, ...], sessions: str | None) -> Source:
+    import numpy as np
+
+    from boldreams_cli.console import BoldreamsError
+    from boldreams_cli.features.extraction import Source
+    from boldreams_cli.nsd.responses import subject_images, subject_training_images
+
+    chosen = list(subjects) or layout.subjects()
+    if not chosen:
+        raise BoldreamsError(f"no subject has betas under {layout.root}; choose subjects with --subject and --sessions")
+    images = np.unique(np.concatenate([subject_images(layout, number, sessions) for number in chosen]))
+    training = [subject_training_images(layout, number, sessions) for number in chosen]
+    return Source(images, training, stimuli.read, stimuli.identity())
+
+
+def _described(plan: Plan) -> dict[str, object]:
+    return {
+        "store": str(plan.path),
+        "images": plan.rows,
+        "layers": plan.spec["layers"],
+        "stored_filters": plan.stored,
+        "chunks": plan.chunks,
+        "raw_bytes": plan.raw_bytes,
+        "expected_bytes": plan.bytes,
+        "free_bytes": plan.free,
+        "fits": plan.bytes <= plan.free,
+    }
+
+
+def _lines(plan: Plan) -> list[str]:
+    from boldreams_cli.console import size
+
+    lines = [f"store: {plan.path}", f"images to compute: {plan.rows}"]
+    for name, shape in plan.spec["layers"].items():
+        chunk = " x ".join(map(str, plan.chunks[name]))
+        lines.append(f"  {name}: {plan.stored[name]} of {shape[0]} filters, {shape[1]} x {shape[2]}, chunks {chunk}")
+    lines.append(
+        f"maps: {size(plan.raw_bytes)}, about {size(plan.bytes)} compressed ({plan.ratio:.2f} : 1 on a sample)"
+    )
+    return [*lines, f"free disk: {size(plan.free)}"]

@@ -1,0 +1,140 @@
+"""`boldreams info`: what the cache holds, versions, device, layers and areas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from boldreams_cli.commands import options
+from boldreams_cli.commands.options import Output
+
+
+@click.command()
+@options.output_options
+@options.cache_option
+@options.nsd_option
+@options.option("--layers", "layers", metavar="BACKBONE", default=None, help="List a backbone's layers.")
+@options.option(
+    "--rois",
+    "rois",
+    type=options.SUBJECT,
+    metavar="SUBJECT",
+    default=None,
+    help="List a subject's areas with their voxels.",
+)
+@options.device_option
+def info(cache: Path, nsd_root: Path | None, layers: str | None, rois: int | None, device: str, output: Output) -> None:
+    """Say what the cache holds, or list layers and areas."""
+    if layers is not None:
+        _layers(layers, output)
+    elif rois is not None:
+        _rois(rois, cache, nsd_root, output)
+    else:
+        _overview(cache, device, output)
+
+
+def _layers(name: str, output: Output) -> None:
+    from boldreams_cli.features.backbones import entry
+
+    chosen = entry(name)
+    rows = [
+        {"layer": layer, "module": path, "filters": filters}
+        for (layer, path), filters in zip(chosen.layers.items(), chosen.filters, strict=True)
+    ]
+    output.show(
+        {
+            "backbone": name,
+            "source": chosen.source,
+            "preprocessing": chosen.preprocessing.to_dict(),
+            "layers": rows,
+        },
+        f"{name}: {chosen.source}; input {chosen.preprocessing.size} x {chosen.preprocessing.size}",
+        *(f"  {row['layer']}: {row['filters']} filters" for row in rows),
+        f"  total: {sum(chosen.filters)} filters",
+    )
+
+
+def _rois(subject: int, cache: Path, nsd_root: Path | None, output: Output) -> None:
+    from boldreams_cli.nsd.responses import areas_of
+
+    areas = areas_of(subject, cache, nsd_root)
+    groups, labels = areas.counts(), areas.label_counts()
+    output.show(
+        {"subject": subject, "rois": groups, "labels": labels},
+        f"areas of subject {subject} (voxels)",
+        *(f"  {name}: {count}" for name, count in groups.items()),
+        "single labels",
+        *(f"  {name}: {count}" for name, count in labels.items()),
+    )
+
+
+def _overview(cache: Path, device: str, output: Output) -> None:
+    import importlib.metadata
+    import platform
+
+    import torch
+
+    from boldreams_cli import __version__
+    from boldreams_cli.encoding.spec import find_models
+    from boldreams_cli.features.store import stores
+    from boldreams_cli.files import read_json
+
+    packages = (
+        "torch",
+        "torchvision",
+        "open_clip_torch",
+        "timm",
+        "zarr",
+        "zarrs",
+        "numpy",
+        "nibabel",
+        "captum",
+    )
+    versions = {"boldreams": __version__, "python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in packages}
+    where = options.pick_device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} threads"
+    held: list[dict[str, Any]] = []
+    for store in stores(cache):
+        done = int(store.done().sum())
+        held.append(
+            {
+                "store": str(store.path),
+                "backbone": store.spec["backbone"],
+                "fingerprint": store.fingerprint,
+                "weights": store.group.attrs["weights"],
+                "rows": len(store.images),
+                "done": done,
+                "keep_percent": (store.spec["keep"] or {}).get("percent", 100.0),
+            }
+        )
+    responses = sorted(str(path) for path in (cache / "responses").glob("subj*.zarr"))
+    models = []
+    for folder in find_models(cache):
+        scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
+        models.append({"model": str(folder), "r_mean": scores.get("r_mean")})
+    output.show(
+        {
+            "cache": str(cache),
+            "versions": versions,
+            "device": str(where),
+            "device_name": name,
+            "features": held,
+            "responses": responses,
+            "models": models,
+        },
+        "versions: " + ", ".join(f"{key} {value}" for key, value in versions.items()),
+        f"device: {where} ({name})",
+        f"features in {cache}:",
+        *(
+            f"  {h['backbone']} {h['fingerprint']}: {h['done']} of {h['rows']} images, weights {h['weights']}, "
+            f"{h['keep_percent']:g} % of the filters"
+            for h in held
+        ),
+        "responses:",
+        *(f"  {path}" for path in responses),
+        "models:",
+        *(f"  {m['model']}" + (f": r {m['r_mean']:.4f}" if m["r_mean"] is not None else "") for m in models),
+    )

@@ -1,0 +1,71 @@
+"""`boldreams predict`: betas of any images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from boldreams_cli.commands import options
+from boldreams_cli.commands.options import ModelChoice, Output
+
+
+@click.command()
+@options.output_options
+@options.model_options
+@options.nsd_option
+@options.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="ID|FILE|FOLDER",
+    help="An nsdId, a picture or a folder of pictures, repeatable; or the word test or train "
+    "for the subject's own (default: test).",
+)
+@options.option(
+    "--output",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="The .npz to write (default: predictions.npz in the model's folder).",
+)
+@options.option("--weights", default=None, metavar="FILE", help="Of the backbone, if they have moved.")
+@options.memory_option
+@options.device_option
+def predict(
+    choice: ModelChoice,
+    nsd_root: Path | None,
+    images: tuple[str, ...],
+    file: Path | None,
+    weights: str | None,
+    memory: int,
+    device: str,
+    output: Output,
+) -> None:
+    """Predict the betas of any images.
+
+    Writes an .npz with `betas` (images, voxels), z-scored units, and `images`. Images in the feature store need
+    no backbone; others are read from the files or the NSD root and go through the full model.
+    """
+    from boldreams_cli.encoding import prediction
+    from boldreams_cli.files import written_whole
+
+    model = choice.resolve()
+    where = options.pick_device(device)
+    wanted = prediction.find_images(list(images) or ["test"], lambda: options.responses_of(model, choice.cache))
+    betas = prediction.predict(model, wanted, choice.cache, nsd_root, where, memory, weights)
+    path = file or model.folder / "predictions.npz"
+    import numpy as np
+
+    with written_whole(path) as temporary:
+        np.savez(
+            temporary,
+            betas=betas,
+            images=np.array([image.name for image in wanted]),
+            voxels=model.weights.voxels,
+        )
+    names = [image.name for image in wanted]
+    output.show(
+        {"model": str(model.folder), "images": names, "file": str(path)},
+        f"{len(names)} images, {betas.shape[1]} voxels: {path}",
+    )

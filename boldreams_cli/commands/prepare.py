@@ -1,0 +1,47 @@
+"""`boldreams prepare`: one subject's betas, masks, areas and split into the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from boldreams_cli.commands import options
+from boldreams_cli.commands.options import Output
+
+
+@click.command()
+@options.output_options
+@options.cache_option
+@options.nsd_option
+@options.subject_option()
+@options.data_options
+def prepare(
+    cache: Path,
+    nsd_root: Path | None,
+    subject: int | None,
+    sessions: str | None,
+    mask: str | None,
+    output: Output,
+) -> None:
+    """Bring betas, masks, areas and split of a subject into the cache.
+
+    Betas are z-scored per voxel and session. Goes on after the last finished session if it was stopped; fit does
+    the same where it is missing.
+    """
+    from boldreams_cli.console import stop_on_signals
+    from boldreams_cli.nsd import responses
+
+    layout = options.layout_of(nsd_root)
+    subject = options.the_subject(subject, cache, nsd_root)
+    with stop_on_signals() as stop:
+        found = responses.prepare(layout, subject, cache, sessions, mask, stop)
+    summary = found.summary()
+    areas = ", ".join(f"{name} {count}" for name, count in summary["rois"].items())
+    output.show(
+        summary,
+        f"subject {subject}: {summary['voxels']} voxels, {len(summary['sessions'])} sessions",
+        f"train: {summary['train']['images']} images, {summary['train']['trials']} trials",
+        f"test:  {summary['test']['images']} images, {summary['test']['trials']} trials",
+        f"areas: {areas}",
+    )

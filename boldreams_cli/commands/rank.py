@@ -1,0 +1,54 @@
+"""`boldreams rank`: the order of the filters of each layer, by training images alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from boldreams_cli.commands import options
+from boldreams_cli.commands.options import Output
+
+
+@click.command()
+@options.output_options
+@options.cache_option
+@options.nsd_option
+@options.option("--backbone", default=None, help="Of the store (default: the one in the cache).")
+@options.store_option
+@options.subject_option()
+@options.data_options
+def rank(
+    cache: Path,
+    nsd_root: Path | None,
+    backbone: str | None,
+    features: str | None,
+    subject: int | None,
+    sessions: str | None,
+    mask: str | None,
+    output: Output,
+) -> None:
+    """Order the filters of each layer by how much they vary.
+
+    By the standard deviation, over the subject's training images, of the spatial mean activation.
+    """
+    from boldreams_cli.console import stop_on_signals
+    from boldreams_cli.encoding.fitting import rank_filters
+    from boldreams_cli.nsd.responses import responses_for
+
+    backbone = options.choose_backbone(cache, backbone)
+    store = options.choose_store(cache, backbone, features)
+    subject = options.the_subject(subject, cache, nsd_root)
+    with stop_on_signals() as stop:
+        responses = responses_for(cache, subject, nsd_root, sessions, mask, stop)
+    ranked = rank_filters(store, responses.train_images)
+    layers = {name: {"order": order, "std": std} for name, (order, std) in ranked.items()}
+    lines = [
+        f"{name}: " + ", ".join(f"{k} ({s:.3g})" for k, s in list(zip(o, d, strict=True))[:8]) + " ..."
+        for name, (o, d) in ranked.items()
+    ]
+    output.show(
+        {"subject": subject, "backbone": backbone, "layers": layers},
+        f"filters of {backbone} by standard deviation over {len(responses.train_images)} training images",
+        *lines,
+    )

@@ -1,0 +1,390 @@
+"""Fit a readout from the feature store (paper, sections 2.2 and 3.1). No image and no backbone is opened here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger, progress
+from boldreams_cli.encoding.maps import MapLayout, MapSource, open_maps
+from boldreams_cli.encoding.readout import learning_rate
+from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, make_groups, model_folder
+from boldreams_cli.encoding.training import ReadoutTraining, batch_order
+from boldreams_cli.features.ranking import filter_count, filter_order, filter_std
+from boldreams_cli.features.store import FeatureStore
+from boldreams_cli.files import fingerprint, write_text, written_whole
+from boldreams_cli.nsd.responses import Responses
+
+CHECKPOINT = "checkpoint.safetensors"
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+BETA_COLUMNS = 2048
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What decides the weights, besides the data; the defaults are the paper's (section 2.2).
+
+    Parameters
+    ----------
+    percent : of the filters of each layer.
+    rf : ``shared`` receptive fields for layers of equal resolution, or one per ``layer``.
+    epochs, rate, batch_size : of Adam.
+    seed : of the start and of the order of trials.
+    precision : of matrix products, ``fp32``, ``tf32`` or ``bf16`` (the last two on CUDA).
+    """
+
+    percent: float
+    rf: str = "shared"
+    epochs: int = 10
+    rate: float = 1e-4
+    batch_size: int = 16
+    seed: int = 0
+    precision: str = "fp32"
+
+    def check(self) -> None:
+        """Raise ChoiceError for values that make no sense."""
+        if not 0 < self.percent <= 100:
+            raise ChoiceError(f"--percent takes a number above 0 and up to 100, not {self.percent:g}")
+        if self.epochs < 1 or self.batch_size < 1 or not self.rate > 0:
+            raise ChoiceError("--epochs and --batch-size must be at least 1 and --lr above 0")
+
+
+@dataclass
+class FitResult:
+    """A model and how its training went."""
+
+    model: FittedModel
+    losses: list[float]
+    seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """The JSON object of ``fit``."""
+        return {
+            "model": str(self.model.folder),
+            "filters": {name: len(indices) for name, indices in self.model.spec.layers.items()},
+            "epochs": len(self.losses),
+            "train_loss": self.losses,
+            "seconds": self.seconds,
+        }
+
+
+def rank_filters(store: FeatureStore, images: NDArray[Any]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """Order of the filters of each layer, by the images given (training images: never test images).
+
+    Parameters
+    ----------
+    store : with spatial means of those images.
+    images : nsdIds.
+
+    Returns
+    -------
+    Layer -> (order, standard deviation in that order), each (filters,).
+    """
+    rows = store.rows(images, "mean")
+    found = {}
+    for name in store.layers:
+        std = filter_std(store.means(name, rows))
+        order = filter_order(std)
+        found[name] = (order, std[order])
+    return found
+
+
+def fit(
+    store: FeatureStore,
+    responses: Responses,
+    settings: FitSettings,
+    cache: Path,
+    device: torch.device,
+    memory: int,
+    stop: StopFlag,
+    resume: bool = True,
+) -> FitResult:
+    """Fit a model to one subject's training trials and save it.
+
+    Parameters
+    ----------
+    store : of the backbone's maps.
+    responses : of the subject.
+    settings : of the training.
+    cache : folder that will hold the model.
+    device : to train on.
+    memory : bytes to use at most, about.
+    stop : looked at after each batch.
+    resume : go on from a checkpoint of the same settings.
+
+    Raises
+    ------
+    MismatchError
+        If the store lacks images or filters.
+    StoppedError
+        If a signal came; a checkpoint is kept.
+    """
+    started = time.monotonic()
+    settings.check()
+    spec = _spec(store, responses, settings, device)
+    folder = model_folder(cache, responses.subject, spec.backbone, settings.percent, finetuned=False)
+    layouts = [MapLayout(group, spec.layers) for group in spec.groups]
+    train = _TrainingBetas(responses)
+    if not train.voxels.any():
+        raise BoldreamsError(f"no voxel of subject {responses.subject} has finite, varying betas in every session")
+    count = int(train.voxels.sum())
+    rows = store.rows(responses.train_images)
+    budget = _budget(memory, layouts, rows, train, store)
+    maps = open_maps(store, rows, layouts, device, budget[0], cache / "scratch")
+    partial = _Partial(folder, settings, spec, resume)
+    losses = np.array(partial.losses) if partial.losses else np.zeros(settings.epochs)
+    spans = [slice(start, min(start + budget[1], count)) for start in range(0, count, budget[1])]
+    passes = len(spans) * settings.epochs
+    trials = len(train.images)
+    parts: list[tuple[list[Tensor], list[Tensor], Tensor]] = []
+    with progress(f"fit {spec.backbone} {settings.percent:g} %", passes * trials, "trials") as shown:
+        for number, span in enumerate(spans):
+            training = ReadoutTraining(
+                layouts,
+                span,
+                count,
+                settings.batch_size,
+                settings.rate,
+                settings.seed,
+                device,
+                settings.precision,
+            )
+            betas = train.read(span).to(device)
+            first = partial.restore(number, training)
+            shown.done += min(first[0], settings.epochs) * trials
+            for epoch in range(first[0], settings.epochs):
+                order = batch_order(trials, settings.batch_size, settings.seed, epoch)
+                at = first[1] if epoch == first[0] else 0
+                rate = learning_rate(settings.rate, epoch)
+                for batch, loss in _epoch(training, maps, betas, train.images, order[at:], rate):
+                    losses[epoch] += loss
+                    shown.advance(batch)
+                    at += 1
+                    if stop:
+                        partial.save(number, epoch, at, training, losses)
+                        stop.check(f"checkpoint at epoch {epoch + 1}, batch {at}")
+                if not np.isfinite(losses[epoch]):
+                    raise BoldreamsError(f"the loss is not finite in epoch {epoch + 1}; use a smaller --lr")
+                partial.save_now_and_then(number, epoch + 1, training, losses)
+            parts.append(training.weights())
+            if len(spans) > 1:
+                partial.save(number, settings.epochs, 0, training, losses)
+    mean_losses = [float(value) / (trials * count) for value in losses]
+    _keep_previous(folder, spec)
+    model = FittedModel(folder, spec, _assemble(spec, parts, train.voxels, responses.voxels))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "log.csv", _log(mean_losses, settings))
+    model.save()
+    partial.discard()
+    return FitResult(model, mean_losses, time.monotonic() - started)
+
+
+def _spec(store: FeatureStore, responses: Responses, settings: FitSettings, device: torch.device) -> ModelSpec:
+    ranked = rank_filters(store, responses.train_images)
+    layers = {
+        name: [int(k) for k in ranked[name][0][: filter_count(shape[0], settings.percent)]]
+        for name, shape in store.layers.items()
+    }
+    for name, indices in layers.items():
+        store.positions(name, np.array(indices))  # refused now rather than after the betas are read
+    shapes = {name: (shape[1], shape[2]) for name, shape in store.layers.items()}
+    return ModelSpec(
+        subject=responses.subject,
+        backbone=store.spec["backbone"],
+        backbone_weights={
+            "digest": store.spec["weights_digest"],
+            "source": str(store.group.attrs["weights"]),
+        },
+        preprocessing=store.spec["preprocessing"],
+        layers=layers,
+        shapes=shapes,
+        groups=make_groups(shapes, settings.rf),
+        percent=settings.percent,
+        finetuned=False,
+        readout="separable",
+        store=store.fingerprint,
+        responses=responses.fingerprint,
+        voxels=len(responses.voxels),
+        training=asdict(settings) | {"device": device.type},
+    )
+
+
+class _TrainingBetas:
+    """Betas of the training trials, for the voxels that have finite ones in all of them."""
+
+    def __init__(self, responses: Responses) -> None:
+        self.responses = responses
+        self.trials = ~responses.trial_test
+        total = len(responses.voxels)
+        self.voxels = np.ones(total, dtype=bool)
+        for start in range(0, total, BETA_COLUMNS):
+            columns = slice(start, start + BETA_COLUMNS)
+            self.voxels[columns] = np.isfinite(responses.read_betas(self.trials, columns)).all(axis=0)
+        if excluded := int((~self.voxels).sum()):
+            logger.warning("%d of %d voxels have constant or non-finite betas and are left out", excluded, total)
+        shown = responses.trial_images[self.trials]
+        self.images = np.searchsorted(responses.train_images, shown)
+
+    def read(self, span: slice) -> Tensor:
+        """(trials, voxels) of a span of the included voxels."""
+        columns = np.flatnonzero(self.voxels)[span]
+        betas = torch.empty((int(self.trials.sum()), len(columns)), dtype=torch.float32)
+        for start in range(int(columns[0]), int(columns[-1]) + 1, BETA_COLUMNS):
+            stop = min(start + BETA_COLUMNS, int(columns[-1]) + 1)
+            inside = (columns >= start) & (columns < stop)
+            block = self.responses.read_betas(self.trials, slice(start, stop))
+            betas[:, torch.from_numpy(np.flatnonzero(inside))] = torch.from_numpy(block[:, columns[inside] - start])
+        return betas
+
+
+def _budget(
+    memory: int, layouts: list[MapLayout], rows: NDArray[Any], train: _TrainingBetas, store: FeatureStore
+) -> tuple[int, int]:
+    """Share `memory` out: bytes for the maps, and voxels trained at a time.
+
+    A voxel needs its betas, and its parameters four times (value, gradient, two moments).
+    """
+    item = np.dtype(store.spec["dtype"]).itemsize
+    maps = len(rows) * sum(layout.count * layout.group.pixels for layout in layouts) * item
+    voxel = 4 * int(train.trials.sum()) + 16 * (1 + sum(layout.count + layout.group.pixels for layout in layouts))
+    count = int(train.voxels.sum())
+    # What Python and torch take themselves, and the copies in flight.
+    usable = max(memory - 600 * 2**20, memory // 4)
+    for_maps = usable - min(count * voxel, usable // 2)
+    if maps > for_maps:
+        return 0, max(1, min(count, usable // (2 * voxel)))
+    return maps, max(1, min(count, (usable - maps) // voxel))
+
+
+def _epoch(
+    training: ReadoutTraining,
+    maps: MapSource,
+    betas: Tensor,
+    images: NDArray[Any],
+    order: list[NDArray[Any]],
+    rate: float,
+) -> Iterator[tuple[int, float]]:
+    """Train on each batch of trials: yields its size and summed loss."""
+    for trials, batch in zip(order, maps.batches([images[trials] for trials in order]), strict=True):
+        yield len(trials), training.step(batch, betas[torch.from_numpy(trials).to(betas.device)], rate)
+
+
+class _Partial:
+    """The checkpoint of an unfinished fit: parameters, moments, and where in which pass it was."""
+
+    def __init__(self, folder: Path, settings: FitSettings, spec: ModelSpec, resume: bool) -> None:
+        self.path = folder / CHECKPOINT
+        self.key = fingerprint([asdict(settings), spec.to_dict()])
+        self.saved = time.monotonic()
+        self.at = (-1, 0, 0)
+        self.losses: list[float] = []
+        if resume and self.path.exists():
+            with safe_open(self.path, "pt") as stored:
+                notes = stored.metadata()
+            if notes["key"] == self.key:
+                self.at = (int(notes["span"]), int(notes["epoch"]), int(notes["batch"]))
+                self.losses = [float(value) for value in notes["losses"].split()]
+                logger.info("going on from %s, epoch %d, batch %d", self.path, self.at[1] + 1, self.at[2])
+
+    def restore(self, span: int, training: ReadoutTraining) -> tuple[int, int]:
+        """Load a span's state if there is one: (epoch, batch) to start at."""
+        if span > self.at[0]:
+            return 0, 0
+        name = self.path if span == self.at[0] else self._finished(span)
+        training.load_state(load_file(name))
+        return self.at[1:] if span == self.at[0] else (10**9, 0)
+
+    def _finished(self, span: int) -> Path:
+        return self.path.with_name(f"checkpoint-{span}.safetensors")
+
+    def save(self, span: int, epoch: int, batch: int, training: ReadoutTraining, losses: NDArray[Any]) -> None:
+        """Write a checkpoint, whole or not at all."""
+        if span > self.at[0] >= 0 and self.path.exists():
+            self.path.replace(self._finished(self.at[0]))
+        notes = {
+            "key": self.key,
+            "span": str(span),
+            "epoch": str(epoch),
+            "batch": str(batch),
+            "losses": " ".join(repr(float(value)) for value in losses),
+        }
+        with written_whole(self.path) as temporary:
+            save_file({key: value.contiguous() for key, value in training.state().items()}, temporary, notes)
+        self.saved, self.at = time.monotonic(), (span, epoch, batch)
+
+    def save_now_and_then(self, span: int, epoch: int, training: ReadoutTraining, losses: NDArray[Any]) -> None:
+        """Write one at the end of an epoch if the last is old."""
+        if time.monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
+            self.save(span, epoch, 0, training, losses)
+
+    def discard(self) -> None:
+        """Remove checkpoints: the model is saved."""
+        for path in self.path.parent.glob("checkpoint*.safetensors"):
+            path.unlink()
+
+
+def _assemble(
+    spec: ModelSpec,
+    parts: list[tuple[list[Tensor], list[Tensor], Tensor]],
+    included: NDArray[np.bool_],
+    voxels: NDArray[np.int32],
+) -> ReadoutWeights:
+    """Join the spans, with NaN biases where voxels were left out, so that they predict NaN and not 0."""
+    place = torch.from_numpy(np.flatnonzero(included))
+
+    def scatter(values: list[Tensor], fill: float) -> Tensor:
+        joined = torch.cat(values)
+        whole = torch.full((len(included), *joined.shape[1:]), fill)
+        whole[place] = joined
+        return whole
+
+    fields: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    for index, group in enumerate(spec.groups):
+        field = scatter([part[0][index] for part in parts], 0.0)
+        fields[group.name] = field.view(-1, group.height, group.width)
+        weight = scatter([part[1][index] for part in parts], 0.0)
+        sizes = [len(spec.layers[name]) for name in group.layers]
+        weights |= dict(zip(group.layers, weight.split(sizes, dim=1), strict=True))
+    ordered = {name: weights[name] for name in spec.layers}
+    return ReadoutWeights(fields, ordered, scatter([part[2] for part in parts], float("nan")), voxels)
+
+
+def _keep_previous(folder: Path, spec: ModelSpec) -> None:
+    """Move a model of other settings aside with all that was made from it, rather than mix the two."""
+    if not (folder / "spec.json").exists():
+        return
+    old = FittedModel.load(folder).spec
+    if (old.training, old.store, old.responses, old.layers) == (
+        spec.training,
+        spec.store,
+        spec.responses,
+        spec.layers,
+    ):
+        return
+    previous = folder.with_name(folder.name + ".previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    folder.replace(previous)
+    logger.info("the model of other settings that was in %s is now in %s", folder, previous.name)
+
+
+def _log(losses: list[float], settings: FitSettings) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", "lr", "train_loss"])
+    for epoch, loss in enumerate(losses):
+        writer.writerow([epoch + 1, learning_rate(settings.rate, epoch), loss])
+    return text.getvalue()

@@ -1,0 +1,154 @@
+"""Files that are whole or absent: write beside and rename, ledgers, hashes, locks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from boldreams_cli.console import BoldreamsError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, renamed onto it when the block succeeds.
+
+    The temporary name keeps the suffix, because writers (nibabel, matplotlib) choose the format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".partial-", suffix="".join(path.suffixes), dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(value: Any) -> Any:
+    """Turn numpy and torch scalars, arrays and paths into what JSON holds; NaN and infinities become null."""
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return to_json(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as JSON, whole or not at all."""
+    write_text(path, json.dumps(to_json(value), indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    BoldreamsError
+        If it is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BoldreamsError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise BoldreamsError(f"{path} is not valid JSON ({error}); delete it and make it again") from error
+
+
+def fingerprint(value: Any) -> str:
+    """Hash of a JSON-like value, the same for equal values whatever the order of keys: 12 hex digits."""
+    return hashlib.sha256(json.dumps(to_json(value), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Ledger:
+    """Finished units of work, one JSON object a line; a torn last line (a kill) is ignored."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All whole lines, oldest first."""
+        if not self.path.exists():
+            return []
+        found = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Append one line and make sure that it is on the disk."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        torn = self.path.exists() and self.path.read_bytes()[-1:] not in (b"", b"\n")
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(("\n" if torn else "") + json.dumps(to_json(entry)) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+@contextmanager
+def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock while the block runs; released by the system if the process dies.
+
+    Parameters
+    ----------
+    path : of the lock file.
+    what : to name in the error.
+    wait : for another process to let go, instead of raising.
+
+    Raises
+    ------
+    BoldreamsError
+        If another process holds it.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BoldreamsError(f"another process is working on {what} (lock {path}); wait for it") from error
+        yield
+
+
+def free_bytes(path: Path) -> int:
+    """Free space on the disk that holds `path`, which need not exist yet."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

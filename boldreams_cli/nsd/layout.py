@@ -1,0 +1,126 @@
+"""The only place that knows a path of the Natural Scenes Dataset (NSD manual, "Data files")."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, listing
+
+BETA_VERSION = "betas_fithrf_GLMdenoise_RR"
+BETA_FORMATS = ("hdf5", "nii.gz", "mat")  # in order of preference: the fastest to read first
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie under the NSD root; nothing is ever written there.
+
+    Parameters
+    ----------
+    root : the folder that holds ``nsddata``, ``nsddata_betas`` and ``nsddata_stimuli``.
+    """
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: Path | None) -> Layout:
+        """Check that `root` looks like NSD.
+
+        Raises
+        ------
+        BoldreamsError
+            If no root was given, or it is missing or holds no ``nsddata``.
+        """
+        if root is None:
+            raise BoldreamsError("no NSD root given; use --nsd-root DIR or set BOLDREAMS_NSD_ROOT")
+        if not root.is_dir():
+            raise BoldreamsError(f"the NSD root {root} is not a folder; use --nsd-root DIR or BOLDREAMS_NSD_ROOT")
+        if not (root / "nsddata").is_dir():
+            raise BoldreamsError(f"{root} holds no nsddata folder; --nsd-root takes the folder above nsddata")
+        return cls(root)
+
+    @property
+    def stimuli(self) -> Path:
+        """All 73,000 images, HDF5."""
+        return self.root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
+
+    @property
+    def design(self) -> Path:
+        """The order of trials, MATLAB v5."""
+        return self.root / "nsddata/experiments/nsd/nsd_expdesign.mat"
+
+    @property
+    def image_table(self) -> Path:
+        """COCO id and split of every image, CSV."""
+        return self.root / "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
+
+    @property
+    def caption_folders(self) -> tuple[Path, ...]:
+        """Folders that may hold COCO's captions files, in order of preference."""
+        stimuli = self.stimuli.parent
+        return (stimuli / "annotations", stimuli / "coco_anns")
+
+    @staticmethod
+    def captions(folder: Path, split: str) -> Path:
+        """COCO's captions of one split (``train`` or ``val``)."""
+        return folder / f"captions_{split}2017.json"
+
+    def betas_folder(self, subject: int) -> Path:
+        """Single-trial betas of one subject in the 1.8 mm functional space."""
+        return self.root / f"nsddata_betas/ppdata/subj{subject:02d}/func1pt8mm/{BETA_VERSION}"
+
+    def betas(self, subject: int, session: int, form: str) -> Path:
+        """Betas of one session; `form` is one of BETA_FORMATS."""
+        return self.betas_folder(subject) / f"betas_session{session:02d}.{form}"
+
+    def ncsnr(self, subject: int) -> Path:
+        """Noise-ceiling signal-to-noise ratio, beside the betas."""
+        return self.betas_folder(subject) / "ncsnr.nii.gz"
+
+    def anatomy_folder(self, subject: int) -> Path:
+        """Masks of one subject in the functional space."""
+        return self.root / f"nsddata/ppdata/subj{subject:02d}/func1pt8mm"
+
+    def roi(self, subject: int, volume: str) -> Path:
+        """One ROI volume, e.g. ``floc-faces``."""
+        return self.anatomy_folder(subject) / "roi" / f"{volume}.nii.gz"
+
+    def label_table(self, subject: int, volume: str) -> Path:
+        """Names of an ROI volume's labels."""
+        return self.root / f"nsddata/freesurfer/subj{subject:02d}/label/{volume}.mgz.ctab"
+
+    def brain_masks(self, subject: int) -> tuple[Path, ...]:
+        """Files that may hold the brain mask, in order of preference."""
+        folder = self.anatomy_folder(subject)
+        return (folder / "brainmask.nii.gz", folder / "brainmask_inflated_1.0.nii")
+
+    def subjects(self) -> list[int]:
+        """Subjects whose betas lie under the root."""
+        folder = self.root / "nsddata_betas/ppdata"
+        names = sorted(path.name for path in folder.glob("subj[0-9][0-9]")) if folder.is_dir() else []
+        return [number for number in (int(name[4:]) for name in names) if self.sessions(number)]
+
+    def sessions(self, subject: int) -> dict[int, Path]:
+        """Session number -> betas file, in the fastest format present."""
+        found: dict[int, Path] = {}
+        for form in reversed(BETA_FORMATS):
+            for path in self.betas_folder(subject).glob(f"betas_session*.{form}"):
+                if match := re.fullmatch(r"betas_session(\d+)", path.name.removesuffix(f".{form}")):
+                    found[int(match[1])] = path
+        return dict(sorted(found.items()))
+
+    def check_subject(self, subject: int) -> None:
+        """Check that the subject's betas lie under the root.
+
+        Raises
+        ------
+        ChoiceError
+            If they do not; the message lists the subjects that are there.
+        """
+        if not self.sessions(subject):
+            there = listing(self.subjects())
+            raise ChoiceError(
+                f"no betas of subject {subject} in {self.betas_folder(subject)}; "
+                f"subjects under the root: {there} (--subject)"
+            )

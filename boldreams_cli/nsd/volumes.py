@@ -1,0 +1,68 @@
+"""NIfTI volumes of one subject: labels, masks, floats (NSD manual, "ROIs", "Functional data")."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from boldreams_cli.console import BoldreamsError
+
+
+def _load(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Scaled data (X, Y, Z) and affine (4, 4); a fourth axis of length 1 is dropped."""
+    try:
+        image: Any = nibabel.load(path)
+        data = np.asanyarray(image.dataobj)
+    except FileNotFoundError as error:
+        raise BoldreamsError(f"no volume {path}; download it or correct the path") from error
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
+        raise BoldreamsError(f"{path} is not a readable NIfTI file ({error}); download it again") from error
+    if data.ndim == 4 and data.shape[3] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise BoldreamsError(f"{path} has shape {data.shape}; a volume (X, Y, Z) is needed")
+    return data, np.asarray(image.affine, np.float64)
+
+
+def read_volume(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """Labels and affine of an ROI volume.
+
+    Returns
+    -------
+    labels : (X, Y, Z) int16; in NSD -1 outside cortex, 0 unlabelled, 1.. labels.
+    affine : (4, 4) float64, voxel indices to mm.
+
+    Raises
+    ------
+    BoldreamsError
+        If the file is missing, damaged, not 3D, or holds other than whole numbers.
+    """
+    data, affine = _load(path)
+    limits = np.iinfo(np.int16)
+    if not np.all((data >= limits.min) & (data <= limits.max) & (data == np.rint(data))):
+        raise BoldreamsError(f"{path} holds values that are no labels (whole numbers)")
+    return data.astype(np.int16), affine
+
+
+def read_mask(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Voxels above 0 (X, Y, Z) and affine (4, 4); errors as `read_float_volume`."""
+    data, affine = _load(path)
+    return data > 0, affine
+
+
+def read_float_volume(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Values (X, Y, Z) float32 and affine (4, 4).
+
+    Raises
+    ------
+    BoldreamsError
+        If the file is missing, damaged or not 3D.
+    """
+    data, affine = _load(path)
+    return data.astype(np.float32), affine
