@@ -1,0 +1,75 @@
+"""The readout's products and gradients against equation 1 written out and torch's own autograd."""
+
+import numpy as np
+import pytest
+import torch
+
+from boldreams_cli.encoding.readout import (
+    contract,
+    contract_gradients,
+    learning_rate,
+    published_start,
+    template,
+)
+
+
+def made(images: int = 5, filters: int = 4, pixels: int = 9, voxels: int = 6) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(images, filters, pixels, generator=generator, dtype=torch.float64)
+    weights = torch.randn(filters, voxels, generator=generator, dtype=torch.float64)
+    fields = torch.randn(pixels, voxels, generator=generator, dtype=torch.float64)
+    return maps, weights, fields
+
+
+@pytest.mark.parametrize("pixels_first", [False, True])
+def test_contract_is_equation_1(pixels_first: bool) -> None:
+    maps, weights, fields = made()
+    expected = np.einsum("bkp,kv,pv->bv", maps, weights, fields)
+    if pixels_first:
+        found, _ = contract(maps.transpose(1, 2), fields, weights)
+    else:
+        found, _ = contract(maps, weights, fields)
+    np.testing.assert_allclose(found, expected)
+
+
+def test_gradients_are_autograds() -> None:
+    maps, weights, fields = made()
+    beta = torch.randn(5, 6, dtype=torch.float64)
+    weights.requires_grad_()
+    fields.requires_grad_()
+    loss = (torch.einsum("bkp,kv,pv->bv", maps, weights, fields) - beta).square().mean()
+    loss.backward()
+    with torch.no_grad():
+        prediction, inner = contract(maps, weights, fields)
+        error = (prediction - beta) * 2 / beta.numel()
+        by_weights, by_fields = contract_gradients(maps, weights, inner, error)
+    torch.testing.assert_close(by_weights, weights.grad)
+    torch.testing.assert_close(by_fields, fields.grad)
+
+
+def test_template_is_the_weighted_sum_over_voxels() -> None:
+    maps, weights, fields = made()
+    area = torch.tensor([0, 0.5, 0, 0.25, 0.25, 0], dtype=torch.float64)
+    expected = contract(maps, weights, fields)[0] @ area
+    torch.testing.assert_close((maps * template(fields.T, weights.T, area)).sum((1, 2)), expected)
+
+
+def test_published_start_has_the_published_ranges() -> None:
+    fields, weights, bias = published_start([(6, 729), (82, 169)], 400, torch.Generator().manual_seed(3))
+    for field, pixels in zip(fields, (729, 169), strict=True):
+        assert field.shape == (pixels, 400)
+        assert 0.97 < field.abs().max() * pixels**0.5 <= 1
+    assert all(0.97 < weight.abs().max() * 20 <= 1 for weight in weights)
+    assert 0 <= bias.min() < bias.max() < 1
+    again = published_start([(6, 729), (82, 169)], 400, torch.Generator().manual_seed(3))
+    assert torch.equal(again[2], bias)
+
+
+def test_rate_falls_after_each_of_epochs_2_to_7() -> None:
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.Adam([parameter], lr=1e-4)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[2, 3, 4, 5, 6, 7], gamma=0.8)
+    for epoch in range(10):
+        assert learning_rate(1e-4, epoch) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()

@@ -1,0 +1,160 @@
+"""Extraction: right values, nothing computed twice, shards of a job array, two passes, overflow."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError
+from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features.backbones import Backbone
+from boldreams_cli.features.extraction import Source, extract, make_plan
+from boldreams_cli.features.ranking import filter_order, filter_std
+
+IMAGES = np.arange(40)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return backbones.load("alexnet", "random")
+
+
+@pytest.fixture
+def source() -> Source:
+    pictures = np.random.default_rng(0).integers(0, 256, (90, 60, 60, 3), dtype=np.uint8)
+    return Source(IMAGES, [IMAGES[:30]], lambda ids: pictures[np.asarray(ids)], {"made": "up"})
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extraction, "shard_rows", lambda image_bytes: 16)
+
+
+def run(
+    backbone: Backbone,
+    source: Source,
+    cache: Path,
+    keep: float | None = None,
+    shard: tuple[int, int] = (0, 1),
+    stop: StopFlag | None = None,
+) -> extraction.Result:
+    plan = make_plan(backbone, source, cache, "float16", keep)
+    return extract(backbone, source, plan, cache, stop or StopFlag(), 8, shard)
+
+
+def everything(result: extraction.Result) -> dict[str, np.ndarray]:
+    names = [f"layers/{layer}/{kind}" for layer in result.store.layers for kind in ("maps", "mean")]
+    return {name: result.store.array(name)[:] for name in names}
+
+
+def test_maps_and_means_are_the_backbones(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    store = run(backbone, source, tmp_path).store
+    with torch.inference_mode():
+        maps = backbone.maps_of(torch.from_numpy(source.read(store.images)))
+    for name, expected in maps.items():
+        found = store.read_maps(name, np.arange(40), np.arange(expected.shape[1]))
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(store.means(name, np.arange(40)), expected.mean((2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_run_computes_nothing(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    assert run(backbone, source, tmp_path).computed == 40
+    again = run(backbone, source, tmp_path).summary()
+    assert (again["computed"], again["skipped"], again["images_per_second"]) == (0, 40, 0)
+
+
+class StopAfter(StopFlag):
+    """A signal that comes after some looks at the flag."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def __bool__(self) -> bool:
+        import signal
+
+        self.looks -= 1
+        if self.looks <= 0:
+            self.signal = signal.SIGTERM
+        return self.signal is not None
+
+
+def test_stopped_and_resumed_equals_uninterrupted(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    whole = run(backbone, source, tmp_path / "whole")
+    with pytest.raises(StoppedError, match="16 images are done; run the same command"):
+        run(backbone, source, tmp_path / "parts", stop=StopAfter(1))
+    rest = run(backbone, source, tmp_path / "parts")
+    assert rest.computed == 24
+    for name, values in everything(whole).items():
+        np.testing.assert_array_equal(values, everything(rest)[name])
+
+
+def test_new_images_leave_old_rows_as_they_are(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    before = everything(run(backbone, source, tmp_path))
+    more = Source(np.array([3, 60, 61, 62]), source.training, source.read, source.identity)
+    result = run(backbone, more, tmp_path)
+    assert (result.computed, result.skipped) == (3, 1)
+    assert result.store.images[40:].tolist() == [60, 61, 62]
+    assert result.store.done().all()
+    for name, values in everything(result).items():
+        np.testing.assert_array_equal(values[:40], before[name])
+    with torch.inference_mode():
+        expected = backbone.maps_of(torch.from_numpy(source.read(np.array([62]))))["features.12"]
+    np.testing.assert_allclose(
+        result.store.read_maps("features.12", np.array([42]), np.arange(256)), expected, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_tasks_of_an_array_share_the_work(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    whole = everything(run(backbone, source, tmp_path / "whole"))
+    counts = [run(backbone, source, tmp_path / "parts", shard=(index, 2)).computed for index in (1, 0)]
+    assert counts == [16, 24]
+    joined = run(backbone, source, tmp_path / "parts")
+    assert joined.computed == 0
+    for name, values in everything(joined).items():
+        np.testing.assert_array_equal(values, whole[name])
+
+
+def test_keep_percent_stores_the_best_filters_in_ranked_order(
+    backbone: Backbone, source: Source, tmp_path: Path
+) -> None:
+    whole = run(backbone, source, tmp_path).store
+    kept = run(backbone, source, tmp_path, keep=10).store
+    assert kept.path != whole.path
+    for name, (filters, _, _) in whole.layers.items():
+        order = filter_order(filter_std(whole.means(name, np.arange(30))))  # training images alone
+        best = order[: max(1, filters // 10)]
+        assert kept.filters(name).tolist() == best.tolist()
+        np.testing.assert_array_equal(kept.array(f"layers/{name}/maps")[:], whole.read_maps(name, np.arange(40), best))
+        np.testing.assert_array_equal(kept.means(name, np.arange(40)), whole.means(name, np.arange(40)))
+
+
+def test_ranking_pass_of_an_array_waits_for_the_others(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    with pytest.raises(StoppedError, match="share of the ranking pass"):
+        run(backbone, source, tmp_path, keep=10, shard=(0, 2))
+    run(backbone, source, tmp_path, keep=10, shard=(1, 2))
+    run(backbone, source, tmp_path, keep=10, shard=(0, 2))
+    assert run(backbone, source, tmp_path, keep=10).computed == 0
+
+
+def test_what_float16_cannot_hold_is_refused(source: Source, tmp_path: Path) -> None:
+    loud = backbones.load("alexnet", "random")
+    with torch.no_grad():
+        loud.network.features[0].weight.mul_(1e8)
+    with pytest.raises(BoldreamsError, match=r"features.* float16 cannot hold; use --dtype float32"):
+        make_plan(loud, source, tmp_path, "float16", None)
+    assert make_plan(loud, source, tmp_path, "float32", None).raw_bytes > 0
+    with torch.no_grad():
+        loud.network.features[0].weight.fill_(float("nan"))
+    with pytest.raises(BoldreamsError, match="nan"):
+        make_plan(loud, source, tmp_path, "float16", None)
+
+
+def test_a_run_that_does_not_fit_the_disk_is_refused(
+    backbone: Backbone, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "free_bytes", lambda path: 10**6)
+    with pytest.raises(BoldreamsError, match=r"maps need about .* has 1 MB free; use --keep-percent"):
+        run(backbone, source, tmp_path)
+    assert not list(tmp_path.iterdir())

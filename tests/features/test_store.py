@@ -1,0 +1,155 @@
+"""The feature store: what is written is read, only what is asked for is read, and nothing foreign is trusted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from boldreams_cli.console import BoldreamsError, MismatchError
+from boldreams_cli.features.store import FeatureStore, _row_spans, shard_rows, stores
+
+SPEC = {
+    "backbone": "alexnet",
+    "weights_digest": "w",
+    "layers": {"a": [40, 9, 9], "b": [12, 3, 3]},
+    "preprocessing": {},
+    "dtype": "float16",
+    "stimuli": {},
+    "keep": None,
+    "shard_rows": 16,
+}
+
+
+def filled(cache: Path, ids: list[int]) -> tuple[FeatureStore, dict[str, np.ndarray]]:
+    """A store with random maps of those images, a fifth of them zero."""
+    store = FeatureStore.create(cache, SPEC, "random:0")
+    store.add_images(ids)
+    rng = np.random.default_rng(0)
+    maps = {}
+    for name, (filters, height, width) in store.layers.items():
+        values = rng.normal(size=(len(store.images), filters, height, width)).astype(np.float16)
+        values[values < -0.8] = 0
+        maps[name] = values
+        store.array(f"layers/{name}/maps")[:] = values
+        store.array(f"layers/{name}/mean")[:] = values.astype(np.float32).mean((2, 3))
+    store.ledger().add({"kind": "maps", "start": 0, "stop": len(store.images)})
+    return store, maps
+
+
+def test_any_rows_and_filters_come_back_in_the_order_asked(tmp_path: Path) -> None:
+    store, maps = filled(tmp_path, list(range(100, 170)))
+    rng = np.random.default_rng(1)
+    for rows in (np.arange(70), rng.permutation(70)[:33], np.array([69]), np.array([3, 40, 5])):
+        for filters in (np.arange(40), rng.permutation(40)[:7], np.array([39])):
+            found = store.read_maps("a", rows, filters)
+            np.testing.assert_array_equal(found, maps["a"][np.ix_(rows, filters)])
+
+
+def test_a_transposed_target_is_filled_as_well(tmp_path: Path) -> None:
+    store, maps = filled(tmp_path, list(range(20)))
+    target = np.empty((20, 9, 9, 5), dtype=np.float16)
+    store.read_maps("a", np.arange(20), np.array([4, 3, 2, 20, 21]), out=target.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(target.transpose(0, 3, 1, 2), maps["a"][:, [4, 3, 2, 20, 21]])
+
+
+def bytes_read() -> int:
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs Linux's count of bytes read")
+def test_a_tenth_of_the_filters_is_a_tenth_of_the_bytes(tmp_path: Path) -> None:
+    store, _ = filled(tmp_path, list(range(160)))
+    rows, scattered = np.arange(160), np.array([1, 17, 26, 39])
+    before = bytes_read()
+    store.read_maps("a", rows, scattered)
+    some = bytes_read() - before
+    before = bytes_read()
+    store.read_maps("a", rows, np.arange(40))
+    everything = bytes_read() - before
+    assert some < 0.2 * everything
+
+
+def test_images_added_later_keep_the_rows_of_the_first(tmp_path: Path) -> None:
+    store, maps = filled(tmp_path, [5, 9, 12])
+    assert store.add_images([9, 1, 30]) == 2
+    assert store.images.tolist() == [5, 9, 12, 1, 30]
+    assert store.done().tolist() == [True, True, True, False, False]
+    np.testing.assert_array_equal(store.read_maps("b", store.rows([12, 5]), np.arange(12)), maps["b"][[2, 0]])
+    with pytest.raises(MismatchError, match=r"lacks 2 of 3 images .*30.*boldreams extract"):
+        store.rows([5, 30, 77])
+
+
+def test_rows_count_by_the_ledger_and_not_by_their_chunks(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path, SPEC, "random:0")
+    store.add_images(list(range(40)))
+    assert not store.done().any()
+    store.ledger("1-of-2").add({"kind": "mean", "start": 0, "stop": 16})
+    store.ledger("0-of-2").add({"kind": "maps", "start": 16, "stop": 32})
+    with store.ledger("0-of-2").path.open("a") as stream:
+        stream.write('{"kind": "maps", "sta')  # a kill in the middle of a line
+    assert store.done("maps").sum() == 16
+    assert store.done("mean").sum() == 32
+    store.ledger("0-of-2").add({"kind": "maps", "start": 32, "stop": 40})
+    assert store.done("maps").sum() == 24
+
+
+def test_a_changed_spec_is_refused(tmp_path: Path) -> None:
+    store, _ = filled(tmp_path, [1])
+    zarr.open_group(store.path, mode="r+").attrs["spec"] = SPEC | {"weights_digest": "other"}
+    with pytest.raises(MismatchError, match="fingerprint"):
+        FeatureStore(store.path)
+
+
+def test_a_renamed_store_is_refused(tmp_path: Path) -> None:
+    store, _ = filled(tmp_path, [1])
+    store.path.rename(store.path.with_name("alexnet-0123456789ab.zarr"))
+    with pytest.raises(MismatchError, match="fingerprint"):
+        stores(tmp_path)
+
+
+def test_what_is_no_store_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BoldreamsError, match="not a feature store"):
+        FeatureStore(tmp_path / "nothing.zarr")
+
+
+def test_filters_that_were_not_kept_are_refused(tmp_path: Path) -> None:
+    spec = SPEC | {"keep": {"percent": 10, "training_images": "x"}}
+    store = FeatureStore.create(tmp_path, spec, "random:0")
+    assert not store.has_maps
+    store.keep_filters({"a": np.array([7, 3]), "b": np.array([0])})
+    assert store.has_maps
+    assert store.positions("a", np.array([3, 7])).tolist() == [1, 0]
+    with pytest.raises(MismatchError, match=r"keeps 2 filters of a and not 9.*--keep-percent"):
+        store.positions("a", np.array([3, 9]))
+
+
+def test_layout_on_disk_is_as_documented(tmp_path: Path) -> None:
+    store, _ = filled(tmp_path, list(range(20)))
+    maps = zarr.open_array(store.path / "layers/a/maps", mode="r")
+    assert maps.metadata.zarr_format == 3
+    assert (maps.shape, maps.shards, maps.chunks, maps.dtype) == ((20, 40, 9, 9), (16, 40, 9, 9), (16, 1, 9, 9), "f2")
+    assert zarr.open_array(store.path / "images", mode="r").dtype == "i4"
+    assert zarr.open_array(store.path / "layers/a/mean", mode="r").dtype == "f4"
+    assert store.path.name == f"alexnet-{store.fingerprint}.zarr"
+
+
+def test_zarrs_own_pipeline_reads_what_the_fast_one_wrote(tmp_path: Path) -> None:
+    store, maps = filled(tmp_path, list(range(20)))
+    np.testing.assert_array_equal(store.array("layers/a/maps", "atomic")[:], maps["a"])
+
+
+def test_spans_cover_each_row_once() -> None:
+    rows = np.random.default_rng(0).permutation(1000)[:300]
+    covered = np.concatenate([chosen for _, _, chosen in _row_spans(rows, 16, 1000)])
+    assert sorted(covered) == list(range(300))
+    for start, stop, chosen in _row_spans(rows, 16, 1000):
+        assert start % 16 == 0
+        assert ((rows[chosen] >= start) & (rows[chosen] < stop)).all()
+
+
+def test_a_unit_stays_small() -> None:
+    assert shard_rows(393_000) == 256
+    assert shard_rows(6_900_000) == 32
+    assert shard_rows(10**9) == 16
