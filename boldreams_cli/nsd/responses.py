@@ -255,7 +255,9 @@ def prepare(
     BoldreamsError, ChoiceError, StoppedError
         As `preparation.prepare_store`.
     """
-    responses = Responses.open(prepare_store(layout, subject, cache, sessions, mask, stop or StopFlag()))
+    responses = Responses.open(
+        prepare_store(layout, subject, cache, sessions, mask, StopFlag() if stop is None else stop)
+    )
     _log_counts(responses)
     return responses
 

@@ -40,7 +40,7 @@ def run(
     stop: StopFlag | None = None,
 ) -> extraction.Result:
     plan = make_plan(backbone, source, cache, "float16", keep)
-    return extract(backbone, source, plan, cache, stop or StopFlag(), 8, shard)
+    return extract(backbone, source, plan, cache, StopFlag() if stop is None else stop, 8, shard)
 
 
 def everything(result: extraction.Result) -> dict[str, np.ndarray]:

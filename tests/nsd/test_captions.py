@@ -41,9 +41,7 @@ def test_captions_dir_replaces_the_root(experiment: Experiment, tmp_path: Path) 
     annotations = [{"image_id": 104, "caption": "mine"}]
     layout.captions(tmp_path, "train").write_text(json.dumps({"annotations": annotations}))
     assert read_captions(layout, [4], tmp_path) == {4: ["mine"]}
-    with pytest.raises(
-        BoldreamsError, match=r"no captions of 1 images \(7\): captions_val2017.json .*--captions-dir"
-    ):
+    with pytest.raises(BoldreamsError, match=r"no captions of 1 images \(7\): captions_val2017.json .*--captions-dir"):
         read_captions(layout, [4, 7], tmp_path)
 
 

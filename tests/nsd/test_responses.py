@@ -48,9 +48,7 @@ def test_store_holds_what_numpy_and_scipy_compute(experiment: Experiment, cache:
     assert listing_of(experiment.root) == before
     voxels = experiment.used(subject)
     np.testing.assert_array_equal(responses.voxels, voxels)
-    np.testing.assert_allclose(
-        responses.read_betas(), expected_betas(experiment, subject, [1, 2, 3]), atol=1e-5
-    )
+    np.testing.assert_allclose(responses.read_betas(), expected_betas(experiment, subject, [1, 2, 3]), atol=1e-5)
     np.testing.assert_array_equal(responses.trial_images, experiment.trial_images[subject])
     np.testing.assert_array_equal(responses.trial_sessions, np.repeat([1, 2, 3], TRIALS))
     shown = set(SHARED.tolist())
@@ -88,9 +86,7 @@ def test_sessions_mask_and_summary(experiment: Experiment, cache: Path) -> None:
     assert summary["rois"] == responses.areas.counts()
     assert summary["voxels"] == len(responses.voxels)
     np.testing.assert_array_equal(subject_images(experiment.layout, 1, "1,3"), np.unique(expected))
-    np.testing.assert_array_equal(
-        subject_training_images(experiment.layout, 1, "1,3"), np.unique(expected[~test])
-    )
+    np.testing.assert_array_equal(subject_training_images(experiment.layout, 1, "1,3"), np.unique(expected[~test]))
 
 
 def test_mask_file_stays_within_the_brain(experiment: Experiment, cache: Path, tmp_path: Path) -> None:
@@ -124,17 +120,13 @@ def test_mean_over_repeats(experiment: Experiment, cache: Path) -> None:
     rows = [responses.trial_images == image for image in images]
     np.testing.assert_allclose(responses.mean_betas(images), [whole[r].mean(axis=0) for r in rows], atol=1e-6)
     np.testing.assert_array_equal(responses.repeats(images), [r.sum() for r in rows])
-    np.testing.assert_array_equal(
-        responses.mean_betas(images, slice(2, 5)), responses.mean_betas(images)[:, 2:5]
-    )
+    np.testing.assert_array_equal(responses.mean_betas(images, slice(2, 5)), responses.mean_betas(images)[:, 2:5])
     assert responses.repeats([39, 10_000]).tolist()[1] == 0
     with pytest.raises(ChoiceError, match="10000 was not shown"):
         responses.mean_betas([10_000])
 
 
-def test_stopping_and_resuming_gives_the_same_store(
-    experiment: Experiment, cache: Path, tmp_path: Path
-) -> None:
+def test_stopping_and_resuming_gives_the_same_store(experiment: Experiment, cache: Path, tmp_path: Path) -> None:
     whole = prepare(experiment.layout, 2, tmp_path / "other")
     stop = StopFlag()
     stop.signal = signal.SIGTERM

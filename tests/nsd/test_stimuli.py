@@ -47,9 +47,7 @@ def test_wrong_dataset(tmp_path: Path) -> None:
     ):
         with h5py.File(path, "w") as file:
             file["imgBrick"] = array
-        with pytest.raises(
-            BoldreamsError, match=rf"imgBrick is \({array.shape[0]}, .* but must be .*73000, 425"
-        ):
+        with pytest.raises(BoldreamsError, match=rf"imgBrick is \({array.shape[0]}, .* but must be .*73000, 425"):
             Stimuli(path)
     with h5py.File(path, "w") as file:
         file["images"] = np.zeros(3)

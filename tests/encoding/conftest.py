@@ -1,0 +1,40 @@
+"""One subject prepared and AlexNet's maps extracted, in the library, once for this wing."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from boldreams_cli.console import StopFlag
+from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features.backbones import Backbone
+from boldreams_cli.features.store import FeatureStore
+from boldreams_cli.nsd.layout import Layout
+from boldreams_cli.nsd.responses import Responses, prepare
+from boldreams_cli.nsd.stimuli import Stimuli
+
+
+class Ready(NamedTuple):
+    """What a fit needs."""
+
+    cache: Path
+    backbone: Backbone
+    store: FeatureStore
+    responses: Responses
+
+
+@pytest.fixture(scope="package")
+def ready(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Ready:
+    """Subject 1 and the maps of an AlexNet with random weights."""
+    cache = tmp_path_factory.mktemp("encoding")
+    layout = Layout.at(experiment)
+    responses = prepare(layout, 1, cache)
+    backbone = backbones.load("alexnet", "random")
+    images = sorted({int(image) for image in responses.trial_images})
+    with Stimuli(layout.stimuli) as stimuli:
+        import numpy as np
+
+        source = extraction.Source(np.array(images), [responses.train_images], stimuli.read, stimuli.identity())
+        plan = extraction.make_plan(backbone, source, cache, "float16", None)
+        store = extraction.extract(backbone, source, plan, cache, StopFlag(), 16).store
+    return Ready(cache, backbone, store, responses)

@@ -1,0 +1,258 @@
+"""Fits from the store: like a live backbone, repeatable, bounded, resumable; what they must not do."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, StoppedError
+from boldreams_cli.encoding import fitting, maps
+from boldreams_cli.encoding.fitting import FitResult, FitSettings, fit, rank_filters
+from boldreams_cli.encoding.model import FullModel, Predictor, predict_stored
+from boldreams_cli.encoding.readout import learning_rate, published_start
+from boldreams_cli.encoding.spec import FittedModel, find_models, make_groups, the_model
+from boldreams_cli.encoding.statistics import pearson_r
+from boldreams_cli.encoding.training import batch_order
+
+from .conftest import Ready
+
+CPU = torch.device("cpu")
+GB = 2**30
+
+
+def run(
+    ready: Ready, tmp_path: Path, memory: int = 4 * GB, stop: StopFlag | None = None, **settings: object
+) -> FitResult:
+    chosen = FitSettings(**({"percent": 10, "epochs": 2, "rate": 1e-3} | settings))
+    return fit(ready.store, ready.responses, chosen, tmp_path, CPU, memory, StopFlag() if stop is None else stop)
+
+
+class Live(nn.Module):
+    """The published model with the backbone in the loop, written plainly."""
+
+    def __init__(self, ready: Ready, percent: float, voxels: int, seed: int) -> None:
+        super().__init__()
+        self.backbone = ready.backbone
+        ranked = rank_filters(ready.store, ready.responses.train_images)
+        self.filters = {n: order[: max(1, int(len(order) * percent / 100))] for n, (order, _) in ranked.items()}
+        self.groups = make_groups({n: s[1:] for n, s in ready.store.layers.items()}, "shared")
+        sizes = [(sum(len(self.filters[n]) for n in g.layers), g.pixels) for g in self.groups]
+        fields, weights, bias = published_start(sizes, voxels, torch.Generator().manual_seed(seed))
+        self.fields, self.weights = nn.ParameterList(fields), nn.ParameterList(weights)
+        self.bias = nn.Parameter(bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            found = self.backbone.maps_of(images)
+        out = self.bias
+        for group, field, weight in zip(self.groups, self.fields, self.weights, strict=True):
+            phi = torch.cat([found[n][:, self.filters[n]].flatten(2) for n in group.layers], dim=1)
+            out = out + torch.einsum("bkp,pv,kv->bv", phi, field, weight)
+        return out
+
+
+def test_fit_is_the_live_backbones_training(ready: Ready, experiment: Path, tmp_path: Path) -> None:
+    from boldreams_cli.nsd.layout import Layout
+    from boldreams_cli.nsd.stimuli import Stimuli
+
+    responses = ready.responses
+    result = run(ready, tmp_path, percent=100, epochs=2, rate=1e-3, seed=3)
+    live = Live(ready, 100, len(responses.voxels), seed=3)
+    adam = torch.optim.Adam(live.parameters(), lr=1e-3)
+    betas = torch.from_numpy(responses.read_betas(~responses.trial_test, slice(None)))
+    shown = responses.trial_images[~responses.trial_test]
+    with Stimuli(Layout.at(experiment).stimuli) as stimuli:
+        for epoch in range(2):
+            adam.param_groups[0]["lr"] = learning_rate(1e-3, epoch)
+            for trials in batch_order(len(shown), 16, 3, epoch):
+                adam.zero_grad()
+                images = torch.from_numpy(stimuli.read(shown[trials]))
+                (live(images) - betas[torch.from_numpy(trials)]).square().mean().backward()
+                adam.step()
+        with torch.no_grad():
+            expected = live(torch.from_numpy(stimuli.read(responses.test_images)))
+    found = predict_stored(result.model, ready.store, responses.test_images, CPU, GB)
+    target = torch.from_numpy(responses.mean_betas(responses.test_images))
+    r_live, r_cached = (float(pearson_r(p, target).mean()) for p in (expected, torch.from_numpy(found)))
+    assert abs(r_live - r_cached) < 0.01
+    # float16 maps are the only difference; Adam's division makes small ones grow.
+    np.testing.assert_allclose(found, expected, atol=0.03 * float(expected.std()))
+
+
+def test_same_seed_same_bits_other_seed_other_model(ready: Ready, tmp_path: Path) -> None:
+    digests = [
+        run(ready, tmp_path / name, seed=seed).model.spec.weights_digest
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_little_memory_changes_the_way_and_not_the_result(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plenty = run(ready, tmp_path / "plenty").model
+    monkeypatch.setattr(fitting, "_budget", lambda *arguments: (0, 50))  # scratch file, 50 voxels at a time
+    used: list[str] = []
+    real = maps.ScratchMaps.__init__
+    monkeypatch.setattr(maps.ScratchMaps, "__init__", lambda self, *a: (used.append("scratch"), real(self, *a))[1])
+    little = run(ready, tmp_path / "little").model
+    assert used
+    for name, values in plenty.weights.fields.items():
+        torch.testing.assert_close(little.weights.fields[name], values, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(little.weights.bias, plenty.weights.bias, rtol=1e-4, atol=1e-6)
+    assert not list((tmp_path / "little/scratch").iterdir()), "the scratch file has no name"
+
+
+class StopAt(StopFlag):
+    """A signal at the n-th look."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def __bool__(self) -> bool:
+        import signal
+
+        self.looks -= 1
+        if self.looks == 0:
+            self.signal = signal.SIGUSR1
+        return self.signal is not None
+
+
+@pytest.mark.parametrize("voxels_at_a_time", [10**6, 60])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voxels_at_a_time: int
+) -> None:
+    monkeypatch.setattr(fitting, "_budget", lambda *arguments: (GB, voxels_at_a_time))
+    whole = run(ready, tmp_path / "whole")
+    with pytest.raises(StoppedError, match=r"SIGUSR1.*checkpoint at epoch 2"):
+        run(ready, tmp_path / "parts", stop=StopAt(8))
+    if voxels_at_a_time == 60:
+        with pytest.raises(StoppedError):
+            run(ready, tmp_path / "parts", stop=StopAt(14))
+    assert not find_models(tmp_path / "parts"), "half a model is no model"
+    rest = run(ready, tmp_path / "parts")
+    assert rest.model.spec.weights_digest == whole.model.spec.weights_digest
+    assert rest.losses == pytest.approx(whole.losses)
+    assert not list(rest.model.folder.glob("checkpoint*"))
+
+
+def test_test_images_have_no_influence(ready: Ready, tmp_path: Path) -> None:
+    responses = ready.responses
+    ranked = rank_filters(ready.store, responses.train_images)
+    before = run(ready, tmp_path / "before").model.spec
+    copy = tmp_path / "copy"
+    shutil.copytree(ready.cache, copy)
+    store = type(ready.store)(copy / "features" / ready.store.path.name)
+    rows = store.rows(responses.test_images)
+    for name in store.layers:
+        for kind in ("maps", "mean"):
+            array = store.array(f"layers/{name}/{kind}")
+            values = array[:]
+            values[rows] = 1000
+            array[:] = values
+    again = rank_filters(store, responses.train_images)
+    assert all((again[name][0] == order).all() for name, (order, _) in ranked.items())
+    after = run(ready._replace(store=store), tmp_path / "after").model.spec
+    assert after.weights_digest == before.weights_digest
+
+
+def test_voxels_without_betas_are_named_and_never_zero(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = type(ready.responses).read_betas
+
+    def with_gap(self: object, *arguments: object, **named: object) -> np.ndarray:
+        betas = real(self, *arguments, **named).copy()  # type: ignore[arg-type]
+        columns = np.arange(len(ready.responses.voxels))[named.get("voxels", arguments[1])]
+        betas[:, np.flatnonzero(columns == 7)] = np.nan
+        return betas
+
+    monkeypatch.setattr(type(ready.responses), "read_betas", with_gap)
+    model = run(ready, tmp_path).model
+    assert np.flatnonzero(~model.weights.included).tolist() == [7]
+    found = predict_stored(model, ready.store, ready.responses.test_images, CPU, GB)
+    assert np.isnan(found[:, 7]).all()
+    assert np.isfinite(np.delete(found, 7, axis=1)).all()
+
+
+def test_full_model_agrees_with_the_store_within_float16(ready: Ready, experiment: Path, tmp_path: Path) -> None:
+    from boldreams_cli.nsd.layout import Layout
+    from boldreams_cli.nsd.stimuli import Stimuli
+
+    model = run(ready, tmp_path, percent=100).model
+    ids = ready.responses.test_images
+    stored = predict_stored(model, ready.store, ids, CPU, GB)
+    with Stimuli(Layout.at(experiment).stimuli) as stimuli, torch.inference_mode():
+        live = FullModel.rebuild(model, CPU).predict_images(torch.from_numpy(stimuli.read(ids))).numpy()
+    # float16 has 11 bits: relative 2**-11 of each map value, less after summing over many.
+    assert np.abs(stored - live).max() < 2**-11 * np.abs(live).max()
+
+
+def test_area_response_is_the_mean_of_its_voxels(ready: Ready, tmp_path: Path) -> None:
+    full = FullModel.rebuild(run(ready, tmp_path, percent=50).model, CPU)
+    area = torch.from_numpy(ready.responses.areas.select("V1,faces"))
+    pixels = torch.rand(3, 3, 227, 227, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = full(pixels)[:, area].mean(1)
+        found = full.weighted_sum(area.float() / area.sum())(pixels)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rebuilding_with_other_weights_is_refused(ready: Ready, tmp_path: Path) -> None:
+    model = run(ready, tmp_path).model
+    with pytest.raises(MismatchError, match="not those that"):
+        FullModel.rebuild(model, CPU, weights="random:9")
+
+
+def test_saved_model_comes_back(ready: Ready, tmp_path: Path) -> None:
+    model = run(ready, tmp_path, rf="layer").model
+    again = FittedModel.load(model.folder)
+    assert again.spec == model.spec
+    assert [group.name for group in again.spec.groups] == list(ready.store.layers)
+    values = [torch.rand(2, *layout.shape) for layout in Predictor(again, CPU).layouts]
+    torch.testing.assert_close(Predictor(again, CPU)(values), Predictor(model, CPU)(values))
+    spec = json.loads((model.folder / "spec.json").read_text())
+    assert {"backbone", "layers", "preprocessing", "readout", "voxels", "training", "versions"} <= spec.keys()
+
+
+def test_changed_weights_are_refused(ready: Ready, tmp_path: Path) -> None:
+    model = run(ready, tmp_path).model
+    with (model.folder / "weights.safetensors").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(MismatchError, match=r"weights\.safetensors"):
+        FittedModel.load(model.folder)
+
+
+def test_other_settings_move_the_old_model_aside(ready: Ready, tmp_path: Path) -> None:
+    old = run(ready, tmp_path, seed=1).model
+    (old.folder / "scores.json").write_text("{}")
+    assert run(ready, tmp_path, seed=1).model.spec.weights_digest == old.spec.weights_digest
+    assert (old.folder / "scores.json").exists(), "the same model keeps its scores"
+    new = run(ready, tmp_path, seed=2).model
+    assert new.folder == old.folder
+    assert not (new.folder / "scores.json").exists()
+    previous = new.folder.with_name("percent-10.previous")
+    assert FittedModel.load(previous).spec.weights_digest == old.spec.weights_digest
+    assert find_models(tmp_path) == [new.folder]
+
+
+def test_choice_of_model_lists_what_there_is(ready: Ready, tmp_path: Path) -> None:
+    with pytest.raises(ChoiceError, match=r"no fitted model.*there: none.*boldreams fit"):
+        the_model(find_models(tmp_path), tmp_path)
+    run(ready, tmp_path, percent=10, epochs=1)
+    run(ready, tmp_path, percent=20, epochs=1)
+    with pytest.raises(ChoiceError, match=r"percent-10, subj01/alexnet/percent-20.*--model DIR"):
+        the_model(find_models(tmp_path), tmp_path)
+    assert the_model(find_models(tmp_path, percent=20), tmp_path).name == "percent-20"
+
+
+@pytest.mark.parametrize("settings", [{"percent": 0}, {"percent": 101}, {"epochs": 0}, {"rate": 0.0}, {"rf": "none"}])
+def test_settings_that_make_no_sense(ready: Ready, tmp_path: Path, settings: dict) -> None:
+    with pytest.raises(ChoiceError):
+        run(ready, tmp_path, **settings)
+    assert not list(tmp_path.rglob("*.safetensors"))
