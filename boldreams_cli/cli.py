@@ -17,7 +17,10 @@ COMMANDS = {
     "rank": "Order the filters of each layer by how much they vary.",
     "fit": "Fit a readout of the stored maps to a subject's voxels.",
     "score": "Measure the test accuracy of a fitted model, per voxel and area.",
+    "wordcloud": "Draw the words that fit an image, a dream or an area best.",
     "predict": "Predict the betas of any images.",
+    "dream": "Find the images that excite an area, a voxel or a filter most.",
+    "attribute": "Show which pixels of an image drive an area's response.",
     "info": "Say what the cache holds, or list layers and areas.",
     "demo": "Make a small experiment with a known brain and run everything on it.",
 }

@@ -82,17 +82,21 @@ PHOTOGRAPHS = (
 
 SENTENCES = (
     "{what} {where}",
-    "a photo of {what} {where}",
-    "we see {what} {where}",
-    "a {distance} view of {what}",
-    "{what} {where}, seen from {place}",
-    "the picture shows {what}",
-    "someone took a photo of {what} {where}",
+    "a picture of {what} {where}",
+    "{what} and {other}",
+    "{other} beside {what}",
+    "{what} {where} together with {other}",
+    "a collage of {what}, {other} and more",
+    "someone put {other} over {what}",
 )
 
 
 class Crops:
-    """As many distinct stimuli as wanted, each a random crop of a photograph; number n is always the same one.
+    """As many distinct stimuli as wanted, each a patchwork of crops; number n is always the same one.
+
+    A crop of one photograph is the ground, on which crops of others lie. A receptive field can only be found if
+    what is at one place tells little about what is at another, as in the thousands of photographs of the real
+    experiment; within one of a few photographs, every place tells which one it is.
 
     Parameters
     ----------
@@ -116,43 +120,56 @@ class Crops:
         self.photographs = [item for item, _ in found]
         self._pixels = [_open(path) for _, path in found]
 
-    def photograph(self, number: int) -> Photograph:
-        """What crop `number` shows; each photograph is used equally often."""
-        return self.photographs[self._source(number)]
+    def shown(self, number: int) -> list[Photograph]:
+        """What stimulus `number` shows, the ground first."""
+        return [self.photographs[source] for source in self._sources(number)]
 
-    def _source(self, number: int) -> int:
+    def _sources(self, number: int) -> list[int]:
+        """Two to four photographs; each is the ground equally often."""
         turn, place = divmod(number, len(self.photographs))
-        order = np.random.default_rng([self.seed, 1, turn]).permutation(len(self.photographs))
-        return int(order[place])
+        ground = int(np.random.default_rng([self.seed, 1, turn]).permutation(len(self.photographs))[place])
+        rng = np.random.default_rng([self.seed, 2, number])
+        others = rng.permutation(len(self.photographs))
+        return [ground, *(int(index) for index in others[others != ground][: rng.integers(1, 4)])]
 
     def image(self, number: int) -> NDArray[np.uint8]:
-        """(425, 425, 3) pixels: a square of a quarter to all of the short side, flipped, in another light."""
-        rng = np.random.default_rng([self.seed, 2, number])
-        picture = self._pixels[self._source(number)]
-        side = min(picture.size) * rng.uniform(0.25, 1)
-        left, top = rng.uniform(0, 1, 2) * (np.array(picture.size) - side)
-        box = (left, top, left + side, top + side)
-        part = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
-        if rng.random() < 0.5:
-            part = ImageOps.mirror(part)
-        pixels = np.asarray(part, np.float32)
-        middle = pixels.mean()
-        light = rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
-        return np.clip(np.rint((pixels - middle) * light + middle), 0, 255).astype(np.uint8)
+        """(425, 425, 3) pixels."""
+        rng = np.random.default_rng([self.seed, 3, number])
+        ground, *others = self._sources(number)
+        canvas = Image.fromarray(_crop(self._pixels[ground], (SIDE, SIDE), rng))
+        for source in others:
+            width, height = (int(length) for length in rng.uniform(0.3, 0.6, 2) * SIDE)
+            left, top = rng.integers(-width // 3, SIDE - 2 * width // 3), rng.integers(-height // 3, SIDE - 2 * height // 3)
+            patch = _crop(self._pixels[source], (width, height), rng)
+            canvas.paste(Image.fromarray(patch), (int(left), int(top)))
+        return np.asarray(canvas)
 
     def captions(self, number: int) -> list[str]:
-        """Five to seven sentences about crop `number`, as COCO has."""
-        rng = np.random.default_rng([self.seed, 3, number])
-        shown = self.photograph(number)
-        words = {
-            "what": shown.what,
-            "where": shown.where,
-            "distance": rng.choice(["close", "wide", "clear"]),
-            "place": rng.choice(["nearby", "the left", "the right", "above"]),
-        }
+        """Five to seven sentences about stimulus `number`, as COCO has."""
+        rng = np.random.default_rng([self.seed, 4, number])
+        ground, *others = self.shown(number)
         order = rng.permutation(len(SENTENCES))[: rng.integers(5, len(SENTENCES) + 1)]
-        sentences = (SENTENCES[index].format(**words) for index in order)
-        return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences]
+        sentences = []
+        for index in order:
+            other = others[rng.integers(len(others))].what
+            sentence = SENTENCES[index].format(what=ground.what, where=ground.where, other=other)
+            sentences.append(f"{sentence[0].upper()}{sentence[1:]}.")
+        return sentences
+
+
+def _crop(picture: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A piece of a quarter to all of what fits, of the given width and height, mirrored or not, in another light."""
+    width, height = size
+    fit = min(picture.width / width, picture.height / height) * rng.uniform(0.25, 1)
+    left, top = rng.uniform(0, 1, 2) * (picture.width - fit * width, picture.height - fit * height)
+    box = (left, top, left + fit * width, top + fit * height)
+    piece = picture.resize(size, Image.Resampling.BILINEAR, box=box)
+    if rng.random() < 0.5:
+        piece = ImageOps.mirror(piece)
+    pixels = np.asarray(piece, np.float32)
+    middle = pixels.mean()
+    light = rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
+    return np.clip(np.rint((pixels - middle) * light + middle), 0, 255).astype(np.uint8)
 
 
 def _open(path: Path) -> Image.Image:

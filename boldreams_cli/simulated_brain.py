@@ -47,21 +47,21 @@ class Area:
 
 # Earlier areas read earlier layers through smaller fields, as in the ventral and dorsal streams.
 AREAS = (
-    Area("V1", (0,), 0.04, 0.10, 0.0),
-    Area("V2", (1,), 0.05, 0.15, 0.1),
-    Area("V3", (1, 2), 0.06, 0.20, 0.2),
-    Area("hV4", (2,), 0.08, 0.25, 0.3),
-    Area("V3ab", (2,), 0.09, 0.25, 0.4),
+    Area("V1", (0,), 0.05, 0.10, 0.0),
+    Area("V2", (1,), 0.06, 0.15, 0.1),
+    Area("V3", (1, 2), 0.07, 0.20, 0.2),
+    Area("hV4", (2,), 0.09, 0.25, 0.3),
+    Area("V3ab", (2,), 0.10, 0.25, 0.4),
     Area("LO", (2, 3), 0.12, 0.25, 0.4),
-    Area("VO", (3,), 0.12, 0.25, 0.5),
-    Area("PHC", (3, 4), 0.15, 0.25, 0.5),
-    Area("IPS", (3,), 0.15, 0.30, 0.8),
-    Area("MT", (2, 3), 0.12, 0.30, 0.6),
-    Area("MST", (3,), 0.15, 0.30, 0.8),
-    Area("faces", (4,), 0.18, 0.20, 0.6, "face"),
-    Area("places", (4,), 0.22, 0.20, 0.6, "place"),
-    Area("words", (4,), 0.18, 0.20, 0.7, "word"),
-    Area("bodies", (4,), 0.18, 0.20, 0.7, "body"),
+    Area("VO", (3,), 0.14, 0.25, 0.5),
+    Area("PHC", (3, 4), 0.16, 0.25, 0.5),
+    Area("IPS", (3,), 0.16, 0.30, 0.8),
+    Area("MT", (2, 3), 0.14, 0.30, 0.6),
+    Area("MST", (3,), 0.18, 0.30, 0.8),
+    Area("faces", (4,), 0.20, 0.20, 0.6, "face"),
+    Area("places", (4,), 0.24, 0.20, 0.6, "place"),
+    Area("words", (4,), 0.20, 0.20, 0.7, "word"),
+    Area("bodies", (4,), 0.20, 0.20, 0.7, "body"),
 )
 RETINOTOPIC = ("V1", "V2", "V3")
 
@@ -177,7 +177,7 @@ def _batches(images: NDArray[np.integer], size: int) -> list[NDArray[np.integer]
 
 
 def draw_weights(
-    voxels: Voxels, means: dict[str, Floats], kinds: NDArray[np.str_], rng: np.random.Generator
+    voxels: Voxels, means: dict[str, Floats], kinds: Sequence[set[str]], rng: np.random.Generator
 ) -> dict[str, Floats]:
     """Sparse weights on filters that a ranking puts into the first ten percent.
 
@@ -185,20 +185,21 @@ def draw_weights(
     ----------
     voxels : V of them, of all subjects.
     means : layer -> (images, filters), of a sample of images.
-    kinds : (images,) kind of photograph.
+    kinds : of each image, the kinds of photograph in it.
 
     Returns
     -------
     Layer -> (V, filters), 0 where a voxel does not read that filter.
     """
-    weights = {name: np.zeros((len(voxels.area), value.shape[1])) for name, value in means.items()}
+    weights: dict[str, Floats] = {name: np.zeros((len(voxels.area), value.shape[1])) for name, value in means.items()}
     for area in AREAS:
         rows = np.flatnonzero(voxels.area == area.name)
         for name in (list(means)[level] for level in area.levels):
             std = filter_std(means[name])
             # Fewer than ten percent, since this is a sample of the images that rank will see.
-            first = filter_order(std)[: max(3, int(0.8 * filter_count(len(std), PERCENT)))]
-            chosen = _preferred(means[name][:, first], kinds == area.kind) if area.kind else None
+            first = filter_order(std)[: max(2, int(0.4 * filter_count(len(std), PERCENT)))]
+            shown = np.array([area.kind in kind for kind in kinds])
+            chosen = _preferred(means[name][:, first], shown) if area.kind else None
             for row in rows:
                 filters, values = _sparse(len(first), chosen, rng)
                 # Each filter, and so each layer, gets about the same share of the signal.
@@ -208,7 +209,7 @@ def draw_weights(
 
 def _preferred(means: Floats, kind: NDArray[np.bool_], count: int = 8) -> NDArray[np.integer]:
     """Filters that tell photographs of a kind from the others best."""
-    if not kind.any():
+    if kind.all() or not kind.any():
         return np.arange(count)
     difference = means[kind].mean(0) - means[~kind].mean(0)
     return np.argsort(-difference / (means.std(0) + 1e-9), kind="stable")[:count]
@@ -221,7 +222,7 @@ def _sparse(
     if chosen is not None:
         return chosen, np.linspace(1.5, 0.5, len(chosen)) * rng.uniform(0.6, 1.4, len(chosen))
     filters = rng.choice(count, min(count, 4), replace=False)
-    return filters, rng.uniform(0.5, 1.5, len(filters)) * np.where(rng.random(len(filters)) < 0.25, -1, 1)
+    return filters, rng.uniform(0.5, 1.5, len(filters)) * np.where(rng.random(len(filters)) < 0.1, -1, 1)
 
 
 def responses(

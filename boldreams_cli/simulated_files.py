@@ -120,7 +120,7 @@ def write_betas(
     sessions : of each, (trials, V) signals of unit variance.
     form : of the files, one of BETA_FORMATS.
     """
-    places = tuple(np.argwhere(anatomy.brain).T)
+    places = np.nonzero(anatomy.brain)
     shape = anatomy.brain.shape
     ncsnr = np.zeros(shape, np.float32)
     ncsnr[tuple(anatomy.positions.T)] = anatomy.voxels.ncsnr
@@ -132,7 +132,7 @@ def write_betas(
         percent = rng.standard_normal((len(signal), len(row)), np.float32)
         percent[:, row >= 0] += (signal * anatomy.voxels.ncsnr)[:, row[row >= 0]]
         # The scanner's state and the subject's: what z-scoring by session takes out.
-        gain, offset = rng.uniform(0.85, 1.15), rng.normal(0.3, 0.4, len(row))
+        gain, offset = rng.uniform(0.85, 1.15), rng.normal(0.3, 0.4, len(row)).astype(np.float32)
         percent = (percent * gain + offset) * noise
         betas = np.zeros((len(signal), *shape), np.int16)
         betas[(slice(None), *places)] = np.rint(percent * UNITS_PER_PERCENT)

@@ -280,7 +280,7 @@ def _encode(
     backbone = backbones.load(experiment.backbone, experiment.weights, experiment.seed)
     count = experiment.distinct_images
     sample = np.sort(experiment.rng(5).permutation(count)[: experiment.sample])
-    kinds = np.array([crops.photograph(int(number)).kind for number in sample])
+    kinds = [{item.kind for item in crops.shown(int(number))} for number in sample]
     voxels = Voxels.joined([anatomy.voxels for anatomy in anatomies.values()])
     with Stimuli(layout.stimuli) as stimuli, progress("brain", count + len(sample), "images") as shown:
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,16 +12,18 @@ from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from boldreams_cli.features.backbones import Backbone
     from boldreams_cli.features.extraction import Plan, Source
     from boldreams_cli.nsd.layout import Layout
-    from boldreams_cli.nsd.stimuli import Stimuli
 
 
 @click.command()
 @options.output_options
 @options.cache_option
 @options.nsd_option
-@options.option("--backbone", required=True, help="alexnet, vgg11, rn50x4 or efficientnet_lite0.")
+@options.option("--backbone", required=True, help="alexnet, vgg11, rn50x4, efficientnet_lite0 or clip-text.")
 @options.option(
     "--weights",
     default="pretrained",
@@ -35,6 +38,13 @@ if TYPE_CHECKING:
     help="Subject, repeatable (default: all whose betas lie under the root).",
 )
 @options.option("--sessions", default=None, metavar="LIST", help="Sessions, e.g. 1-40 (default: 1-37 or all there).")
+@options.option(
+    "--captions-dir",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=None,
+    help="Folder of COCO's captions files, for clip-text (default: under the NSD root).",
+)
+@options.option("--clip", default="RN50x4", metavar="NAME[:TAG]", help="A CLIP that open_clip knows, for clip-text.")
 @options.option("--batch-size", type=click.IntRange(1), default=None, help="Images in a pass of the backbone.")
 @options.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Of the stored maps.")
 @options.option(
@@ -55,6 +65,8 @@ def extract(
     weights: str,
     subjects: tuple[int, ...],
     sessions: str | None,
+    captions_dir: Path | None,
+    clip: str,
     batch_size: int | None,
     dtype: str,
     keep_percent: float | None,
@@ -65,22 +77,25 @@ def extract(
     seed: int,
     output: Output,
 ) -> None:
-    """Compute a backbone's ReLU maps of the subjects' images, once.
+    """Compute a backbone's ReLU maps of the subjects' images, once; of clip-text, embeddings of their captions.
 
     Images that the store already has are not computed again, and a run that was stopped goes on where it was.
     """
     from boldreams_cli.console import ChoiceError, duration, stop_on_signals
     from boldreams_cli.features import backbones, extraction
-    from boldreams_cli.nsd.stimuli import Stimuli
 
     if shard_index >= shard_count:
         raise ChoiceError(f"--shard-index counts from 0 to {shard_count - 1} (--shard-count {shard_count})")
     entry = backbones.entry(backbone)
     where = options.pick_device(device)
     layout = options.layout_of(nsd_root)
-    with Stimuli(layout.stimuli) as stimuli:
-        source = _source(layout, stimuli, subjects, sessions)
-        network = backbones.load(backbone, weights, seed).to(where)
+    with ExitStack() as stack:
+        if entry.reads == "captions":
+            network, source = _captions(layout, subjects, sessions, captions_dir, (clip, weights, seed))
+        else:
+            source = _images(layout, subjects, sessions, stack)
+            network = backbones.load(backbone, weights, seed)
+        network = network.to(where)
         plan = extraction.make_plan(network, source, cache, dtype, keep_percent)
         if dry_run:
             output.show(_described(plan), *_lines(plan))
@@ -106,19 +121,41 @@ def extract(
     )
 
 
-def _source(layout: Layout, stimuli: Stimuli, subjects: tuple[int, ...], sessions: str | None) -> Source:
+def _images(layout: Layout, subjects: tuple[int, ...], sessions: str | None, stack: ExitStack) -> Source:
+    from boldreams_cli.features.extraction import Source
+    from boldreams_cli.nsd.stimuli import Stimuli
+
+    images, training = _shown(layout, subjects, sessions)
+    stimuli = stack.enter_context(Stimuli(layout.stimuli))
+    return Source(images, training, stimuli.read, stimuli.identity())
+
+
+def _captions(
+    layout: Layout,
+    subjects: tuple[int, ...],
+    sessions: str | None,
+    captions_dir: Path | None,
+    clip: tuple[str, str, int],
+) -> tuple[Backbone, Source]:
+    from boldreams_cli.features import text
+
+    images, training = _shown(layout, subjects, sessions)
+    network = text.load(*clip)
+    return network, text.source(network, layout, images, training, captions_dir)
+
+
+def _shown(layout: Layout, subjects: tuple[int, ...], sessions: str | None) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    """Images of all subjects together, and the training images of each."""
     import numpy as np
 
     from boldreams_cli.console import BoldreamsError
-    from boldreams_cli.features.extraction import Source
     from boldreams_cli.nsd.responses import subject_images, subject_training_images
 
     chosen = list(subjects) or layout.subjects()
     if not chosen:
         raise BoldreamsError(f"no subject has betas under {layout.root}; choose subjects with --subject and --sessions")
     images = np.unique(np.concatenate([subject_images(layout, number, sessions) for number in chosen]))
-    training = [subject_training_images(layout, number, sessions) for number in chosen]
-    return Source(images, training, stimuli.read, stimuli.identity())
+    return images, [subject_training_images(layout, number, sessions) for number in chosen]
 
 
 def _described(plan: Plan) -> dict[str, object]:

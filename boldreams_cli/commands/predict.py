@@ -22,6 +22,13 @@ from boldreams_cli.commands.options import ModelChoice, Output
     help="An nsdId, a picture or a folder of pictures, repeatable; or the word test or train "
     "for the subject's own (default: test).",
 )
+@options.option("--caption", "captions", multiple=True, metavar="TEXT", help="For a text model, repeatable.")
+@options.option(
+    "--captions-dir",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=None,
+    help="Folder of COCO's captions files, for a text model (default: under the NSD root).",
+)
 @options.option(
     "--output",
     "file",
@@ -36,13 +43,15 @@ def predict(
     choice: ModelChoice,
     nsd_root: Path | None,
     images: tuple[str, ...],
+    captions: tuple[str, ...],
+    captions_dir: Path | None,
     file: Path | None,
     weights: str | None,
     memory: int,
     device: str,
     output: Output,
 ) -> None:
-    """Predict the betas of any images.
+    """Predict the betas of any images, or by a text model of any captions.
 
     Writes an .npz with `betas` (images, voxels), z-scored units, and `images`. Images in the feature store need
     no backbone; others are read from the files or the NSD root and go through the full model.
@@ -52,8 +61,10 @@ def predict(
 
     model = choice.resolve()
     where = options.pick_device(device)
-    wanted = prediction.find_images(list(images) or ["test"], lambda: options.responses_of(model, choice.cache))
-    betas = prediction.predict(model, wanted, choice.cache, nsd_root, where, memory, weights)
+    asked = list(images) if images or captions else ["test"]
+    wanted = prediction.find_images(asked, lambda: options.responses_of(model, choice.cache))
+    wanted += [prediction.Wanted(caption=text) for text in captions]
+    betas = prediction.predict(model, wanted, choice.cache, nsd_root, where, memory, weights, captions_dir)
     path = file or model.folder / "predictions.npz"
     import numpy as np
 

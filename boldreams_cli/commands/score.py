@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from boldreams_cli.commands import options
@@ -11,21 +13,21 @@ from boldreams_cli.commands.options import ModelChoice, Output
 @click.command()
 @options.output_options
 @options.model_options
+@options.nsd_option
 @options.memory_option
 @options.device_option
-def score(choice: ModelChoice, memory: int, device: str, output: Output) -> None:
+def score(choice: ModelChoice, nsd_root: Path | None, memory: int, device: str, output: Output) -> None:
     """Measure the test accuracy of a fitted model, per voxel and area.
 
     Pearson r between prediction and betas averaged over repeats, with the noise ceiling; writes scores.json,
-    rois.csv, correlation.nii.gz and figures into the model's folder.
+    rois.csv, correlation.nii.gz and figures into the model's folder. Reads the feature store, or for a finetuned
+    model the images.
     """
     from boldreams_cli.encoding import scoring
-    from boldreams_cli.encoding.model import store_of
 
     model = choice.resolve()
     responses = options.responses_of(model, choice.cache)
-    store = store_of(model, choice.cache)
-    scores = scoring.score(model, store, responses, options.pick_device(device), memory)
+    scores = scoring.score(model, responses, choice.cache, nsd_root, options.pick_device(device), memory)
     scores.save()
     summary = scores.summary()
     output.show(

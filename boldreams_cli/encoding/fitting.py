@@ -7,30 +7,34 @@ import io
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger, progress
+from boldreams_cli.encoding.checkpoints import read_note, read_tensors, write_checkpoint
+from boldreams_cli.encoding.linear import LinearTraining
 from boldreams_cli.encoding.maps import MapLayout, MapSource, open_maps
 from boldreams_cli.encoding.readout import learning_rate
 from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, make_groups, model_folder
 from boldreams_cli.encoding.training import ReadoutTraining, batch_order
+from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std
 from boldreams_cli.features.store import FeatureStore
-from boldreams_cli.files import fingerprint, write_text, written_whole
+from boldreams_cli.files import fingerprint, write_text
 from boldreams_cli.nsd.responses import Responses
 
 CHECKPOINT = "checkpoint.safetensors"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 BETA_COLUMNS = 2048
+# Epochs, rate and batch size of each.
+RECIPES = {"paper": (10, 1e-4, 16), "fast": (10, 3e-3, 64)}
+READOUTS = {"separable": ReadoutTraining, "linear": LinearTraining}
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class FitSettings:
     percent : of the filters of each layer.
     rf : ``shared`` receptive fields for layers of equal resolution, or one per ``layer``.
     epochs, rate, batch_size : of Adam.
+    recipe : ``paper``, or ``fast`` (encoding/fast.py).
     seed : of the start and of the order of trials.
     precision : of matrix products, ``fp32``, ``tf32`` or ``bf16`` (the last two on CUDA).
     """
@@ -53,6 +58,7 @@ class FitSettings:
     batch_size: int = 16
     seed: int = 0
     precision: str = "fp32"
+    recipe: str = "paper"
 
     def check(self) -> None:
         """Raise ChoiceError for values that make no sense."""
@@ -60,6 +66,43 @@ class FitSettings:
             raise ChoiceError(f"--percent takes a number above 0 and up to 100, not {self.percent:g}")
         if self.epochs < 1 or self.batch_size < 1 or not self.rate > 0:
             raise ChoiceError("--epochs and --batch-size must be at least 1 and --lr above 0")
+        if self.recipe not in RECIPES:
+            raise ChoiceError(f"unknown recipe {self.recipe!r}; choose from {', '.join(RECIPES)} (--recipe)")
+
+
+def settings_for(
+    backbone: str,
+    recipe: str,
+    percent: float,
+    rf: str,
+    epochs: int | None,
+    rate: float | None,
+    batch_size: int | None,
+    seed: int,
+    precision: str,
+    finetune: bool = False,
+) -> FitSettings:
+    """Fill in what was not asked for: epochs (30 of a text model, as published), rate and batch size of the recipe.
+
+    Raises
+    ------
+    ChoiceError
+        If the recipe cannot train that model.
+    """
+    text = entry(backbone).reads == "captions"
+    if recipe != "paper" and (text or finetune or precision != "fp32"):
+        raise ChoiceError("--recipe fast trains frozen image backbones in fp32; leave it out")
+    usual = RECIPES[recipe]
+    return FitSettings(
+        percent,
+        rf,
+        epochs or (30 if text else usual[0]),
+        rate or usual[1],
+        batch_size or usual[2],
+        seed,
+        precision,
+        recipe,
+    )
 
 
 @dataclass
@@ -134,10 +177,12 @@ def fit(
     """
     started = time.monotonic()
     settings.check()
-    spec = _spec(store, responses, settings, device)
+    if entry(store.spec["backbone"]).reads == "captions":
+        settings = replace(settings, percent=100.0)  # one linear layer from the whole embedding (section 2.3)
+    spec = model_spec(store, responses, settings, device)
     folder = model_folder(cache, responses.subject, spec.backbone, settings.percent, finetuned=False)
     layouts = [MapLayout(group, spec.layers) for group in spec.groups]
-    train = _TrainingBetas(responses)
+    train = TrainingBetas(responses)
     if not train.voxels.any():
         raise BoldreamsError(f"no voxel of subject {responses.subject} has finite, varying betas in every session")
     count = int(train.voxels.sum())
@@ -152,7 +197,7 @@ def fit(
     parts: list[tuple[list[Tensor], list[Tensor], Tensor]] = []
     with progress(f"fit {spec.backbone} {settings.percent:g} %", passes * trials, "trials") as shown:
         for number, span in enumerate(spans):
-            training = ReadoutTraining(
+            training = READOUTS[spec.readout](
                 layouts,
                 span,
                 count,
@@ -180,11 +225,11 @@ def fit(
                     raise BoldreamsError(f"the loss is not finite in epoch {epoch + 1}; use a smaller --lr")
                 partial.save_now_and_then(number, epoch + 1, training, losses)
             parts.append(training.weights())
-            if len(spans) > 1:
+            if len(spans) > 1 and first[0] < settings.epochs:
                 partial.save(number, settings.epochs, 0, training, losses)
     mean_losses = [float(value) / (trials * count) for value in losses]
-    _keep_previous(folder, spec)
-    model = FittedModel(folder, spec, _assemble(spec, parts, train.voxels, responses.voxels))
+    keep_previous(folder, spec)
+    model = FittedModel(folder, spec, assemble(spec, parts, train.voxels, responses.voxels))
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "log.csv", _log(mean_losses, settings))
     model.save()
@@ -192,7 +237,8 @@ def fit(
     return FitResult(model, mean_losses, time.monotonic() - started)
 
 
-def _spec(store: FeatureStore, responses: Responses, settings: FitSettings, device: torch.device) -> ModelSpec:
+def model_spec(store: FeatureStore, responses: Responses, settings: FitSettings, device: torch.device) -> ModelSpec:
+    """Spec of the model that a fit will make, the chosen filters included."""
     ranked = rank_filters(store, responses.train_images)
     layers = {
         name: [int(k) for k in ranked[name][0][: filter_count(shape[0], settings.percent)]]
@@ -214,7 +260,7 @@ def _spec(store: FeatureStore, responses: Responses, settings: FitSettings, devi
         groups=make_groups(shapes, settings.rf),
         percent=settings.percent,
         finetuned=False,
-        readout="separable",
+        readout="linear" if entry(store.spec["backbone"]).reads == "captions" else "separable",
         store=store.fingerprint,
         responses=responses.fingerprint,
         voxels=len(responses.voxels),
@@ -222,7 +268,7 @@ def _spec(store: FeatureStore, responses: Responses, settings: FitSettings, devi
     )
 
 
-class _TrainingBetas:
+class TrainingBetas:
     """Betas of the training trials, for the voxels that have finite ones in all of them."""
 
     def __init__(self, responses: Responses) -> None:
@@ -251,7 +297,7 @@ class _TrainingBetas:
 
 
 def _budget(
-    memory: int, layouts: list[MapLayout], rows: NDArray[Any], train: _TrainingBetas, store: FeatureStore
+    memory: int, layouts: list[MapLayout], rows: NDArray[Any], train: TrainingBetas, store: FeatureStore
 ) -> tuple[int, int]:
     """Share `memory` out: bytes for the maps, and voxels trained at a time.
 
@@ -291,20 +337,17 @@ class _Partial:
         self.saved = time.monotonic()
         self.at = (-1, 0, 0)
         self.losses: list[float] = []
-        if resume and self.path.exists():
-            with safe_open(self.path, "pt") as stored:
-                notes = stored.metadata()
-            if notes["key"] == self.key:
-                self.at = (int(notes["span"]), int(notes["epoch"]), int(notes["batch"]))
-                self.losses = [float(value) for value in notes["losses"].split()]
-                logger.info("going on from %s, epoch %d, batch %d", self.path, self.at[1] + 1, self.at[2])
+        note = read_note(self.path, self.key) if resume else None
+        if note is not None:
+            self.at, self.losses = (note["span"], note["epoch"], note["batch"]), note["losses"]
+            logger.info("going on from %s, epoch %d, batch %d", self.path, self.at[1] + 1, self.at[2])
 
     def restore(self, span: int, training: ReadoutTraining) -> tuple[int, int]:
         """Load a span's state if there is one: (epoch, batch) to start at."""
         if span > self.at[0]:
             return 0, 0
         name = self.path if span == self.at[0] else self._finished(span)
-        training.load_state(load_file(name))
+        training.load_state(read_tensors(name))
         return self.at[1:] if span == self.at[0] else (10**9, 0)
 
     def _finished(self, span: int) -> Path:
@@ -314,15 +357,8 @@ class _Partial:
         """Write a checkpoint, whole or not at all."""
         if span > self.at[0] >= 0 and self.path.exists():
             self.path.replace(self._finished(self.at[0]))
-        notes = {
-            "key": self.key,
-            "span": str(span),
-            "epoch": str(epoch),
-            "batch": str(batch),
-            "losses": " ".join(repr(float(value)) for value in losses),
-        }
-        with written_whole(self.path) as temporary:
-            save_file({key: value.contiguous() for key, value in training.state().items()}, temporary, notes)
+        note = {"span": span, "epoch": epoch, "batch": batch, "losses": losses.tolist()}
+        write_checkpoint(self.path, self.key, note, training.state())
         self.saved, self.at = time.monotonic(), (span, epoch, batch)
 
     def save_now_and_then(self, span: int, epoch: int, training: ReadoutTraining, losses: NDArray[Any]) -> None:
@@ -336,7 +372,7 @@ class _Partial:
             path.unlink()
 
 
-def _assemble(
+def assemble(
     spec: ModelSpec,
     parts: list[tuple[list[Tensor], list[Tensor], Tensor]],
     included: NDArray[np.bool_],
@@ -363,7 +399,7 @@ def _assemble(
     return ReadoutWeights(fields, ordered, scatter([part[2] for part in parts], float("nan")), voxels)
 
 
-def _keep_previous(folder: Path, spec: ModelSpec) -> None:
+def keep_previous(folder: Path, spec: ModelSpec) -> None:
     """Move a model of other settings aside with all that was made from it, rather than mix the two."""
     if not (folder / "spec.json").exists():
         return
@@ -378,6 +414,9 @@ def _keep_previous(folder: Path, spec: ModelSpec) -> None:
     previous = folder.with_name(folder.name + ".previous")
     shutil.rmtree(previous, ignore_errors=True)
     folder.replace(previous)
+    for path in previous.glob("checkpoint*"):  # of the model that is about to be saved
+        folder.mkdir(exist_ok=True)
+        path.replace(folder / path.name)
     logger.info("the model of other settings that was in %s is now in %s", folder, previous.name)
 
 

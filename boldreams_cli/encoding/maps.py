@@ -66,6 +66,27 @@ class MapLayout:
             start += len(indices)
 
 
+def grouped(maps: Mapping[str, Tensor], filters: Mapping[str, Tensor], layouts: Sequence[MapLayout]) -> list[Tensor]:
+    """Maps of the chosen filters of each group, (images, K, P).
+
+    Parameters
+    ----------
+    maps : layer -> (images, filters, height, width).
+    filters : layer -> indices of the chosen filters, on the same device.
+    layouts : of the groups.
+    """
+    chosen = {name: maps[name].index_select(1, indices) for name, indices in filters.items()}
+    return [torch.cat([chosen[name].flatten(2) for name in layout.group.layers], dim=1) for layout in layouts]
+
+
+def laid_out(maps: Sequence[Tensor], layouts: Sequence[MapLayout]) -> list[Tensor]:
+    """Turn (images, K, P) of each group into (images, A, C) as in MapLayout."""
+    return [
+        group.transpose(1, 2).contiguous() if layout.pixels_first else group.contiguous()
+        for group, layout in zip(maps, layouts, strict=True)
+    ]
+
+
 class MapSource(Protocol):
     """Gives batches of maps by image."""
 

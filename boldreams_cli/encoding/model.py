@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boldreams_cli.console import MismatchError
-from boldreams_cli.encoding.maps import MapLayout, open_maps
+from boldreams_cli.encoding.maps import MapLayout, grouped, laid_out, open_maps
 from boldreams_cli.encoding.readout import contract, template
-from boldreams_cli.encoding.spec import FittedModel
+from boldreams_cli.encoding.spec import BACKBONE, FittedModel
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.store import FeatureStore, stores
@@ -121,6 +121,8 @@ class FullModel(nn.Module):
     def __init__(self, model: FittedModel, backbone: Backbone) -> None:
         super().__init__()
         self.model, self.backbone = model, backbone
+        self._predictor: Predictor | None = None
+        self._layouts = [MapLayout(group, model.spec.layers) for group in model.spec.groups]
         for name, indices in model.spec.layers.items():
             self.register_buffer(_buffer("filters", name), torch.tensor(indices), persistent=False)
 
@@ -132,16 +134,22 @@ class FullModel(nn.Module):
         ----------
         model : fitted.
         device : to put it on.
-        weights : of the backbone, where they are not at the place that the spec names.
+        weights : of the backbone, where they are not at the place that the spec names; a finetuned model has its
+            own in its folder.
 
         Raises
         ------
         MismatchError
             If the weights there are others than those the model was fitted to.
         """
-        source = weights or model.spec.backbone_weights["source"]
+        own = model.folder / BACKBONE if model.spec.finetuned else None
+        if own is not None and not own.is_file():
+            raise MismatchError(f"{own}, the finetuned backbone, is missing; fit the model again")
+        source = str(own) if own is not None else weights or model.spec.backbone_weights["source"]
         backbone = backbones.load(model.spec.backbone, source, layers=model.spec.layers)
         if backbone.digest != model.spec.backbone_weights["digest"]:
+            if own is not None:
+                raise MismatchError(f"{own} is not the file that spec.json belongs to; fit the model again")
             raise MismatchError(
                 f"the weights {source} of {model.spec.backbone} are not those that {model.folder} was fitted to; "
                 "give the right file with --weights FILE, or extract and fit again"
@@ -155,9 +163,8 @@ class FullModel(nn.Module):
         return self._grouped(self.backbone(pixels))
 
     def _grouped(self, maps: dict[str, Tensor]) -> list[Tensor]:
-        spec = self.model.spec
-        chosen = {name: maps[name][:, self.get_buffer(_buffer("filters", name))] for name in spec.layers}
-        return [torch.cat([chosen[name].flatten(2) for name in group.layers], dim=1) for group in spec.groups]
+        filters = {name: self.get_buffer(_buffer("filters", name)) for name in self.model.spec.layers}
+        return grouped(maps, filters, self._layouts)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Predict betas: (images, 3, H, W) pixels in [0, 1] -> (images, voxels)."""
@@ -168,12 +175,9 @@ class FullModel(nn.Module):
         return self._predict(self._grouped(self.backbone.maps_of(images)))
 
     def _predict(self, maps: list[Tensor]) -> Tensor:
-        predictor = Predictor(self.model, maps[0].device)
-        ready = [
-            group.transpose(1, 2).contiguous() if layout.pixels_first else group.contiguous()
-            for group, layout in zip(maps, predictor.layouts, strict=True)
-        ]
-        return predictor(ready)
+        if self._predictor is None or self._predictor.device != maps[0].device:
+            self._predictor = Predictor(self.model, maps[0].device)
+        return self._predictor(laid_out(maps, self._layouts))
 
     def weighted_sum(self, voxel_weights: Tensor) -> ResponseOfArea:
         """Predict one weighted sum of voxels, e.g. an area's mean, without an axis of voxels."""
@@ -203,9 +207,11 @@ class ResponseOfArea(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(images, 3, H, W) pixels in [0, 1] -> (images,) response."""
-        shares = [
-            (maps * pattern).sum((1, 2)) for maps, pattern in zip(self.full.maps(pixels), self.templates, strict=True)
-        ]
+        return self.read(self.full.maps(pixels))
+
+    def read(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of each group, (images, K, P) as `FullModel.maps` gives them -> (images,) response."""
+        shares = [(group * pattern).sum((1, 2)) for group, pattern in zip(maps, self.templates, strict=True)]
         return torch.stack(shares).sum(0) + self.bias
 
 

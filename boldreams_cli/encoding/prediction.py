@@ -14,7 +14,11 @@ from PIL import Image, UnidentifiedImageError
 from boldreams_cli.console import BoldreamsError, ChoiceError, progress
 from boldreams_cli.encoding.model import FullModel, predict_stored
 from boldreams_cli.encoding.spec import FittedModel
+from boldreams_cli.encoding.stimulus_cache import ResizedImages
+from boldreams_cli.encoding.text import predict_captions
+from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.store import FeatureStore
+from boldreams_cli.nsd.captions import read_captions
 from boldreams_cli.nsd.layout import Layout
 from boldreams_cli.nsd.responses import Responses
 from boldreams_cli.nsd.stimuli import Stimuli
@@ -25,15 +29,16 @@ IMAGES_IN_A_PASS = 8
 
 @dataclass(frozen=True)
 class Wanted:
-    """One image to predict: an nsdId or a file."""
+    """One image to predict: an nsdId or a file; or a caption."""
 
     nsd_id: int | None = None
     file: Path | None = None
+    caption: str | None = None
 
     @property
     def name(self) -> int | str:
-        """Its nsdId, or the path of its file."""
-        return self.nsd_id if self.nsd_id is not None else str(self.file)
+        """Its nsdId, the path of its file, or the caption."""
+        return self.nsd_id if self.nsd_id is not None else self.caption or str(self.file)
 
 
 def find_images(asked: Sequence[str], responses: Callable[[], Responses]) -> list[Wanted]:
@@ -91,23 +96,34 @@ def predict(
     device: torch.device,
     memory: int,
     weights: str | None = None,
+    captions_dir: Path | None = None,
 ) -> NDArray[np.float32]:
     """Predict betas.
 
     Parameters
     ----------
     model : fitted.
-    images : from `find_images`.
-    cache : that may hold the model's feature store.
-    nsd_root : for nsdIds that the store lacks.
+    images : from `find_images`, or captions.
+    cache : that may hold the model's feature store, or the stimuli that it was finetuned on.
+    nsd_root : for nsdIds that the cache lacks.
     device : to compute on.
     memory : bytes that stored maps may take.
     weights : of the backbone, where they are not at the place that the spec names.
+    captions_dir : of COCO's captions files, in place of those under the root; for text models.
 
     Returns
     -------
     (images, voxels); NaN for voxels excluded from the fit.
+
+    Raises
+    ------
+    ChoiceError
+        If a caption is asked of a model that reads images, or a picture of one that reads captions.
     """
+    reads = entry(model.spec.backbone).reads
+    if wrong := [image.name for image in images if (image.caption if reads == "images" else image.file) is not None]:
+        other = "--caption TEXT or an nsdId" if reads == "captions" else "--image"
+        raise ChoiceError(f"{model.folder} reads {reads}, not {wrong[0]!r}; give {other}, or choose another model")
     betas = np.empty((len(images), model.spec.voxels), dtype=np.float32)
     stored = _stored(model, images, cache)
     if stored.any():
@@ -116,8 +132,19 @@ def predict(
         betas[stored] = predict_stored(model, store, ids, device, memory)
     rest = np.flatnonzero(~stored)
     if len(rest):
-        betas[rest] = _through_network(model, [images[int(index)] for index in rest], nsd_root, device, weights)
+        asked = [images[int(index)] for index in rest]
+        if reads == "captions":
+            betas[rest] = predict_captions(model, _captions(asked, nsd_root, captions_dir), device, weights)
+        else:
+            betas[rest] = _through_network(model, asked, cache, nsd_root, device, weights)
     return betas
+
+
+def _captions(images: Sequence[Wanted], nsd_root: Path | None, captions_dir: Path | None) -> list[list[str]]:
+    """Captions of each image: its own, or COCO's."""
+    ids = [image.nsd_id for image in images if image.nsd_id is not None]
+    known = read_captions(Layout.at(nsd_root), ids, captions_dir) if ids else {}
+    return [known[image.nsd_id] if image.nsd_id is not None else [image.caption or ""] for image in images]
 
 
 def _store_path(model: FittedModel, cache: Path) -> Path:
@@ -137,22 +164,32 @@ def _stored(model: FittedModel, images: Sequence[Wanted], cache: Path) -> NDArra
 def _through_network(
     model: FittedModel,
     images: Sequence[Wanted],
+    cache: Path,
     nsd_root: Path | None,
     device: torch.device,
     weights: str | None,
 ) -> NDArray[np.float32]:
-    pictures = read_images(images, nsd_root)
     full = FullModel.rebuild(model, device, weights)
+    resized = ResizedImages.find(cache, model.spec.training.get("stimuli", ""))
     parts = []
-    with torch.inference_mode(), progress("predict", len(pictures), "images") as shown:
-        # One size at a time: pictures of different sizes do not stack before they are resized.
-        for start in range(0, len(pictures), IMAGES_IN_A_PASS):
-            block = pictures[start : start + IMAGES_IN_A_PASS]
-            resize = full.backbone.entry.preprocessing.resize
-            pixels = torch.cat([resize(torch.from_numpy(picture)[None]) for picture in block])
+    with torch.inference_mode(), progress("predict", len(images), "images") as shown:
+        for start in range(0, len(images), IMAGES_IN_A_PASS):
+            pixels = _pixels(images[start : start + IMAGES_IN_A_PASS], full, resized, nsd_root)
             parts.append(full(pixels.to(device).float() / 255).cpu().numpy())
-            shown.advance(len(block))
+            shown.advance(len(pixels))
     return np.concatenate(parts)
+
+
+def _pixels(
+    images: Sequence[Wanted], full: FullModel, resized: ResizedImages | None, nsd_root: Path | None
+) -> torch.Tensor:
+    """Pixels of images at the backbone's size: those that finetuning resized, where it has them all."""
+    ids = np.array([-1 if image.nsd_id is None else image.nsd_id for image in images])
+    if resized is not None and resized.holds(ids).all():
+        return torch.from_numpy(resized.read(ids))
+    resize = full.backbone.entry.preprocessing.resize
+    # One at a time: pictures of different sizes do not stack before they are resized.
+    return torch.cat([resize(torch.from_numpy(picture)[None]) for picture in read_images(images, nsd_root)])
 
 
 def read_images(images: Sequence[Wanted], nsd_root: Path | None) -> list[NDArray[np.uint8]]:

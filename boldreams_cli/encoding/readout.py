@@ -38,7 +38,7 @@ def contract_gradients(maps: Tensor, left: Tensor, inner: Tensor, error: Tensor)
 
     Parameters
     ----------
-    maps, left, inner : as in `contract`; `inner` is overwritten.
+    maps, left, inner : as in `contract`; `inner` is overwritten with `error` times `left`.
     error : (images, voxels) derivative of the loss by the prediction.
 
     Returns

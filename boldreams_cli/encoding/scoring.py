@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from boldreams_cli import plots
 from boldreams_cli.console import MismatchError, logger
-from boldreams_cli.encoding.model import predict_stored
+from boldreams_cli.encoding.model import store_of
+from boldreams_cli.encoding.prediction import Wanted, predict
 from boldreams_cli.encoding.spec import FittedModel
 from boldreams_cli.encoding.statistics import mean_and_error, noise_ceiling, pearson_r
-from boldreams_cli.features.store import FeatureStore
 from boldreams_cli.files import write_json, write_text, written_whole
 from boldreams_cli.nsd.responses import Responses
 
@@ -92,7 +92,8 @@ class Scores:
             self.r,
             self.ceiling,
             self.areas(),
-            f"{self.model.spec.backbone}, {self.model.spec.percent:g} % of filters, subject {self.model.spec.subject}",
+            f"{self.model.spec.backbone}, {self.model.spec.percent:g} % of filters"
+            f"{', finetuned' if self.model.spec.finetuned else ''}, subject {self.model.spec.subject}",
         )
         excluded = [self.responses.voxels[index].tolist() for index in self.excluded]
         more = {
@@ -119,20 +120,29 @@ class Scores:
         return nibabel.Nifti1Image(volume, self.responses.affine)
 
 
-def score(model: FittedModel, store: FeatureStore, responses: Responses, device: torch.device, memory: int) -> Scores:
+def score(
+    model: FittedModel,
+    responses: Responses,
+    cache: Path,
+    nsd_root: Path | None,
+    device: torch.device,
+    memory: int,
+) -> Scores:
     """Compare predictions with test betas.
 
     Parameters
     ----------
-    model, store : that belong together.
+    model : fitted.
     responses : of the model's subject.
+    cache : that holds the model's feature store; a finetuned model is scored from images instead.
+    nsd_root : of those images, where the cache does not hold them resized.
     device : to compute on.
     memory : bytes that maps may take.
 
     Raises
     ------
     MismatchError
-        If the model was fitted to other responses.
+        If the model was fitted to other responses, or the cache no longer holds its store with all test images.
     """
     if model.spec.responses != responses.fingerprint:
         raise MismatchError(
@@ -140,7 +150,10 @@ def score(model: FittedModel, store: FeatureStore, responses: Responses, device:
             "fit again, or score with the sessions and mask of the fit"
         )
     images = responses.test_images
-    prediction = torch.from_numpy(predict_stored(model, store, images, device, memory))
+    if not model.spec.finetuned:
+        store_of(model, cache).rows(images)  # refused here, rather than computed again from images
+    wanted = [Wanted(nsd_id=int(image)) for image in images]
+    prediction = torch.from_numpy(predict(model, wanted, cache, nsd_root, device, memory))
     betas = torch.from_numpy(responses.mean_betas(images))
     shown = np.searchsorted(images, responses.trial_images[responses.trial_test])
     singles = torch.from_numpy(responses.read_betas(responses.trial_test, slice(None)))

@@ -19,6 +19,7 @@ from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, li
 from boldreams_cli.files import digest, read_json, write_json, written_whole
 
 FORMAT = 1
+BACKBONE = "backbone.safetensors"  # of a finetuned model, beside its spec
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,15 @@ class ModelSpec:
     ----------
     subject : number.
     backbone : name in the registry.
-    backbone_weights : ``digest`` (SHA-256 of the tensors in use) and ``source`` (what ``--weights`` was).
+    backbone_weights : ``digest`` (SHA-256 of the tensors in use) and ``source`` (what ``--weights`` was). Of a
+        finetuned model: the digest of ``backbone.safetensors``, and ``start``, that of the weights at ``source``.
     preprocessing : of the images.
     layers : layer -> filters of the backbone that are read, best first.
     shapes : layer -> (height, width).
     groups : of layers with common receptive fields.
     percent : of the filters of each layer.
-    finetuned : whether the backbone was trained too; its weights are then in ``backbone.safetensors``.
+    finetuned : whether the backbone was trained too; its weights are then in ``backbone.safetensors``, and
+        `store` is empty.
     readout : kind of readout.
     store, responses : fingerprints of what the model was fitted to.
     voxels : number of voxels, those excluded from training included.

@@ -6,18 +6,96 @@ whose intermediates stay in the processor's cache; the result is that of all vox
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from boldreams_cli.console import ChoiceError
+from boldreams_cli.encoding.checkpoints import load_optimizer_state, optimizer_state
 from boldreams_cli.encoding.maps import MapLayout
 from boldreams_cli.encoding.readout import contract, contract_gradients, published_start
 
 INNER_BYTES = 2**20  # of a block's (images, A, voxels) intermediate
+
+
+def block_width(layouts: Sequence[MapLayout], batch_size: int, device: torch.device, voxels: int) -> int:
+    """Voxels to compute at a time: on a CPU so few that intermediates stay in its cache, else all `voxels`."""
+    widest = max(layout.shape[0] for layout in layouts)
+    return max(64, INNER_BYTES // (4 * batch_size * widest) // 64 * 64) if device.type == "cpu" else voxels
+
+
+def squared_error(
+    maps: Sequence[Tensor],
+    left: Sequence[Tensor],
+    right: Sequence[Tensor],
+    bias: Tensor,
+    betas: Tensor,
+    scale: float,
+    by_maps: Sequence[Tensor] = (),
+) -> tuple[Tensor, list[Tensor]]:
+    """Squared error of some voxels, and its gradients times `scale` / 2.
+
+    Parameters
+    ----------
+    maps : of each group, (trials, A, C).
+    left, right : of each group, (A, voxels) and (C, voxels), as in `contract`.
+    bias : (voxels,).
+    betas : (trials, voxels).
+    scale : twice what the sum of squares is multiplied by in the loss.
+    by_maps : of each group, (trials, A, C) to which the gradient by its maps is added; none if empty.
+
+    Returns
+    -------
+    total : float64, sum of squared errors over trials and voxels.
+    gradients : by all left, all right and the bias, float32, shaped as those.
+    """
+    inners = []
+    error = bias - betas
+    for group, rows, columns in zip(maps, left, right, strict=True):
+        share, inner = contract(group, rows, columns)
+        error += share
+        inners.append(inner)
+    total = error.square().sum(dtype=torch.float64)
+    error *= scale
+    by_left, by_right = [], []
+    for index, (group, inner) in enumerate(zip(maps, inners, strict=True)):
+        rows_gradient, columns_gradient = contract_gradients(group, left[index], inner, error)
+        by_left.append(rows_gradient.float())
+        by_right.append(columns_gradient.float())
+        if by_maps:  # `inner` is now left times error
+            by_maps[index].view(-1, group.shape[2]).add_(inner.view(-1, len(bias)) @ right[index].T)
+    return total, [*by_left, *by_right, error.sum(0)]
+
+
+@contextmanager
+def matrix_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Let CUDA use TF32 for float32 products while the block runs, or forbid it; bf16 is autocast's matter.
+
+    Raises
+    ------
+    ChoiceError
+        If TF32 was asked for elsewhere than on CUDA.
+    """
+    if device.type != "cuda":
+        if precision == "tf32":
+            raise ChoiceError("--precision tf32 needs a CUDA device; choose fp32 or bf16")
+        yield
+        return
+    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
 
 
 @dataclass
@@ -46,6 +124,7 @@ class ReadoutTraining:
     seed : of the start.
     device : to train on.
     precision : ``fp32``, ``tf32`` or ``bf16``, of the matrix products.
+    start : fields, weights and bias as from `published_start`, which is the default.
     """
 
     def __init__(
@@ -58,17 +137,16 @@ class ReadoutTraining:
         seed: int,
         device: torch.device,
         precision: str,
+        start: tuple[list[Tensor], list[Tensor], Tensor] | None = None,
     ) -> None:
         self.layouts, self.span, self.voxels, self.precision = layouts, span, voxels, precision
+        self.batch_size = batch_size
         sizes = [(layout.count, layout.group.pixels) for layout in layouts]
-        fields, weights, bias = published_start(sizes, voxels, torch.Generator().manual_seed(seed))
-        widest = max(layout.shape[0] for layout in layouts)
-        width = max(64, INNER_BYTES // (4 * batch_size * widest) // 64 * 64)
-        if device.type != "cpu":
-            width = span.stop - span.start
+        fields, weights, bias = start or published_start(sizes, voxels, torch.Generator().manual_seed(seed))
+        width = block_width(layouts, batch_size, device, span.stop - span.start)
         self.blocks: list[_Block] = []
-        for start in range(span.start, span.stop, width):
-            place = slice(start, min(start + width, span.stop))
+        for first in range(span.start, span.stop, width):
+            place = slice(first, min(first + width, span.stop))
 
             def take(values: Tensor, place: slice = place) -> Tensor:
                 return values[..., place].to(device, copy=True).contiguous()
@@ -112,18 +190,9 @@ class ReadoutTraining:
 
     @staticmethod
     def _gradients(block: _Block, maps: Sequence[Tensor], betas: Tensor, scale: float) -> Tensor:
-        inners = []
-        error = block.bias - betas
-        for group, left, right in zip(maps, block.left, block.right, strict=True):
-            share, inner = contract(group, left, right)
-            error += share
-            inners.append(inner)
-        total = error.square().sum(dtype=torch.float64)
-        error *= scale
-        for group, left, right, inner in zip(maps, block.left, block.right, inners, strict=True):
-            by_left, by_right = contract_gradients(group, left, inner, error)
-            left.grad, right.grad = by_left.float(), by_right.float()
-        block.bias.grad = error.sum(0)
+        total, gradients = squared_error(maps, block.left, block.right, block.bias, betas, scale)
+        for tensor, gradient in zip(block.parameters(), gradients, strict=True):
+            tensor.grad = gradient
         return total
 
     def weights(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -138,20 +207,11 @@ class ReadoutTraining:
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and Adam's moments, by name, for a checkpoint."""
-        found = {}
-        for index, tensor in enumerate(self.optimizer.param_groups[0]["params"]):
-            found[f"{index}.value"] = tensor
-            for key, value in self.optimizer.state.get(tensor, {}).items():
-                found[f"{index}.{key}"] = value
-        return found
+        return optimizer_state(self.optimizer)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up where `state` was."""
-        for index, tensor in enumerate(self.optimizer.param_groups[0]["params"]):
-            tensor.copy_(state[f"{index}.value"])
-            moments = {key.split(".", 1)[1]: value for key, value in state.items() if key.startswith(f"{index}.")}
-            del moments["value"]
-            self.optimizer.state[tensor] = {key: value.clone().to(tensor.device) for key, value in moments.items()}
+        load_optimizer_state(self.optimizer, state)
 
 
 def batch_order(trials: int, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:

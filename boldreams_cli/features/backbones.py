@@ -81,6 +81,7 @@ class Entry:
     pretrained : the library's own weights, downloaded or cached by that library.
     batch_size : the fastest on a CPU, by measurement.
     dream : the authors' settings for dreams (steps, rate, range of scales).
+    reads : ``images``, or ``captions`` of them: a text tower, which `features.text` builds.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Entry:
     pretrained: Callable[[], dict[str, Tensor]]
     batch_size: int
     dream: Mapping[str, Any]
+    reads: str = "images"
 
     def layer(self, name: str) -> str:
         """Give the canonical name of a layer, from that name or its module path in the library.
@@ -126,6 +128,10 @@ class Backbone(nn.Module):
         self._maps: dict[str, Tensor] = {}
         for name in self.layers:
             network.get_submodule(entry.layers[name]).register_forward_hook(self._keep(name))
+
+    def reading(self) -> dict[str, Any]:
+        """What turns an image into this network's input, for the fingerprint of a store."""
+        return self.entry.preprocessing.to_dict()
 
     def _keep(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -183,11 +189,13 @@ def load(name: str, weights: str = "pretrained", seed: int = 0, layers: Iterable
     Raises
     ------
     ChoiceError
-        If backbone or layer is unknown.
+        If backbone or layer is unknown, or the backbone reads no images.
     BoldreamsError
         If the weights cannot be had or do not fit.
     """
     chosen = entry(name)
+    if chosen.reads != "images":
+        raise ChoiceError(f"{name} reads {chosen.reads} and has no pixels to look at; choose another --backbone")
     names = [chosen.layer(layer) for layer in layers] if layers is not None else list(chosen.layers)
     names = [layer for layer in chosen.layers if layer in names]  # the network's own order
     if weights.startswith("random:"):
@@ -248,9 +256,17 @@ def _rn50x4_stages() -> nn.Sequential:
 
 
 def _rn50x4_pretrained() -> dict[str, Tensor]:
-    import open_clip
+    from boldreams_cli.features import clip
 
-    return open_clip.create_model("RN50x4", pretrained="openai").visual.state_dict()
+    return weight_files.read(clip.fetch("RN50x4", "openai"))
+
+
+def _no_stages() -> nn.Sequential:
+    raise NotImplementedError("a text tower is built by features.text")
+
+
+def _no_weights() -> dict[str, Tensor]:
+    raise NotImplementedError("a text tower's weights are found by features.clip")
 
 
 def _lite0_stages() -> nn.Sequential:
@@ -335,6 +351,18 @@ def _registry() -> dict[str, Entry]:
             pretrained=_lite0_pretrained,
             batch_size=4,
             dream={"steps": 1024, "rate": 1e-2, "scale": (0.6, 1.0)},
+        ),
+        Entry(
+            name="clip-text",
+            source="open_clip RN50x4 (openai), text tower",
+            layers=_same("last"),
+            filters=(640,),
+            preprocessing=Preprocessing(288, *CLIP),  # of the image tower, which is not used
+            stages=_no_stages,
+            pretrained=_no_weights,
+            batch_size=32,
+            dream={},
+            reads="captions",
         ),
     )
     return {item.name: item for item in entries}

@@ -28,7 +28,7 @@ from boldreams_cli.features.ranking import filter_count, filter_order, filter_st
 from boldreams_cli.features.store import FeatureStore, compressor, shard_rows
 from boldreams_cli.files import fingerprint, free_bytes, locked
 
-ReadImages = Callable[[NDArray[Any]], NDArray[np.uint8]]
+ReadImages = Callable[[NDArray[Any]], NDArray[Any]]
 SAMPLE_IMAGES = 8
 
 
@@ -40,8 +40,8 @@ class Source:
     ----------
     images : (images,) sorted nsdIds.
     training : of each subject, sorted nsdIds; only these take part in a ranking.
-    read : nsdIds -> (images, height, width, 3) uint8.
-    identity : what identifies the stimulus file.
+    read : nsdIds -> (images, height, width, 3) uint8, or of their captions (images, captions, context) tokens.
+    identity : what identifies the stimulus or captions file.
     """
 
     images: NDArray[Any]
@@ -105,7 +105,7 @@ def make_plan(backbone: Backbone, source: Source, cache: Path, dtype: str, keep_
         "backbone": backbone.entry.name,
         "weights_digest": backbone.digest,
         "layers": layers,
-        "preprocessing": backbone.entry.preprocessing.to_dict(),
+        "preprocessing": backbone.reading(),
         "dtype": dtype,
         "stimuli": source.identity,
         "keep": keep,
@@ -139,7 +139,7 @@ def _ratio(maps: dict[str, NDArray[Any]]) -> float:
     return raw / packed
 
 
-def _maps(backbone: Backbone, images: NDArray[np.uint8], dtype: str) -> dict[str, Tensor]:
+def _maps(backbone: Backbone, images: NDArray[Any], dtype: str) -> dict[str, Tensor]:
     with torch.inference_mode():
         found = backbone.maps_of(torch.from_numpy(images))
         return {name: _cast(value, dtype, name) for name, value in found.items()}
@@ -291,7 +291,9 @@ class _Pass:
                     break
             if writing is not None:
                 writing.result()
-        self.stop.check(f"{int(self.store.done(self.kind).sum())} images are done")
+        self.done = self.store.done(self.kind)
+        if self.units():
+            self.stop.check(f"{int(self.done.sum())} images are done")
         return total
 
     def _compute(

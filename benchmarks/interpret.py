@@ -1,0 +1,157 @@
+"""What a dream step and an integrated-gradients step cost, against a bare forward and backward pass.
+
+    python -m benchmarks.interpret [--backbone NAME] [--weights W] [--rounds N] [--json FILE]
+
+Needs no data: the readout is random. Rounds of the contenders alternate, and the ratio is the median of the rounds'
+ratios, so that other work on the machine hits all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boldreams_cli.encoding.model import FullModel
+from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, make_groups
+from boldreams_cli.features import backbones
+from boldreams_cli.interpret import parameterization
+from boldreams_cli.interpret.dreaming import Dreamer, Settings
+from boldreams_cli.interpret.integration import integrated_gradients
+from boldreams_cli.interpret.objectives import Objective
+from boldreams_cli.interpret.targets import AreaTarget
+
+VOXELS, COUNT, POINTS = 200, 4, 4
+DEFAULTS = {"alexnet": "random", "efficientnet_lite0": "pretrained"}
+
+
+def synthetic_model(name: str, weights: str, device: torch.device, percent: float = 10) -> FullModel:
+    """A full model with a random readout of the first filters of each layer."""
+    backbone = backbones.load(name, weights)
+    size = backbone.entry.preprocessing.size
+    with torch.inference_mode():
+        maps = backbone(torch.zeros(1, 3, size, size))
+    layers = {layer: list(range(max(1, int(value.shape[1] * percent / 100)))) for layer, value in maps.items()}
+    shapes = {layer: (value.shape[2], value.shape[3]) for layer, value in maps.items()}
+    groups = make_groups(shapes, "shared")
+    random = torch.Generator().manual_seed(0)
+    readout = ReadoutWeights(
+        fields={g.name: torch.rand(VOXELS, g.height, g.width, generator=random) / g.pixels for g in groups},
+        weights={layer: torch.randn(VOXELS, len(chosen), generator=random) for layer, chosen in layers.items()},
+        bias=torch.zeros(VOXELS),
+        voxels=np.stack([np.arange(VOXELS)] * 3, 1).astype(np.int32),
+    )
+    spec = ModelSpec(
+        subject=1,
+        backbone=name,
+        backbone_weights={"digest": backbone.digest, "source": weights},
+        preprocessing=backbone.entry.preprocessing.to_dict(),
+        layers=layers,
+        shapes=shapes,
+        groups=groups,
+        percent=percent,
+        finetuned=False,
+        readout="separable",
+        store="",
+        responses="",
+        voxels=VOXELS,
+        training={},
+    )
+    return FullModel(FittedModel(Path("none"), spec, readout), backbone).eval().to(device)
+
+
+def contenders(full: FullModel, device: torch.device) -> dict[str, Callable[[], None]]:
+    """Name -> one step of each, of equal batches."""
+    everything = np.ones(VOXELS, bool)
+    target = AreaTarget("all", "all", full, everything, everything)
+    area = full.weighted_sum(torch.full((VOXELS,), 1 / VOXELS))
+    size = full.backbone.entry.preprocessing.size
+    pixels = torch.rand(COUNT, 3, size, size, device=device)
+
+    def bare() -> None:
+        area(pixels.requires_grad_()).sum().backward()
+        pixels.grad = None
+
+    random = torch.Generator().manual_seed(0)
+    picture = parameterization.fourier(COUNT, size, random, device)
+    settings = Settings.default(full.backbone.entry, None, count=COUNT)
+    dreamer = Dreamer(target, Objective("mean"), picture, settings)
+
+    def respond(points: Tensor) -> Tensor:
+        return area(points)[:, None]
+
+    image, black = torch.rand(3, size, size, device=device), torch.zeros(3, size, size, device=device)
+
+    def integrate() -> None:
+        # Many steps, so that the two predictions at the end count as they do in use.
+        integrated_gradients(respond, image, black, POINTS * 8, POINTS)
+
+    return {"bare": bare, "dream": lambda: (dreamer.step(), None)[1], "integrated gradients": integrate}
+
+
+def seconds(call: Callable[[], None], device: torch.device) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def measure(name: str, weights: str, rounds: int, device: torch.device) -> dict[str, object]:
+    """Milliseconds of a step and ratios to the bare pass."""
+    calls = contenders(synthetic_model(name, weights, device), device)
+    for call in calls.values():
+        seconds(call, device)
+    steps = {"integrated gradients": 8}
+    times: dict[str, list[float]] = {key: [] for key in calls}
+    for _ in range(rounds):
+        for key, call in calls.items():
+            # The bare pass as often as the integral's, in the same stretch of time.
+            once = [seconds(call, device) for _ in range(1 if key in steps else 8)]
+            times[key].append(statistics.median(once) / steps.get(key, 1))
+    bare = times["bare"]
+    ratios = {
+        key: statistics.median(a / b for a, b in zip(values, bare, strict=True))
+        for key, values in times.items()
+        if key != "bare"
+    }
+    return {
+        "backbone": name,
+        "batch": COUNT,
+        "milliseconds": {key: 1000 * min(values) for key, values in times.items()},
+        "ratio_of_best": {key: min(values) / min(bare) for key, values in times.items() if key != "bare"},
+        "ratio": ratios,
+    }
+
+
+def main() -> None:
+    """Print a table, and JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", action="append", choices=list(DEFAULTS))
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="file to write the figures to as well")
+    chosen = parser.parse_args()
+    device = torch.device(chosen.device)
+    found = [measure(name, DEFAULTS[name], chosen.rounds, device) for name in chosen.backbone or DEFAULTS]
+    print(f"{'backbone':20} {'step':22} {'ms':>8} {'ratio':>7} {'of best':>8}   (at most 1.15 of the bare pass)")
+    for row in found:
+        for key, value in row["milliseconds"].items():
+            ratio, best = row["ratio"].get(key, 1.0), row["ratio_of_best"].get(key, 1.0)
+            print(f"{row['backbone']:20} {key:22} {value:8.1f} {ratio:7.3f} {best:8.3f}")
+    text = json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "results": found})
+    print(text)
+    if chosen.json:
+        chosen.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""`boldreams attribute`: which pixels drive an area's response."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from boldreams_cli.commands import options
+from boldreams_cli.commands.options import ModelChoice, Output
+
+
+@click.command()
+@options.output_options
+@options.model_options
+@options.nsd_option
+@options.option(
+    "--roi",
+    "rois",
+    multiple=True,
+    required=True,
+    metavar="AREA",
+    help="An area, a comma-joined union, or a NIfTI mask; repeatable, which shares the forward passes.",
+)
+@options.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="ID|FILE",
+    help="An nsdId or a picture, repeatable (default: each area's best test images).",
+)
+@options.option("--count", type=click.IntRange(1), default=5, help="Best test images of each area.")
+@options.option("--steps", type=click.IntRange(2), default=None, help="Points of the integral.")
+@options.option(
+    "--baseline",
+    type=click.Choice(["black", "mean", "blur"]),
+    default="black",
+    help="Image to integrate from: black, the backbone's mean colour, or the image blurred.",
+)
+@options.option("--weights", default=None, metavar="FILE", help="Of the backbone, if they have moved.")
+@options.memory_option
+@options.device_option
+def attribute(
+    choice: ModelChoice,
+    nsd_root: Path | None,
+    rois: tuple[str, ...],
+    images: tuple[str, ...],
+    count: int,
+    steps: int | None,
+    baseline: str,
+    weights: str | None,
+    memory: int,
+    device: str,
+    output: Output,
+) -> None:
+    """Show which pixels of an image drive an area's response.
+
+    Integrated gradients of the area's mean beta, from a baseline to the image. Writes the signed attribution (.npz)
+    and a picture of each image, and a sheet of all, into attributions/AREA in the model's folder.
+    """
+    from boldreams_cli.console import stop_on_signals
+    from boldreams_cli.encoding.model import FullModel
+    from boldreams_cli.encoding.prediction import find_images
+    from boldreams_cli.interpret import attribution, targets
+
+    model = choice.resolve()
+    targets.check_gradients(model)
+    where = options.pick_device(device)
+    responses = options.responses_of(model, choice.cache)
+    full = FullModel.rebuild(model, where, weights)
+    settings = attribution.Settings(steps or attribution.STEPS, baseline, memory)
+    rois = tuple(dict.fromkeys(rois))
+    attributor = attribution.Attributor(full, rois, responses, settings)
+    if images:
+        jobs = attributor.all_areas(find_images(images, lambda: responses))
+    else:
+        jobs = attributor.best_test_images(choice.cache, count, memory)
+    with stop_on_signals() as stop:
+        results = list(attribution.attribute(attributor, jobs, model.folder / "attributions", nsd_root, stop))
+    output.show(
+        {"model": str(model.folder), "roi": rois[0] if len(rois) == 1 else rois, "results": results},
+        f"model: {model.folder}",
+        *(
+            f"{item['roi']}, image {item['image']}: mean beta {item['prediction']:.4f}, of the baseline "
+            f"{item['baseline_prediction']:.4f}; "
+            f"sum off by {100 * item['completeness_error']:.2g} %  {item['files'][1]}"
+            for item in results
+        ),
+    )

@@ -1,0 +1,161 @@
+"""`boldreams dream`: the images that excite an area, a voxel or a filter most."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from boldreams_cli.commands import options
+from boldreams_cli.commands.options import ModelChoice, Output
+
+if TYPE_CHECKING:
+    from boldreams_cli.encoding.spec import FittedModel
+    from boldreams_cli.nsd.responses import Responses
+
+
+class VoxelPlace(click.ParamType):
+    """A voxel as ``X,Y,Z``."""
+
+    name = "X,Y,Z"
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, int, int]:
+        """To three numbers from 0 up."""
+        match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", str(value))
+        if not match:
+            self.fail(f"{value!r} is no voxel; write X,Y,Z, counted from 0 in the subject's volume", parameter, context)
+        return int(match[1]), int(match[2]), int(match[3])
+
+
+@click.command()
+@options.output_options
+@options.model_options
+@options.nsd_option
+@options.option("--roi", default=None, metavar="AREA", help="An area, a comma-joined union, or a NIfTI mask.")
+@options.option("--voxel", type=VoxelPlace(), default=None, help="One voxel of the volume, counted from 0.")
+@options.option("--filter", "filter_", default=None, metavar="LAYER:K", help="A filter of the backbone: its mean map.")
+@options.option(
+    "--objective",
+    default=None,
+    metavar="mean|diversity|target|contrast",
+    help="Mean response (the default); with images that differ; betas to reach (--target); one area minus another "
+    "(--minus).",
+)
+@options.option("--target", default=None, metavar="FILE.npz|NUMBER", help="Betas to reach, in place of the most.")
+@options.option("--minus", default=None, metavar="AREA", help="Area to excite least, for the contrast.")
+@options.option("--diversity", type=click.FloatRange(0), default=1.0, help="Weight of diversity, in betas.")
+@options.option(
+    "--parameterization",
+    type=click.Choice(["fourier", "pixel", "maco"]),
+    default="fourier",
+    help="Lucent's spectra or pixels; or free phases under the mean spectrum of the subject's stimuli.",
+)
+@options.option("--steps", type=click.IntRange(1), default=None, help="Of Adam (default: the authors', by backbone).")
+@options.option("--lr", type=click.FloatRange(0, min_open=True), default=None, help="Learning rate (default: same).")
+@options.option("--count", type=click.IntRange(1), default=4, help="Images to dream at once.")
+@options.option(
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder to write (default: dreams/AREA in the model's folder).",
+)
+@options.option("--weights", default=None, metavar="FILE", help="Of the backbone, if they have moved.")
+@options.memory_option
+@options.device_option
+@options.seed_option
+def dream(
+    choice: ModelChoice,
+    nsd_root: Path | None,
+    roi: str | None,
+    voxel: tuple[int, int, int] | None,
+    filter_: str | None,
+    objective: str | None,
+    target: str | None,
+    minus: str | None,
+    diversity: float,
+    parameterization: str,
+    steps: int | None,
+    lr: float | None,
+    count: int,
+    folder: Path | None,
+    weights: str | None,
+    memory: int,
+    device: str,
+    seed: int,
+    output: Output,
+) -> None:
+    """Find the images that excite an area, a voxel or a filter most.
+
+    Writes dream-N.png, a contact sheet beside the best natural images, dream.npz, the trace and dream.json. Stopped
+    by Ctrl-C or SIGTERM it keeps the images so far, and the same command goes on from there.
+    """
+    from boldreams_cli.console import stop_on_signals
+    from boldreams_cli.encoding.model import FullModel
+    from boldreams_cli.interpret import gallery, objectives, targets
+    from boldreams_cli.interpret.dreaming import Settings
+
+    kind = objectives.choose(objective, target, minus)
+    _check(roi, voxel, filter_, kind, count)
+    model = choice.resolve()
+    targets.check_gradients(model)
+    where = options.pick_device(device)
+    responses = _responses(model, choice.cache, needed=roi is not None)
+    full = FullModel.rebuild(model, where, weights)
+    areas = responses.areas if responses is not None else None
+    aim = targets.choose(full, areas, roi, voxel, filter_, minus, each=kind == "target")
+    wanted = None
+    if target is not None and isinstance(aim, targets.AreaTarget):
+        wanted = objectives.read_wanted(target, aim.voxels, aim.asked)
+    request = gallery.Request(
+        target=aim,
+        objective=objectives.Objective(kind, wanted, diversity),
+        settings=Settings.default(full.backbone.entry, roi, steps, lr, count, parameterization, seed),
+        folder=folder or model.folder / "dreams" / aim.folder,
+        device=where,
+    )
+    with stop_on_signals() as stop:
+        record = gallery.dream(request, responses, choice.cache, nsd_root, memory, stop)
+        stop.check(f"the images of step {record.dream.step} of {request.settings.steps} are in {request.folder}")
+    summary = record.summary()
+    output.show(summary, *_lines(summary, aim.unit))
+
+
+def _check(roi: str | None, voxel: object, filter_: str | None, kind: str, count: int) -> None:
+    """Raise ChoiceError for options that do not go together."""
+    from boldreams_cli.console import ChoiceError
+
+    if sum(item is not None for item in (roi, voxel, filter_)) != 1:
+        raise ChoiceError("say what to dream of: one of --roi AREA, --voxel X,Y,Z and --filter LAYER:K")
+    if kind == "diversity" and count < 2:
+        raise ChoiceError("--objective diversity needs images to differ: --count 2 or more")
+    if filter_ is not None and kind in ("target", "contrast"):
+        raise ChoiceError(f"--objective {kind} is of betas and does not go with --filter")
+
+
+def _responses(model: FittedModel, cache: Path, needed: bool) -> Responses | None:
+    """The subject's responses: areas, and images to compare with. Without them only areas cannot be dreamed of."""
+    from boldreams_cli.console import MismatchError, logger
+
+    try:
+        return options.responses_of(model, cache)
+    except MismatchError as error:
+        if needed:
+            raise
+        logger.info("best natural images: none (%s)", error)
+        return None
+
+
+def _lines(summary: dict[str, Any], unit: str) -> list[str]:
+    images = [
+        f"{file}  {unit} {response:.4f}" for file, response in zip(summary["images"], summary["response"], strict=True)
+    ]
+    natural = [
+        f"best {name} image: {best['image']}  {unit} {best['response']:.4f}"
+        for name, best in (summary["best_natural"] or {}).items()
+    ]
+    return [f"model: {summary['model']}", f"{summary['objective']} of {summary['roi']}", *images, *natural]

@@ -1,0 +1,126 @@
+"""Train backbone and readout together from images (paper, sections 2.2 and 3.1).
+
+What it takes for RN50x4 to train where the paper reports zero or NaN:
+
+- Weights, gradients and Adam's moments stay in float32; ``--precision bf16`` casts the operands of products only.
+  CLIP is published in float16, and Adam's epsilon of 1e-8 is zero in float16: a weight whose gradient has been zero
+  is divided by zero in the very first step. This alone gives NaN.
+- Batch-norm statistics are frozen (``--batch-norm train`` thaws them). Statistics of 16 images a step are noise to a
+  readout whose fields are fitted to the scale of each map, and the running ones that scoring uses lag behind.
+- Adam moves every weight by about the learning rate in its first steps, whatever the size of its gradient. In a
+  network of 80 convolutions in sequence that adds up: use ``--warmup 200`` and ``--backbone-lr 1e-5``.
+- ``--clip-gradient 1`` bounds what a single batch can do.
+
+A loss, gradient norm or weight that is not finite ends the training with an error rather than skipping the step:
+in float32 and bfloat16, which do not overflow here, it means that the weights are gone. The checkpoint of the last
+good epoch is kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boldreams_cli.console import ChoiceError, StopFlag, logger
+from boldreams_cli.encoding.finetuning_loop import Trainer
+from boldreams_cli.encoding.finetuning_setup import FinetuneSettings, Source, prepare
+from boldreams_cli.encoding.fitting import FitResult
+from boldreams_cli.encoding.image_trials import ImageTrials
+from boldreams_cli.encoding.parallel import Process
+from boldreams_cli.encoding.spec import FittedModel, ModelSpec, model_folder
+from boldreams_cli.files import locked, read_json
+
+
+@dataclass
+class FinetuneResult(FitResult):
+    """A finetuned model and how its training went.
+
+    Parameters
+    ----------
+    validation : loss of the held-out images in each epoch; empty where none were.
+    best : epoch, counted from 0, whose weights the model has.
+    """
+
+    validation: list[float]
+    best: int
+
+    def summary(self) -> dict[str, Any]:
+        """The JSON object of ``fit``."""
+        more = {"validation_loss": self.validation, "best_epoch": self.best + 1} if self.validation else {}
+        return super().summary() | more
+
+
+def finetune(
+    source: Source,
+    settings: FinetuneSettings,
+    process: Process,
+    memory: int,
+    stop: StopFlag,
+    resume: bool = True,
+    micro_batch: int | None = None,
+) -> FinetuneResult:
+    """Train a model from images and save it.
+
+    Parameters
+    ----------
+    source : where it comes from.
+    settings : of the training.
+    process : this one, among those that train together.
+    memory : bytes that betas may take; beyond half of it they go to a file.
+    stop : looked at after each step.
+    resume : go on from a checkpoint of the same settings, and leave a finished model of them as it is.
+    micro_batch : trials that go through the network at a time, to save memory; the result is the same within
+        rounding.
+
+    Raises
+    ------
+    BoldreamsError
+        If the loss is not finite.
+    MismatchError
+        If the weights are not those of the store that is to be ranked by.
+    StoppedError
+        If a signal came; a checkpoint is kept.
+    """
+    started = time.monotonic()
+    settings.check()
+    if settings.batch_norm == "train" and (process.count > 1 or micro_batch):
+        raise ChoiceError("--batch-norm train needs the whole batch in one process; leave --devices and --micro-batch")
+    with process.first():
+        start = prepare(source, settings, process.device, stop)
+    folder = model_folder(source.cache, start.spec.subject, start.spec.backbone, settings.percent, finetuned=True)
+    finished = _finished(folder, start.spec) if resume else None
+    if finished is not None:
+        return finished
+    held_out, scratch = settings.validation_fraction, source.cache / "scratch"
+    trials = ImageTrials(start.responses, start.images, held_out, settings.seed, memory, scratch)
+    lock = folder.with_name(f"{folder.name}.lock")
+    with locked(lock, str(folder)) if process.leads else nullcontext():
+        trainer = Trainer(start.backbone, start.spec, trials, settings, process, micro_batch, folder)
+        at = trainer.restore(resume)
+        trainer.train(at, stop)
+        with process.first():
+            if process.leads:
+                trainer.finish(at)
+    losses = [value / (len(trials.training) * trials.voxels) for value in at.losses]
+    return FinetuneResult(FittedModel.load(folder), losses, time.monotonic() - started, at.validation, at.best)
+
+
+def _finished(folder: Path, spec: ModelSpec) -> FinetuneResult | None:
+    """The model of that very spec, if it is there: a job that is queued again has nothing left to do."""
+    if not (folder / "spec.json").is_file() or not (folder / "log.csv").is_file():
+        return None
+    if read_json(folder / "spec.json").get("training", {}).get("key") != spec.training["key"]:
+        return None
+    rows = list(csv.DictReader(io.StringIO((folder / "log.csv").read_text(encoding="utf-8"))))
+    validation = [float(row["validation_loss"]) for row in rows if row.get("validation_loss")]
+    best = int(np.argmin(validation)) if validation else len(rows) - 1
+    logger.info("%s is there already, of the same settings; --no-resume trains it again", folder)
+    losses = [float(row["train_loss"]) for row in rows]
+    return FinetuneResult(FittedModel.load(folder), losses, 0.0, validation, best)

@@ -1,0 +1,106 @@
+"""The text tower as a backbone: an image's captions in, one vector out (paper, section 2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from boldreams_cli.features import clip
+from boldreams_cli.features.backbones import Backbone, entry
+from boldreams_cli.features.clip import Clip
+from boldreams_cli.features.extraction import Source
+from boldreams_cli.files import digest
+from boldreams_cli.nsd.captions import CAPTIONS_PER_IMAGE, SPLITS, read_captions
+from boldreams_cli.nsd.layout import Layout
+
+NAME, LAYER = "clip-text", "last"
+ABSENT = -1  # in place of tokens, where an image has fewer than five captions
+
+
+class TextBackbone(Backbone):
+    """Mean embedding of an image's captions, as a map of one pixel with D filters.
+
+    The embeddings are the tower's output as it is, not normalised, as the published model reads them.
+
+    Parameters
+    ----------
+    tower : CLIP with weights.
+    """
+
+    def __init__(self, tower: Clip) -> None:
+        nn.Module.__init__(self)
+        self.entry, self.network, self.tower = entry(NAME), nn.Sequential(tower.model), tower
+        self.layers, self.digest, self.weights = (LAYER,), tower.digest, tower.weights
+
+    def reading(self) -> dict[str, Any]:
+        """Which CLIP reads how many captions."""
+        return {"clip": self.tower.name, "captions": CAPTIONS_PER_IMAGE}
+
+    def tokens(self, captions: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+        """Tokenise captions: (images, 5, context); ABSENT where an image has fewer."""
+        found: NDArray[np.int64] | None = None
+        for row, texts in enumerate(captions):
+            made = self.tower.tokenizer(list(texts)[:CAPTIONS_PER_IMAGE]).numpy()
+            if found is None:
+                found = np.full((len(captions), CAPTIONS_PER_IMAGE, made.shape[1]), ABSENT, dtype=np.int64)
+            found[row, : len(made)] = made
+        assert found is not None
+        return found
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Embed tokens as `tokens` makes them: layer -> (images, D, 1, 1)."""
+        there = pixels[:, :, 0] != ABSENT
+        embedded = self.tower.embed_tokens(pixels[there])
+        total = embedded.new_zeros(*there.shape, embedded.shape[1])
+        total[there] = embedded
+        return {LAYER: (total.sum(1) / there.sum(1, keepdim=True))[:, :, None, None]}
+
+    def maps_of(self, images: Tensor) -> dict[str, Tensor]:
+        """As `forward`, moved to this backbone's device."""
+        return self(images.to(self.tower.device))
+
+
+def load(clip_name: str = clip.DEFAULT, weights: str = "pretrained", seed: int = 0) -> TextBackbone:
+    """Build the text backbone; see `clip.load` for what is raised."""
+    return TextBackbone(clip.load(clip_name, weights, seed))
+
+
+def source(
+    backbone: TextBackbone,
+    layout: Layout,
+    images: NDArray[Any],
+    training: Iterable[NDArray[Any]],
+    captions_dir: Path | None,
+) -> Source:
+    """What `extraction` reads in place of images: the captions of each, tokenised.
+
+    Parameters
+    ----------
+    backbone : that will read them.
+    layout : of the NSD root.
+    images : sorted nsdIds.
+    training : of each subject, sorted nsdIds.
+    captions_dir : folder of COCO's captions files, in place of those under the root.
+
+    Raises
+    ------
+    BoldreamsError
+        If captions are missing.
+    """
+    captions = read_captions(layout, images, captions_dir)
+
+    def read(numbers: NDArray[Any]) -> NDArray[np.int64]:
+        return backbone.tokens([captions[int(number)] for number in numbers])
+
+    folders = layout.caption_folders if captions_dir is None else (captions_dir,)
+    found = {}
+    for split in SPLITS:
+        paths = [path for path in (layout.captions(folder, split) for folder in folders) if path.is_file()]
+        if paths:
+            found[split] = digest(paths[0])
+    return Source(images, list(training), read, {"captions": found, "image_table": digest(layout.image_table)})

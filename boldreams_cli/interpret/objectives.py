@@ -1,0 +1,137 @@
+"""What a dream maximises (paper, section 2.5, equation 3), as lucent's composable objectives.
+
+An objective is a loss: it takes a function from a name (``response``, ``minus``, ``betas``, ``maps``) to a tensor, as
+lucent's take one from a layer's name, so lucent's own can be added to these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lucent.optvis import objectives as lucent
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boldreams_cli.console import BoldreamsError, ChoiceError
+
+NAMES = ("mean", "diversity", "target", "contrast")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One of NAMES.
+
+    Parameters
+    ----------
+    name : of NAMES.
+    wanted : betas for ``target``: (voxels of the target,), or (1,) for all of them.
+    diversity : weight of the mean cosine between the images' maps, in the response's unit.
+    """
+
+    name: str
+    wanted: NDArray[np.float32] | None = None
+    diversity: float = 1.0
+
+    def loss(self, count: int, device: torch.device) -> Any:
+        """The loss of `count` images, a `lucent.optvis.objectives.Objective`."""
+        response = lucent.Objective(lambda read: -read("response").mean(), "response")
+        if self.name == "mean":
+            return response
+        if self.name == "contrast":
+            return response + lucent.Objective(lambda read: read("minus").mean(), "minus")
+        if self.name == "diversity":
+            # lucent's diversity is minus the sum of cosines between Gram matrices over ordered pairs, by image.
+            return response - (self.diversity / (count - 1)) * lucent.diversity("maps")
+        wanted = torch.from_numpy(self._wanted).to(device)
+        return lucent.Objective(lambda read: (read("betas") - wanted).square().mean(), "target")
+
+    @property
+    def _wanted(self) -> NDArray[np.float32]:
+        if self.wanted is None:
+            raise ValueError("the objective target needs betas")
+        return self.wanted
+
+    def score(self, activity: Mapping[str, Any]) -> Any:
+        """How well each image does, (images,), higher is better; of tensors or arrays."""
+        if self.name == "contrast":
+            return activity["response"] - activity["minus"]
+        if self.name == "target":
+            betas = activity["betas"]
+            wanted = torch.from_numpy(self._wanted).to(betas.device) if isinstance(betas, Tensor) else self._wanted
+            return -((betas - wanted) ** 2).mean(1)
+        return activity["response"]
+
+
+def choose(name: str | None, target: str | None, minus: str | None) -> str:
+    """--objective, or the one that --target or --minus implies.
+
+    Raises
+    ------
+    ChoiceError
+        If they contradict each other.
+    """
+    implied = "target" if target is not None else "contrast" if minus is not None else None
+    if target is not None and minus is not None:
+        raise ChoiceError("--target and --minus are of two objectives; give one of them")
+    if name is None:
+        return implied or "mean"
+    if name not in NAMES:
+        raise ChoiceError(f"unknown objective {name!r}; choose from {', '.join(NAMES)} (--objective)")
+    if implied is not None and name != implied:
+        raise ChoiceError(f"--objective {name} does not go with --{'target' if target is not None else 'minus'}")
+    if name in ("target", "contrast") and implied is None:
+        missing = "--target FILE.npz or a number" if name == "target" else "--minus AREA"
+        raise ChoiceError(f"--objective {name} needs {missing}")
+    return name
+
+
+def read_wanted(text: str, voxels: NDArray[np.bool_], area: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Betas to aim at, from ``--target``.
+
+    Parameters
+    ----------
+    text : a number, or an .npz whose ``betas`` are of one image, for all of the model's voxels or for the area's.
+    voxels : (V,) bool, those in use.
+    area : (V,) bool, those of the area, excluded ones too.
+
+    Returns
+    -------
+    (voxels in use,), or (1,).
+
+    Raises
+    ------
+    ChoiceError, BoldreamsError
+        If it is neither, or of another length.
+    """
+    try:
+        return np.array([float(text)], np.float32)
+    except ValueError:
+        pass
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ChoiceError(f"--target takes a number or an .npz file with betas; {text} is neither")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            betas = np.atleast_1d(np.squeeze(np.asarray(arrays["betas"], np.float32)))
+    except (OSError, ValueError, KeyError) as error:
+        raise BoldreamsError(f"{path} is no .npz file with betas ({error}); boldreams predict writes one") from error
+    chosen = None
+    if betas.shape == voxels.shape:
+        chosen = betas[voxels]
+    elif betas.shape == (area.sum(),):
+        chosen = betas[voxels[area]]
+    elif betas.shape == (voxels.sum(),):
+        chosen = betas
+    if chosen is None:
+        raise ChoiceError(
+            f"{path}: betas are {betas.shape}; --target takes those of one image, for the {area.sum()} voxels of the "
+            f"target or for all {len(voxels)}"
+        )
+    if not np.isfinite(chosen).all():
+        raise BoldreamsError(f"{path}: {np.count_nonzero(~np.isfinite(chosen))} of the betas are not finite")
+    return chosen

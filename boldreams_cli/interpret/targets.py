@@ -1,0 +1,376 @@
+"""What is dreamed of or attributed to: areas, voxels, filters, as functions of pixels and of stored maps (2.4, 2.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
+from boldreams_cli.encoding.maps import MapLayout, open_maps
+from boldreams_cli.encoding.model import IMAGE_BLOCK, FullModel
+from boldreams_cli.encoding.readout import contract
+from boldreams_cli.encoding.spec import FittedModel
+from boldreams_cli.features.backbones import entry
+from boldreams_cli.features.store import FeatureStore
+from boldreams_cli.interpret.words import folder_name
+from boldreams_cli.nsd.rois import Areas
+
+LEAK = 0.01
+Reader = Callable[[Sequence[Tensor]], Tensor]
+Activity = Mapping[str, Tensor]
+
+
+def check_gradients(model: FittedModel) -> None:
+    """Refuse a model that has no gradient to pixels.
+
+    Raises
+    ------
+    ChoiceError
+        If it reads captions.
+    """
+    if (reads := entry(model.spec.backbone).reads) != "images":
+        raise ChoiceError(
+            f"{model.folder} reads {reads}: its prediction has no gradient to pixels, so it can neither dream nor "
+            "attribute; choose a model of an image backbone with --backbone or --model"
+        )
+
+
+def voxels_of(model: FittedModel, areas: Areas, roi: str) -> NDArray[np.bool_]:
+    """(voxels,) those of an area that the model predicts; the others are left out with a line in the log.
+
+    Raises
+    ------
+    ChoiceError, BoldreamsError
+        As `Areas.select`; or if the model predicts none of them.
+    """
+    chosen = areas.select(roi)
+    if chosen.shape != model.weights.included.shape:
+        raise BoldreamsError(f"{model.folder} and the subject's responses differ in their voxels; fit the model again")
+    kept = chosen & model.weights.included
+    left_out = int(chosen.sum() - kept.sum())
+    if not kept.any():
+        raise BoldreamsError(
+            f"all {left_out} voxels of {roi} were excluded from the fit (constant or non-finite betas); choose "
+            "another --roi, or fit with other --sessions"
+        )
+    if left_out:
+        logger.info("%s: %d of %d voxels were excluded from the fit and are left out", roi, left_out, chosen.sum())
+    return kept
+
+
+def voxel_at(model: FittedModel, place: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """(voxels,) the one at x, y, z of the subject's volume, counted from 0.
+
+    Raises
+    ------
+    ChoiceError
+        If the model has none there.
+    BoldreamsError
+        If it was excluded from the fit.
+    """
+    chosen = (model.weights.voxels == np.array(place)).all(1)
+    said = ",".join(str(number) for number in place)
+    if not chosen.any():
+        low, high = model.weights.voxels.min(0), model.weights.voxels.max(0)
+        around = ", ".join(f"{axis} {a}-{b}" for axis, a, b in zip("XYZ", low, high, strict=True))
+        raise ChoiceError(f"no voxel {said} among the model's {len(chosen)} ({around}, counted from 0; --voxel X,Y,Z)")
+    if not (chosen & model.weights.included).any():
+        raise BoldreamsError(f"voxel {said} was excluded from the fit (constant or non-finite betas); choose another")
+    return chosen
+
+
+class Means:
+    """Reads weighted sums of voxels, as an area's mean, without an axis of voxels.
+
+    Parameters
+    ----------
+    full : the full model.
+    areas : (voxels,) bool of each.
+    """
+
+    def __init__(self, full: FullModel, areas: Sequence[NDArray[np.bool_]]) -> None:
+        self.areas = [full.weighted_sum(torch.from_numpy(area / area.sum()).float()) for area in areas]
+
+    def __call__(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of each group, (images, K, P) -> (images, areas)."""
+        return torch.stack([area.read(maps) for area in self.areas], dim=1)
+
+
+class Betas:
+    """Reads the voxels of an area one by one.
+
+    Parameters
+    ----------
+    model : fitted.
+    voxels : (voxels,) bool.
+    device : of the maps.
+    """
+
+    def __init__(self, model: FittedModel, voxels: NDArray[np.bool_], device: torch.device) -> None:
+        chosen = torch.from_numpy(voxels)
+        weights = model.weights
+        self.factors = [
+            (
+                weights.group_weights(group)[chosen].T.contiguous().to(device),
+                weights.group_field(group)[chosen].T.contiguous().to(device),
+            )
+            for group in model.spec.groups
+        ]
+        self.bias = weights.bias[chosen].to(device)
+
+    def __call__(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of each group, (images, K, P) -> (images, voxels of the area)."""
+        shares = [contract(group, *pair)[0] for group, pair in zip(maps, self.factors, strict=True)]
+        return torch.stack(shares).sum(0) + self.bias
+
+
+def read_stored(
+    model: FittedModel,
+    store: FeatureStore,
+    images: NDArray[Any],
+    reader: Reader,
+    device: torch.device,
+    memory: int,
+) -> NDArray[np.float32]:
+    """Apply a reader to stored maps.
+
+    Parameters
+    ----------
+    model, store : that belong together.
+    images : (n,) nsdIds.
+    reader : `Means` or `Betas`.
+    device : to compute on.
+    memory : bytes that the maps may take.
+
+    Returns
+    -------
+    (n, columns of the reader).
+
+    Raises
+    ------
+    MismatchError
+        If the store lacks some of the images.
+    """
+    layouts = [MapLayout(group, model.spec.layers) for group in model.spec.groups]
+    rows = store.rows(images)
+    values = sum(a * c for a, c in (layout.shape for layout in layouts))
+    step = max(IMAGE_BLOCK, memory // 2 // (values * 4) // store.rows_per_shard * store.rows_per_shard)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), step):
+            chosen = rows[start : start + step]
+            source = open_maps(store, chosen, layouts, device, memory, store.path.parent)
+            order = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // IMAGE_BLOCK))
+            for batch in source.batches(order):
+                maps = [
+                    group.transpose(1, 2) if layout.pixels_first else group
+                    for group, layout in zip(batch, layouts, strict=True)
+                ]
+                parts.append(reader(maps).cpu())
+    return torch.cat(parts).numpy()
+
+
+@dataclass
+class AreaTarget:
+    """Voxels of a model.
+
+    Parameters
+    ----------
+    name : for people.
+    folder : name of the folder of its dreams.
+    full : the full model.
+    voxels : (voxels,) bool, all predicted by the model.
+    asked : (voxels,) bool, with those that were excluded from the fit.
+    minus : (voxels,) bool of the area to contrast with.
+    each : whether the objective needs the voxels one by one.
+    """
+
+    name: str
+    folder: str
+    full: FullModel
+    voxels: NDArray[np.bool_]
+    asked: NDArray[np.bool_]
+    minus: NDArray[np.bool_] | None = None
+    each: bool = False
+    unit = "mean beta"
+
+    def __post_init__(self) -> None:
+        areas = [self.voxels] if self.minus is None else [self.voxels, self.minus]
+        self._means = Means(self.full, areas)
+        device = next(self.full.backbone.parameters()).device
+        self._betas = Betas(self.full.model, self.voxels, device) if self.each else None
+
+    @property
+    def identity(self) -> list[Any]:
+        """What tells this target from others of the same model."""
+        masks = [self.voxels] if self.minus is None else [self.voxels, self.minus]
+        return [np.flatnonzero(mask).tolist() for mask in masks]
+
+    def activity(self, pixels: Tensor) -> Activity:
+        """What the objectives read: ``response``, ``minus``, ``betas``, ``maps`` of (images, 3, H, W) pixels."""
+        maps = self.full.maps(pixels)
+        found = self._named(self._means(maps), self._betas(maps) if self._betas else None)
+        last = self.full.model.spec.groups[-1]
+        return found | {"maps": maps[-1].unflatten(2, (last.height, last.width))}
+
+    def stored(
+        self, store: FeatureStore, images: NDArray[Any], device: torch.device, memory: int
+    ) -> dict[str, NDArray[np.float32]]:
+        """As `activity` (but ``maps``), of stored images."""
+        model = self.full.model
+        means = read_stored(model, store, images, self._means, device, memory)
+        betas = read_stored(model, store, images, self._betas, device, memory) if self._betas else None
+        return self._named(means, betas)
+
+    @staticmethod
+    def _named(means: Any, betas: Any) -> dict[str, Any]:
+        found = {"response": means[:, 0]}
+        if means.shape[1] > 1:
+            found["minus"] = means[:, 1]
+        if betas is not None:
+            found["betas"] = betas
+        return found
+
+
+@dataclass
+class FilterTarget:
+    """The spatial mean of one of the backbone's filters, an artificial neuron.
+
+    Parameters
+    ----------
+    full : the full model.
+    layer : canonical name.
+    index : of the filter.
+    """
+
+    full: FullModel
+    layer: str
+    index: int
+    unit = "mean activation"
+
+    @classmethod
+    def parse(cls, full: FullModel, text: str) -> FilterTarget:
+        """From ``LAYER:K``.
+
+        Raises
+        ------
+        ChoiceError
+            If there is no such filter.
+        """
+        layer, _, number = text.rpartition(":")
+        if not layer or not number.isdecimal():
+            raise ChoiceError(f"{text!r} is no filter; write LAYER:K, e.g. {full.backbone.layers[-1]}:0 (--filter)")
+        known = full.backbone.entry
+        name = known.layer(layer)
+        if name not in full.backbone.layers:
+            raise ChoiceError(f"the model reads no {name}; its layers: {listing(full.backbone.layers)} (--filter)")
+        count = known.filters[list(known.layers).index(name)]
+        if int(number) >= count:
+            raise ChoiceError(f"{name} has filters 0 to {count - 1}, not {number} (--filter LAYER:K)")
+        return cls(full, name, int(number))
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.layer}:{self.index}"
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its dreams."""
+        return f"filter-{self.layer}-{self.index}"
+
+    @property
+    def identity(self) -> list[Any]:
+        """What tells this target from others of the same model."""
+        return [self.layer, self.index]
+
+    def activity(self, pixels: Tensor) -> Activity:
+        """``response`` and ``maps`` of (images, 3, H, W) pixels."""
+        found = self._read(pixels)
+        if torch.is_grad_enabled() and not bool(found["response"].detach().all()):
+            with leaking(self.full.backbone.network):
+                found = self._read(pixels)
+        return found
+
+    def _read(self, pixels: Tensor) -> Activity:
+        maps = self.full.backbone(pixels)[self.layer]
+        return {"response": maps[:, self.index].mean((1, 2)), "maps": maps}
+
+    def stored(
+        self, store: FeatureStore, images: NDArray[Any], device: torch.device, memory: int
+    ) -> dict[str, NDArray[np.float32]]:
+        """``response`` of stored images: their spatial means."""
+        return {"response": store.means(self.layer, store.rows(images, "mean"))[:, self.index]}
+
+
+Target = AreaTarget | FilterTarget
+
+
+@contextmanager
+def leaking(network: nn.Module) -> Iterator[None]:
+    """Let gradients, but no values, leak through closed ReLUs: noise may leave a filter silent, and then without any.
+
+    Lucid and lucent redirect gradients for the same reason, in their first steps.
+    """
+
+    def leak(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + LEAK * (inputs[0] - inputs[0].detach())
+
+    rectifiers = [module for module in network.modules() if isinstance(module, nn.ReLU | nn.ReLU6)]
+    hooks = [module.register_forward_hook(leak, prepend=True) for module in rectifiers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def choose(
+    full: FullModel,
+    areas: Areas | None,
+    roi: str | None = None,
+    voxel: tuple[int, int, int] | None = None,
+    filter_: str | None = None,
+    minus: str | None = None,
+    each: bool = False,
+) -> Target:
+    """The target that the options name: one of an area, a voxel and a filter; `minus` is another area.
+
+    Parameters
+    ----------
+    full : the full model.
+    areas : of its subject; needed for `roi` and `minus`.
+    each : see `AreaTarget`.
+
+    Raises
+    ------
+    ChoiceError, BoldreamsError
+        If there is no such target, or it has no voxels.
+    """
+    if filter_ is not None:
+        return FilterTarget.parse(full, filter_)
+    model = full.model
+    if (roi is not None or minus is not None) and areas is None:
+        raise BoldreamsError("areas need the subject's responses in the cache; run boldreams prepare")
+    if voxel is not None:
+        chosen = asked = voxel_at(model, voxel)
+        place = [str(number) for number in voxel]
+        name, folder = f"voxel {','.join(place)}", f"voxel-{'-'.join(place)}"
+    else:
+        assert areas is not None
+        name, folder = str(roi), folder_name(roi)
+        chosen, asked = voxels_of(model, areas, name), areas.select(name)
+    if minus is None:
+        return AreaTarget(name, folder, full, chosen, asked, each=each)
+    assert areas is not None
+    other = voxels_of(model, areas, minus)
+    if (other == chosen).all():
+        raise ChoiceError(f"{name} and {minus} are the same voxels: there is no contrast (--minus)")
+    return AreaTarget(f"{name} minus {minus}", f"{folder}-minus-{folder_name(minus)}", full, chosen, asked, other, each)

@@ -1,0 +1,138 @@
+"""`boldreams fit --finetune` as a user runs it: killed, stopped, on two processes, and then scored."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.conftest import COMMAND, Run
+
+FIT = ["fit", "--finetune", "--weights", "random", "--subject", "1", "--sessions", "1", "--percent", "1"]
+FIT += ["--batch-size", "7", "--json"]
+MODEL = Path("models/subj01/alexnet/percent-1-finetuned")
+
+
+@pytest.fixture(scope="module")
+def environment(experiment: Path) -> dict[str, str]:
+    values = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
+    return values | {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu"}
+
+
+def start(command: list[str], environment: dict[str, str], cache: Path) -> subprocess.Popen[str]:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment | {"BOLDREAMS_CACHE": str(cache)}, **pipes)
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    """Read stderr until it says `text`."""
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if text in line:
+            return
+    pytest.fail(f"ended without saying {text!r}:\n{said}")
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of a run of two epochs that nothing has interrupted."""
+    cache = tmp_path_factory.mktemp("whole")
+    result = run(*FIT, "--epochs", 2, BOLDREAMS_CACHE=cache).json
+    assert result["model"] == str(cache / MODEL)
+    assert result["epochs"] == len(result["train_loss"]) == 2
+    assert result["filters"] == {f"features.{i}": n for i, n in ((2, 1), (5, 1), (7, 3), (9, 2), (12, 2))}
+    return cache
+
+
+def weights(cache: Path) -> dict[str, np.ndarray]:
+    return load_file(cache / MODEL / "backbone.safetensors") | load_file(cache / MODEL / "weights.safetensors")
+
+
+def test_killed_and_stopped_it_goes_on_to_the_same_weights(
+    whole: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    command = [str(COMMAND), *FIT, "--epochs", "2"]
+    killed = start(command, environment, tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / MODEL / "checkpoint.safetensors").exists():
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    stopped = start(command, environment, tmp_path)
+    wait_for(stopped, "going on from")
+    stopped.send_signal(signal.SIGTERM)
+    out, err = stopped.communicate()
+    assert (stopped.returncode, out) == (75, ""), err
+    assert "stopped by SIGTERM: checkpoint at epoch 2" in err
+    assert "run the same command to go on" in err
+    rest = start(command, environment, tmp_path)
+    assert "going on from" in rest.communicate()[1]
+    assert rest.returncode == 0
+    expected, found = weights(whole), weights(tmp_path)
+    assert all(np.array_equal(found[name], value, equal_nan=True) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("launcher", ["--devices", "torchrun"])
+def test_two_processes_train_what_one_does(
+    whole: Path, environment: dict[str, str], tmp_path: Path, launcher: str
+) -> None:
+    command = [str(COMMAND), *FIT, "--epochs", "2", "--devices", "2"]
+    if launcher == "torchrun":
+        module = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [*module, "-m", "boldreams_cli.cli", *FIT, "--epochs", "2"]
+        environment = environment | {"GLOO_SOCKET_IFNAME": "lo"}
+    process = start(command, environment, tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert out.count("\n") == 1, "one process speaks"
+    expected, found = weights(whole), weights(tmp_path)
+    for name, value in expected.items():
+        # Adam divides by the gradient's size, so rounding counts where a gradient is nearly zero.
+        wrong = np.abs(found[name] - value) > 2e-6 + 1e-4 * np.abs(value)
+        assert wrong.mean() < 0.01, name
+
+
+def test_two_processes_stop_together(environment: dict[str, str], tmp_path: Path) -> None:
+    process = start([str(COMMAND), *FIT, "--epochs", "50", "--devices", "2"], environment, tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / MODEL / "checkpoint.safetensors").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (75, ""), err
+    assert err.count("run the same command to go on") == 1
+
+
+def test_score_and_predict_read_images(run: Run, whole: Path, photographs: list[Path]) -> None:
+    cache = {"BOLDREAMS_CACHE": whole}
+    scores = run("score", "--json", **cache).json
+    assert scores["model"] == str(whole / MODEL)
+    assert scores["excluded"] == 0
+    assert (whole / MODEL / "scores.json").exists()
+    found = run("predict", "--finetune", "--image", "test", "--image", photographs[0], "--json", **cache).json
+    with np.load(found["file"]) as arrays:
+        assert arrays["betas"].shape == (len(found["images"]), scores["voxels"])
+        assert np.isfinite(arrays["betas"]).all()
+
+
+def test_options_of_finetuning_are_refused_without_it(run: Run, tmp_path: Path) -> None:
+    done = run("fit", "--warmup", 5, "--devices", 2, code=2, BOLDREAMS_CACHE=tmp_path)
+    assert "only --finetune takes --warmup, --devices" in done.err
+    done = run(*FIT, "--early-stop", 2, code=2, BOLDREAMS_CACHE=tmp_path)
+    assert "--validation-fraction" in done.err
+    done = run(*FIT, "--precision", "tf32", code=2, BOLDREAMS_CACHE=tmp_path)
+    assert "needs a CUDA device" in done.err

@@ -1,0 +1,106 @@
+"""The fast recipe: its terms fold back exactly, it fits better, and it never looks at test images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from boldreams_cli.console import StopFlag
+from boldreams_cli.encoding.fast import FastSettings, fit_fast, train_fast
+from boldreams_cli.encoding.fitting import FitResult, fit, settings_for
+from boldreams_cli.encoding.maps import MapLayout
+from boldreams_cli.encoding.model import predict_stored
+from boldreams_cli.encoding.pooling import PooledMaps, interpolation
+from boldreams_cli.encoding.spec import FittedModel, make_groups
+from boldreams_cli.encoding.statistics import pearson_r
+from boldreams_cli.features.store import FeatureStore
+
+from .conftest import Ready
+
+CPU = torch.device("cpu")
+
+
+def run(ready: Ready, cache: Path, **settings: object) -> FitResult:
+    chosen = settings_for("alexnet", "fast", 10, "shared", settings.get("epochs"), None, None, 0, "fp32")  # type: ignore[arg-type]
+    return fit_fast(ready.store, ready.responses, chosen, cache, CPU, 4 * 2**30, StopFlag())
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(27, 27, 9), (13, 7, 9), (6, 6, 9), (1, 1, 9)])
+def test_interpolation_is_a_partition_of_every_pixel(height: int, width: int, grid: int) -> None:
+    weights = interpolation(height, width, grid)
+    assert weights.shape == (height * width, min(grid, height) * min(grid, width))
+    torch.testing.assert_close(weights.sum(1), torch.ones(height * width))
+    assert (weights >= 0).all()
+
+
+@pytest.mark.parametrize("percent_filters", [3, 60])
+def test_folded_weights_predict_what_was_trained(ready: Ready, percent_filters: int) -> None:
+    shapes = {name: (shape[1], shape[2]) for name, shape in ready.store.layers.items()}
+    filters = {name: list(range(percent_filters)) for name in shapes}
+    rows = ready.store.rows(ready.responses.train_images)
+    generator = torch.Generator().manual_seed(0)
+    for group in make_groups(shapes, "shared"):
+        layout = MapLayout(group, filters)
+        pooled = PooledMaps(ready.store, rows, layout, 5)
+        fields = torch.randn(4, pooled.layout.group.pixels, generator=generator)
+        weights = torch.randn(4, layout.count, generator=generator)
+        maps = pooled.maps.transpose(1, 2) if pooled.layout.pixels_first else pooled.maps
+        trained = torch.einsum("bkp,vk,vp->bv", maps, weights, fields)
+        field, weight, loss = pooled.fold(fields, weights)
+        raw = torch.cat(
+            [
+                torch.from_numpy(ready.store.read_maps(n, rows, np.arange(percent_filters))).float()
+                for n in group.layers
+            ],
+            dim=1,
+        ).flatten(2)
+        folded = torch.einsum("bkp,vk,vp->bv", raw, weight, field) - loss
+        torch.testing.assert_close(folded, trained, rtol=1e-3, atol=1e-3 * float(trained.std()))
+
+
+def test_it_fits_the_held_out_images_better_than_the_paper_does(ready: Ready, tmp_path: Path) -> None:
+    published = settings_for("alexnet", "paper", 10, "shared", None, None, None, 0, "fp32")
+    slow = fit(ready.store, ready.responses, published, tmp_path / "paper", CPU, 2**32, StopFlag()).model
+    fast = run(ready, tmp_path / "fast").model
+    images = ready.responses.test_images
+    target = torch.from_numpy(ready.responses.mean_betas(images))
+    r = [
+        float(pearson_r(torch.from_numpy(predict_stored(model, ready.store, images, CPU, 2**30)), target).nanmean())
+        for model in (slow, fast)
+    ]
+    assert r[1] > 1.1 * r[0]
+    assert FittedModel.load(fast.folder).spec.training["recipe"] == "fast"
+
+
+def test_test_images_and_their_betas_have_no_influence(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(ready, tmp_path / "a", epochs=1).model.spec.weights_digest
+    asked: list[np.ndarray] = []
+    real = FeatureStore.read_maps
+
+    def watched(self: FeatureStore, layer: str, rows: np.ndarray, *rest: object, **named: object) -> np.ndarray:
+        asked.append(self.images[rows])
+        return real(self, layer, rows, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FeatureStore, "read_maps", watched)
+    assert run(ready, tmp_path / "b", epochs=1).model.spec.weights_digest == before, "and it is repeatable"
+    assert not np.isin(np.concatenate(asked), ready.responses.test_images).any()
+
+
+def test_small_experiments_take_more_epochs() -> None:
+    settings = FastSettings()
+    assert settings.passes(9000) == 10
+    assert settings.passes(300) == 120
+
+
+def test_each_voxel_keeps_its_best_epoch(ready: Ready) -> None:
+    shapes = {name: (shape[1], shape[2]) for name, shape in ready.store.layers.items()}
+    filters = {name: [0, 1] for name in shapes}
+    rows = ready.store.rows(ready.responses.train_images)
+    pooled = [PooledMaps(ready.store, rows, MapLayout(g, filters), 4) for g in make_groups(shapes, "shared")]
+    betas = torch.randn(len(rows), 5, generator=torch.Generator().manual_seed(0))  # nothing to be learnt
+    seen: list[float] = []
+    train_fast(pooled, betas, torch.ones(len(rows)), FastSettings(steps=60, rate=3e-2), 0, CPU, seen.append)
+    assert all(later <= earlier for earlier, later in zip(seen, seen[1:], strict=False))

@@ -1,0 +1,355 @@
+"""Finetuning in the library, with a real AlexNet that sees 63 x 63 pixels: a thirteenth of the work."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, StoppedError
+from boldreams_cli.encoding import finetuning_loop, fitting, scoring
+from boldreams_cli.encoding.filter_ranking import rank_images
+from boldreams_cli.encoding.finetuning import FinetuneResult, finetune
+from boldreams_cli.encoding.finetuning_setup import FinetuneSettings, Source, load_start, prepare
+from boldreams_cli.encoding.fitting import FitSettings, rank_filters
+from boldreams_cli.encoding.image_trials import ImageTrials, hold_out
+from boldreams_cli.encoding.model import FullModel
+from boldreams_cli.encoding.network import Network
+from boldreams_cli.encoding.parallel import Process
+from boldreams_cli.encoding.spec import FittedModel
+from boldreams_cli.encoding.stimulus_cache import resized_images
+from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features.backbones import IMAGENET, Preprocessing
+from boldreams_cli.features.store import FeatureStore
+from boldreams_cli.nsd import responses as responses_module
+from boldreams_cli.nsd.layout import Layout
+from boldreams_cli.nsd.responses import Responses
+from boldreams_cli.nsd.stimuli import Stimuli
+
+CPU, GB = torch.device("cpu"), 2**30
+SETTINGS = FinetuneSettings(5.0, epochs=2, rate=1e-3, batch_size=8)
+
+
+class Small(NamedTuple):
+    """One subject, its stimuli, and a store to rank by."""
+
+    root: Path
+    responses: Responses
+    store: FeatureStore
+    cache: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_alexnet() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        seen = replace(backbones.BACKBONES["alexnet"], preprocessing=Preprocessing(63, *IMAGENET))
+        patch.setitem(backbones.BACKBONES, "alexnet", seen)
+        yield
+
+
+def extracted(root: Path, responses: Responses, cache: Path) -> FeatureStore:
+    backbone = backbones.load("alexnet", "random")
+    with Stimuli(Layout.at(root).stimuli) as stimuli:
+        shown = np.unique(responses.trial_images)
+        source = extraction.Source(shown, [responses.train_images], stimuli.read, stimuli.identity())
+        plan = extraction.make_plan(backbone, source, cache, "float16", None)
+        return extraction.extract(backbone, source, plan, cache, StopFlag(), 16).store
+
+
+@pytest.fixture(scope="module")
+def small(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """The first session of subject 1."""
+    cache = tmp_path_factory.mktemp("finetuning")
+    responses = responses_module.prepare(Layout.at(experiment), 1, cache, "1")
+    return Small(experiment, responses, extracted(experiment, responses, cache), cache)
+
+
+def source_of(small: Small, cache: Path, weights: str | None = "random") -> Source:
+    return Source(cache, Layout.at(small.root), "alexnet", None, weights, lambda: small.responses)
+
+
+def run(small: Small, cache: Path, settings: FinetuneSettings = SETTINGS, **more: Any) -> FinetuneResult:
+    stop = more.pop("stop", StopFlag())
+    return finetune(source_of(small, cache), settings, Process(CPU), GB, stop, **more)
+
+
+@pytest.fixture(scope="module")
+def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
+    """An uninterrupted run, without a store."""
+    return run(small, tmp_path_factory.mktemp("whole"))
+
+
+def tensors_of(result: FinetuneResult) -> dict[str, torch.Tensor]:
+    folder = result.model.folder
+    return load_file(folder / "weights.safetensors") | load_file(folder / "backbone.safetensors")
+
+
+def assert_same(first: FinetuneResult, second: FinetuneResult) -> None:
+    one, other = tensors_of(first), tensors_of(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert first.losses == second.losses
+
+
+class StopAt(StopFlag):
+    """Raised when it has been looked at so often."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def __bool__(self) -> bool:
+        self.looks -= 1
+        if self.looks == 0:
+            self.signal = signal.SIGTERM
+        return self.signal is not None
+
+
+def test_gradients_are_autograds(small: Small, whole: FinetuneResult) -> None:
+    spec, trials, voxels = whole.model.spec, 5, 9
+    backbone = backbones.load("alexnet", "random")
+    network = Network(backbone, spec, voxels, 16, 3, CPU)
+    network.width = 4  # the test should cross blocks of voxels
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (trials, 3, 63, 63), dtype=torch.uint8, generator=generator)
+    betas = torch.randn(trials, voxels, generator=generator)
+    loss = network(pixels, betas, 1 / betas.numel())
+    loss.backward()
+    found = {name: value.grad.clone() for name, value in network.named_parameters()}
+    network.zero_grad()
+    products = [
+        torch.einsum("bac,av,cv->bv", maps, left, right)
+        for maps, left, right in zip(network.maps(pixels), network.left, network.right, strict=True)
+    ]
+    plain = (torch.stack(products).sum(0) + network.bias - betas).square().mean()
+    plain.backward()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    assert float(network.error(pixels, betas)) == pytest.approx(plain.item() * betas.numel(), rel=1e-5)
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(found[name], value.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_the_backbone_moves_and_only_when_it_is_finetuned(small: Small, whole: FinetuneResult, tmp_path: Path) -> None:
+    start = backbones.load("alexnet", "random")
+    moved = load_file(whole.model.folder / "backbone.safetensors")
+    assert all(not torch.equal(moved[name], value) for name, value in start.network.state_dict().items())
+    known = whole.model.spec.backbone_weights
+    assert known["start"] == start.digest != known["digest"]
+    assert whole.losses[-1] < whole.losses[0]
+    cache = tmp_path / "frozen"
+    frozen = fitting.fit(small.store, small.responses, FitSettings(5.0, epochs=1), cache, CPU, GB, StopFlag())
+    assert not frozen.model.spec.finetuned
+    assert not (frozen.model.folder / "backbone.safetensors").exists()
+    rebuilt = FullModel.rebuild(frozen.model, CPU)
+    assert rebuilt.backbone.digest == start.digest == frozen.model.spec.backbone_weights["digest"]
+
+
+def test_a_finetuned_model_is_rebuilt_with_its_own_backbone(
+    small: Small, whole: FinetuneResult, tmp_path: Path
+) -> None:
+    folder = tmp_path / "moved"
+    shutil.copytree(whole.model.folder, folder)
+    full = FullModel.rebuild(FittedModel.load(folder), CPU, weights="no such file, and none is needed")
+    assert full.backbone.digest == whole.model.spec.backbone_weights["digest"]
+    state = load_file(folder / "backbone.safetensors")
+    save_file({name: value * 2 for name, value in state.items()}, folder / "backbone.safetensors")
+    with pytest.raises(MismatchError, match=r"not the file that spec.json belongs to"):
+        FullModel.rebuild(FittedModel.load(folder), CPU)
+    (folder / "backbone.safetensors").unlink()
+    with pytest.raises(MismatchError, match="missing"):
+        FullModel.rebuild(FittedModel.load(folder), CPU)
+
+
+def test_finetuned_scores_above_frozen_on_a_brain_of_another_network(tmp_path: Path) -> None:
+    from boldreams_cli.simulation import Experiment, write
+
+    root, cache = tmp_path / "nsd", tmp_path / "cache"
+    write(Experiment.small(subjects=1, images=150, shared=45, repeats=1, voxels=2, ncsnr=(2.0, 3.0), sample=40), root)
+    responses = responses_module.prepare(Layout.at(root), 1, cache)
+    small = Small(root, responses, extracted(root, responses, cache), cache)
+    common = {"percent": 1.0, "epochs": 5, "rate": 3e-3, "batch_size": 4}
+    frozen = fitting.fit(small.store, responses, FitSettings(**common), cache, CPU, GB, StopFlag())
+    settings = FinetuneSettings(**common, backbone_rate=3e-4)
+    tuned = finetune(source_of(small, cache, None), settings, Process(CPU), GB, StopFlag())
+    assert tuned.model.spec.layers == frozen.model.spec.layers
+    assert tuned.losses[-1] < frozen.losses[-1]
+    r = [np.nanmean(scoring.score(model, responses, cache, root, CPU, GB).r) for model in (frozen.model, tuned.model)]
+    assert r[1] > r[0] + 0.03
+
+
+def test_stopped_in_mid_epoch_and_resumed_is_the_same_bit_for_bit(
+    small: Small, whole: FinetuneResult, tmp_path: Path
+) -> None:
+    with pytest.raises(StoppedError, match=r"SIGTERM.*checkpoint at epoch 1, batch 2"):
+        run(small, tmp_path, stop=StopAt(3))  # looked at twice a step
+    assert not list(tmp_path.rglob("backbone.safetensors")), "half a model is no model"
+    rest = run(small, tmp_path)
+    assert_same(rest, whole)
+    assert not list(rest.model.folder.glob("checkpoint*"))
+
+
+def test_killed_it_resumes_from_the_last_epoch(
+    small: Small, whole: FinetuneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = finetuning_loop.Trainer._step, []
+
+    def step(*arguments: Any) -> float:
+        at = arguments[1]
+        calls.append((at.epoch, at.batch))
+        if len(calls) == 6:
+            raise KeyboardInterrupt  # as a kill: no handler of ours sees it
+        return real(*arguments)
+
+    monkeypatch.setattr(finetuning_loop.Trainer, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run(small, tmp_path)
+    assert calls[-1] == (1, 1)
+    rest = run(small, tmp_path)
+    assert calls[6] == (1, 0)
+    assert_same(rest, whole)
+
+
+def test_a_finished_run_is_left_as_it_is(small: Small, whole: FinetuneResult, tmp_path: Path) -> None:
+    cache = whole.model.folder.parents[3]
+    before = (whole.model.folder / "spec.json").stat().st_mtime_ns
+    again = run(small, cache)
+    assert again.losses == pytest.approx(whole.losses)
+    assert (whole.model.folder / "spec.json").stat().st_mtime_ns == before
+
+
+def test_micro_batches_and_betas_on_disk_change_nothing(small: Small, whole: FinetuneResult, tmp_path: Path) -> None:
+    parts = finetune(source_of(small, tmp_path), SETTINGS, Process(CPU), 1000, StopFlag(), micro_batch=3)
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-3)
+
+
+def test_bf16_trains_to_nearly_the_same_loss_with_float32_weights(
+    small: Small, whole: FinetuneResult, tmp_path: Path
+) -> None:
+    rough = run(small, tmp_path, replace(SETTINGS, precision="bf16"))
+    assert rough.losses == pytest.approx(whole.losses, rel=0.1)
+    assert all(
+        value.dtype == torch.float32 for value in load_file(rough.model.folder / "backbone.safetensors").values()
+    )
+
+
+def test_ranking_without_a_store_is_the_stores(small: Small, tmp_path: Path) -> None:
+    layout = Layout.at(small.root)
+    shown = np.unique(small.responses.trial_images)
+    backbone, held = load_start(small.cache, "alexnet", None, None, 0)
+    assert [store.fingerprint for store in held] == [small.store.fingerprint]
+    images = resized_images(tmp_path, layout, backbone.entry.preprocessing, shown, StopFlag())
+    order = rank_images(backbone, images, small.responses.train_images, StopFlag())
+    expected = rank_filters(small.store, small.responses.train_images)
+    assert all(np.array_equal(order[name], expected[name][0]) for name in backbone.layers)
+
+
+def test_resized_stimuli_are_those_of_extract_and_kept(small: Small, tmp_path: Path) -> None:
+    layout, shown = Layout.at(small.root), np.unique(small.responses.trial_images)
+    preprocessing = backbones.BACKBONES["alexnet"].preprocessing
+    images = resized_images(tmp_path, layout, preprocessing, shown, StopFlag())
+    asked = shown[[5, 0, 5]]
+    with Stimuli(layout.stimuli) as stimuli:
+        expected = preprocessing.resize(torch.from_numpy(stimuli.read(asked))).numpy()
+    np.testing.assert_array_equal(images.read(asked), expected)
+    np.testing.assert_array_equal(np.load(images.path, mmap_mode="r")[[5, 0, 5]], expected)
+    written = images.path.stat().st_mtime_ns
+    assert resized_images(tmp_path, layout, preprocessing, shown, StopFlag()).path.stat().st_mtime_ns == written
+    stopped = StopFlag()
+    stopped.signal = signal.SIGTERM
+    with pytest.raises(StoppedError):
+        resized_images(tmp_path / "stopped", layout, preprocessing, shown, stopped)
+    assert not list((tmp_path / "stopped").rglob("*.npy"))
+
+
+def test_other_weights_than_the_stores_are_refused(small: Small, tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="are not those"):
+        load_start(small.cache, "alexnet", small.store.fingerprint, "random:5", 0)
+    backbone, held = load_start(small.cache, "alexnet", None, "random:5", 0)
+    assert not held
+    assert backbone.weights == "random:5"
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3])
+def test_validation_images_are_training_images_and_never_test_images(
+    small: Small, tmp_path: Path, fraction: float
+) -> None:
+    start = prepare(source_of(small, tmp_path), SETTINGS, CPU, StopFlag())
+    trials = ImageTrials(small.responses, start.images, fraction, 0, GB, tmp_path)
+    held, kept = (set(trials.nsd_ids[chosen].tolist()) for chosen in (trials.held_out, trials.training))
+    assert held
+    assert not held & kept
+    assert held | kept == set(small.responses.train_images.tolist())
+    assert not (held | kept) & set(small.responses.test_images.tolist())
+    assert len(trials.held_out) + len(trials.training) == int((~small.responses.trial_test).sum())
+    assert np.array_equal(sorted(held), hold_out(small.responses.train_images, fraction, 0))
+    with pytest.raises(ChoiceError, match="leaves none"):
+        hold_out(np.arange(4), 0.99, 0)
+
+
+def test_the_epoch_with_the_best_validation_is_kept_and_training_ends_early(small: Small, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=30, rate=2e-2, backbone_rate=1e-3, validation_fraction=0.3, early_stop=2)
+    with pytest.raises(StoppedError):
+        run(small, tmp_path, settings, stop=StopAt(9))
+    result = run(small, tmp_path, settings)
+    assert len(result.validation) == len(result.losses) < 30
+    assert result.best == int(np.argmin(result.validation)) == len(result.losses) - 3
+    assert result.summary()["best_epoch"] == result.best + 1
+    last = FittedModel.load(result.model.folder / "last")
+    assert last.spec.backbone_weights["digest"] != result.model.spec.backbone_weights["digest"]
+    assert_same(result, run(small, tmp_path / "whole", settings))
+    with pytest.raises(ChoiceError, match="--validation-fraction"):
+        replace(SETTINGS, early_stop=2).check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (replace(SETTINGS, rate=1e18), "loss"),
+        (replace(SETTINGS, rate=1e18, clip_gradient=1.0), "loss|gradient"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_training(
+    small: Small, tmp_path: Path, settings: FinetuneSettings, what: str
+) -> None:
+    with pytest.raises(BoldreamsError, match=f"the ({what}|value of a weight) is not finite in epoch 1.*--warmup"):
+        run(small, tmp_path, settings)
+    assert not list(tmp_path.rglob("spec.json"))
+    assert not list(tmp_path.rglob("checkpoint*"))
+
+
+def test_warm_up_and_a_rate_of_its_own_for_the_backbone(small: Small, whole: FinetuneResult, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=1, backbone_rate=1e-6, warmup=1000, clip_gradient=1e-3)
+    start = backbones.load("alexnet", "random").network.state_dict()
+    moved = load_file(run(small, tmp_path, settings).model.folder / "backbone.safetensors")
+    largest = max(float((moved[name] - value).abs().max()) for name, value in start.items())
+    assert 0 < largest < 1e-7
+
+
+def test_batch_norm_statistics_are_frozen_unless_asked(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_norm(build: Callable[[], torch.nn.Sequential]) -> torch.nn.Sequential:
+        stages = build()
+        norm = torch.nn.BatchNorm2d(64)
+        stages.features[0] = torch.nn.Sequential(stages.features[0], norm)
+        return stages
+
+    plain = backbones.BACKBONES["alexnet"]
+    normed = replace(plain, stages=lambda: with_norm(plain.stages))
+    monkeypatch.setitem(backbones.BACKBONES, "alexnet", normed)
+    settings = replace(SETTINGS, epochs=1)
+    for kind in ("frozen", "train"):
+        result = run(small, tmp_path / kind, replace(settings, batch_norm=kind))
+        moved = load_file(result.model.folder / "backbone.safetensors")
+        assert bool((moved["features.0.1.running_mean"] == 0).all()) == (kind == "frozen")
+        assert not torch.equal(moved["features.0.1.weight"], torch.ones(64))
+    with pytest.raises(ChoiceError, match="--batch-norm train"):
+        run(small, tmp_path, replace(settings, batch_norm="train"), micro_batch=2)

@@ -1,0 +1,235 @@
+"""The text model on a real open_clip text tower of random weights, and captions files in COCO's format."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag
+from boldreams_cli.encoding import fitting, prediction, scoring, text
+from boldreams_cli.encoding.fitting import FitSettings
+from boldreams_cli.encoding.linear import LinearTraining
+from boldreams_cli.encoding.maps import MapLayout
+from boldreams_cli.encoding.model import FullModel, predict_stored
+from boldreams_cli.encoding.readout import learning_rate
+from boldreams_cli.encoding.spec import FittedModel, Group
+from boldreams_cli.encoding.training import batch_order
+from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features import text as text_features
+from boldreams_cli.features.store import FeatureStore
+from boldreams_cli.nsd.layout import Layout
+from boldreams_cli.nsd.responses import Responses, prepare
+from tests import tiny_clip
+
+CPU, MEMORY = torch.device("cpu"), 2**30
+THINGS = ("a dog", "two people", "a red bus", "a clock tower", "a bowl of soup", "a zebra", "surfers")
+
+
+def write_coco(folder: Path, table: Path) -> dict[int, list[str]]:
+    """Captions files as COCO has them: images 0, 3, ... in the other split than the table says, two to seven each."""
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    annotations: dict[str, list[dict[str, object]]] = {"train": [], "val": []}
+    written: dict[int, list[str]] = {}
+    for row in rows:
+        number = int(row["nsdId"])
+        split = row["cocoSplit"].removesuffix("2017")
+        if number % 3 == 0:
+            split = "val" if split == "train" else "train"
+        written[number] = [f"{THINGS[(number + turn) % 7]}, view {turn}." for turn in range(2 + number % 6)]
+        for turn, caption in enumerate(written[number]):
+            entry = {"image_id": int(row["cocoId"]), "id": number * 10 + turn, "caption": caption + "\n"}
+            annotations[split].append(entry)
+    folder.mkdir()
+    for split, entries in annotations.items():
+        whole = {"info": {"year": 2017}, "licenses": [], "images": [], "annotations": entries}
+        (folder / f"captions_{split}2017.json").write_text(json.dumps(whole))
+    assert all(annotations.values())
+    return written
+
+
+class Ready:
+    """Subject 1, the store of a tiny tower's embeddings, and a model fitted to both."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.layout, self.cache, self.captions_dir = Layout.at(root), folder / "cache", folder / "annotations"
+        self.captions = write_coco(self.captions_dir, self.layout.image_table)
+        self.responses: Responses = prepare(self.layout, 1, self.cache)
+        self.backbone = text_features.load(tiny_clip.register(folder), "random", 3)
+        self.store = self.extract()
+        self.settings = FitSettings(10, epochs=3, seed=1)
+        self.model = self.fit()
+
+    def extract(self) -> FeatureStore:
+        images = np.unique(self.responses.trial_images)
+        training = [self.responses.train_images]
+        source = text_features.source(self.backbone, self.layout, images, training, self.captions_dir)
+        plan = extraction.make_plan(self.backbone, source, self.cache, "float32", None)
+        result = extraction.extract(self.backbone, source, plan, self.cache, StopFlag(), 8)
+        self.computed = result.computed
+        return result.store
+
+    def fit(self, memory: int = MEMORY) -> FittedModel:
+        found = fitting.fit(self.store, self.responses, self.settings, self.cache, CPU, memory, StopFlag())
+        self.losses = found.losses
+        return found.model
+
+
+@pytest.fixture(scope="module")
+def ready(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Ready:
+    return Ready(experiment, tmp_path_factory.mktemp("text"))
+
+
+def embedding(ready: Ready, captions: list[str]) -> torch.Tensor:
+    tower = ready.backbone.tower
+    with torch.inference_mode():
+        return tower.model.encode_text(tower.tokenizer(captions)).mean(0)
+
+
+def test_store_holds_the_mean_of_the_first_five_captions(ready: Ready) -> None:
+    store = ready.store
+    assert store.layers == {"last": (24, 1, 1)}
+    assert store.spec["preprocessing"] == {"clip": tiny_clip.NAME, "captions": 5}
+    images = store.images[:12]
+    assert {len(ready.captions[int(number)]) for number in images} == {2, 3, 4, 5, 6, 7}
+    maps = store.read_maps("last", store.rows(images), np.arange(24))
+    assert maps.shape == (12, 24, 1, 1)
+    for number, found in zip(images, maps, strict=True):
+        expected = embedding(ready, ready.captions[int(number)][:5])
+        torch.testing.assert_close(torch.from_numpy(found[:, 0, 0]), expected, rtol=1e-4, atol=1e-5)
+    assert np.allclose(store.means("last", store.rows(images)), maps[:, :, 0, 0])
+
+
+def test_extracting_again_computes_nothing(ready: Ready) -> None:
+    before = ready.store.fingerprint
+    assert ready.extract().fingerprint == before
+    assert ready.computed == 0
+
+
+def test_other_captions_make_another_store(ready: Ready, tmp_path: Path) -> None:
+    images = ready.responses.train_images[:4]
+    source = text_features.source(ready.backbone, ready.layout, images, [images], None)
+    plan = extraction.make_plan(ready.backbone, source, ready.cache, "float32", None)
+    assert plan.path != ready.store.path
+    with pytest.raises(BoldreamsError, match="--captions-dir"):
+        text_features.source(ready.backbone, ready.layout, images, [images], tmp_path)
+
+
+def test_spec_says_that_it_is_linear(ready: Ready) -> None:
+    spec = ready.model.spec
+    assert (spec.backbone, spec.readout, spec.percent) == ("clip-text", "linear", 100.0)
+    assert ready.model.folder.name == "percent-100"
+    assert sorted(spec.layers["last"]) == list(range(24))
+    assert torch.equal(ready.model.weights.fields["1x1"], torch.ones(spec.voxels, 1, 1))
+    assert spec.training["percent"] == 100.0
+    assert (fitting.published_epochs("clip-text"), fitting.published_epochs("alexnet")) == (30, 10)
+
+
+def test_training_is_that_of_torchs_own_linear_layer(ready: Ready) -> None:
+    """The same batches, rates and start through nn.Linear, autograd and Adam."""
+    model, responses = ready.model, ready.responses
+    count = model.spec.voxels
+    layouts = [MapLayout(group, model.spec.layers) for group in model.spec.groups]
+    start = LinearTraining(layouts, slice(0, count), count, 16, 1e-4, ready.settings.seed, CPU, "fp32").weights()
+    reference = torch.nn.Linear(24, count)
+    assert all(value.abs().max() <= 24**-0.5 for value in (start[1][0], start[2]))
+    assert start[1][0].std() == pytest.approx(float(reference.weight.detach().std()), rel=0.1)
+    with torch.no_grad():
+        reference.weight.copy_(start[1][0])
+        reference.bias.copy_(start[2])
+    trials = ~responses.trial_test
+    rows = ready.store.rows(responses.trial_images[trials])
+    maps = torch.from_numpy(ready.store.read_maps("last", rows, np.array(model.spec.layers["last"])))[:, :, 0, 0]
+    betas = torch.from_numpy(responses.read_betas(trials))
+    optimizer = torch.optim.Adam(reference.parameters(), lr=1e-4)
+    for epoch in range(3):
+        optimizer.param_groups[0]["lr"] = learning_rate(1e-4, epoch)
+        for batch in batch_order(len(betas), 16, ready.settings.seed, epoch):
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(reference(maps[batch]), betas[batch]).backward()
+            optimizer.step()
+    torch.testing.assert_close(model.weights.weights["last"], reference.weight.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model.weights.bias, reference.bias.detach(), rtol=1e-4, atol=1e-6)
+    assert ready.losses[-1] < ready.losses[0]
+
+
+def test_a_linear_readout_refuses_maps_of_more_pixels() -> None:
+    layout = MapLayout(Group("2x2", 2, 2, ("last",)), {"last": [0, 1]})
+    with pytest.raises(ValueError, match="one pixel"):
+        LinearTraining([layout], slice(0, 3), 3, 4, 1e-4, 0, CPU, "fp32")
+
+
+def test_checkpoint_of_a_linear_readout() -> None:
+    layout = MapLayout(Group("1x1", 1, 1, ("last",)), {"last": list(range(6))})
+    rng = torch.Generator().manual_seed(0)
+    maps, betas = torch.rand(8, 1, 6, generator=rng), torch.rand(8, 5, generator=rng)
+
+    def fresh(seed: int) -> LinearTraining:
+        return LinearTraining([layout], slice(1, 6), 7, 8, 1e-2, seed, CPU, "fp32")
+
+    straight, before, after = fresh(0), fresh(0), fresh(9)
+    for _ in range(4):
+        straight.step([maps], betas, 1e-2)
+    for _ in range(2):
+        before.step([maps], betas, 1e-2)
+    after.load_state({key: value.clone() for key, value in before.state().items()})
+    for _ in range(2):
+        after.step([maps], betas, 1e-2)
+    assert torch.equal(after.weights()[1][0], straight.weights()[1][0])
+    # The start of a voxel does not depend on the span in which it is trained.
+    whole = LinearTraining([layout], slice(0, 7), 7, 8, 1e-2, 0, CPU, "fp32")
+    assert torch.equal(whole.weights()[1][0][1:6], fresh(0).weights()[1][0])
+
+
+def test_captions_are_predicted_as_from_the_store(ready: Ready) -> None:
+    images = ready.store.images[:6]
+    stored = predict_stored(ready.model, ready.store, images, CPU, MEMORY)
+    through = text.predict_captions(ready.model, [ready.captions[int(number)] for number in images], CPU)
+    assert np.allclose(stored, through, rtol=1e-4, atol=1e-5)
+    x = embedding(ready, ["a zebra"])[ready.model.spec.layers["last"]]
+    expected = ready.model.weights.weights["last"] @ x + ready.model.weights.bias
+    wanted = [prediction.Wanted(caption="a zebra"), prediction.Wanted(nsd_id=int(images[0]))]
+    found = prediction.predict(ready.model, wanted, ready.cache, None, CPU, MEMORY)
+    assert np.allclose(found[0], expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert np.allclose(found[1], stored[0], rtol=1e-4, atol=1e-5)
+    assert [image.name for image in wanted] == ["a zebra", int(images[0])]
+
+
+def test_an_image_that_the_store_lacks_is_read_from_its_captions(ready: Ready) -> None:
+    seen = set(ready.store.images.tolist())
+    other = next(number for number in ready.captions if number not in seen)
+    found = prediction.predict(
+        ready.model,
+        [prediction.Wanted(nsd_id=other)],
+        ready.cache,
+        ready.layout.root,
+        CPU,
+        MEMORY,
+        None,
+        ready.captions_dir,
+    )
+    assert np.allclose(found, text.predict_captions(ready.model, [ready.captions[other]], CPU), atol=1e-5)
+
+
+def test_score(ready: Ready) -> None:
+    scores = scoring.score(ready.model, ready.responses, ready.cache, None, CPU, MEMORY)
+    assert np.isfinite(scores.r).all()
+
+
+def test_pictures_and_captions_are_not_mixed_up(ready: Ready, tmp_path: Path) -> None:
+    with pytest.raises(ChoiceError, match=r"reads captions.*--caption TEXT"):
+        prediction.predict(ready.model, [prediction.Wanted(file=tmp_path)], ready.cache, None, CPU, MEMORY)
+    with pytest.raises(ChoiceError, match="reads captions"):
+        FullModel.rebuild(ready.model, CPU)  # what dream and attribute ask for
+    with pytest.raises(ChoiceError, match="reads captions"):
+        backbones.load("clip-text", "random")
+    assert backbones.entry("clip-text").reads == "captions"
+
+
+def test_other_weights_are_refused(ready: Ready) -> None:
+    with pytest.raises(MismatchError, match="--weights FILE"):
+        text.rebuild(ready.model, CPU, "random:4")
+    assert text.tower_of(ready.model, CPU).digest == ready.backbone.digest

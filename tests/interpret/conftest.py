@@ -1,0 +1,112 @@
+"""A small fitted model of random AlexNet weights, made once by the real commands, and readouts made by hand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from boldreams_cli import cli, simulation
+from boldreams_cli.encoding.model import FullModel
+from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, find_models, make_groups
+from boldreams_cli.features import backbones
+from boldreams_cli.nsd.responses import Responses, find
+
+torch.set_num_threads(2)
+CPU = torch.device("cpu")
+BOLDREAMS = Path(sys.executable).with_name("boldreams")
+DATA = Path(__file__).resolve().parents[3] / "shared/data"
+
+
+@dataclass
+class Fitted:
+    """An experiment, its cache, and the model fitted to it."""
+
+    root: Path
+    cache: Path
+    model: FittedModel
+    full: FullModel
+    responses: Responses
+
+    @property
+    def arguments(self) -> list[str]:
+        """For a command."""
+        return ["--cache", str(self.cache), "--nsd-root", str(self.root)]
+
+
+def in_process(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    assert not stopped.value.code
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    folder = tmp_path_factory.mktemp("interpret")
+    root, cache = folder / "nsd", folder / "cache"
+    experiment = simulation.Experiment.small(
+        subjects=1, images=24, shared=8, sample=16, voxels=4, backbone="alexnet", weights="random"
+    )
+    simulation.write(experiment, root)
+    where = ["--cache", str(cache), "--nsd-root", str(root), "--subject", "1"]
+    in_process("extract", "--backbone", "alexnet", "--weights", "random", *where)
+    in_process("fit", "--percent", "10", "--epochs", "20", "--lr", "0.01", *where)
+    model = FittedModel.load(find_models(cache)[0])
+    return Fitted(root, cache, model, FullModel.rebuild(model, CPU), Responses.open(find(cache, 1)[0]))
+
+
+@pytest.fixture
+def copied(fitted: Fitted, tmp_path: Path) -> Fitted:
+    """The same in a place of its own, for tests that damage something."""
+    cache = tmp_path / "cache"
+    shutil.copytree(fitted.cache, cache)
+    return Fitted(fitted.root, cache, FittedModel.load(find_models(cache)[0]), fitted.full, fitted.responses)
+
+
+def run(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Call the installed command as a user does."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
+    return subprocess.run(
+        [BOLDREAMS, *map(str, arguments)], capture_output=True, text=True, env=clean | {"OMP_NUM_THREADS": "2"}
+    )
+
+
+def by_hand(
+    backbone: backbones.Backbone, fields: dict[tuple[int, int], torch.Tensor], layers: dict[str, list[int]]
+) -> FullModel:
+    """A full model whose voxels have the fields given, (voxels, height, width) by resolution, and weights of 1."""
+    size = backbone.entry.preprocessing.size
+    with torch.inference_mode():
+        shapes = {name: tuple(maps.shape[2:]) for name, maps in backbone(torch.zeros(1, 3, size, size)).items()}
+    shapes = {name: shapes[name] for name in layers}
+    voxels = len(next(iter(fields.values())))
+    readout = ReadoutWeights(
+        fields={f"{height}x{width}": fields[height, width] for height, width in set(shapes.values())},
+        weights={name: torch.ones(voxels, len(chosen)) for name, chosen in layers.items()},
+        bias=torch.zeros(voxels),
+        voxels=np.stack([np.arange(voxels)] * 3, 1).astype(np.int32),
+    )
+    spec = ModelSpec(
+        subject=1,
+        backbone=backbone.entry.name,
+        backbone_weights={"digest": backbone.digest, "source": "random"},
+        preprocessing=backbone.entry.preprocessing.to_dict(),
+        layers=layers,
+        shapes=shapes,
+        groups=make_groups(shapes, "shared"),
+        percent=10,
+        finetuned=False,
+        readout="separable",
+        store="",
+        responses="",
+        voxels=voxels,
+        training={},
+    )
+    return FullModel(FittedModel(Path("none"), spec, readout), backbone).eval()

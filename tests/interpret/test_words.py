@@ -1,0 +1,237 @@
+"""Scores and clouds, on a real CLIP of random weights and on made-up numbers."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from boldreams_cli.console import BoldreamsError, ChoiceError
+from boldreams_cli.encoding.spec import FittedModel, ReadoutWeights, make_groups
+from boldreams_cli.features import clip
+from boldreams_cli.interpret import matching, words
+from boldreams_cli.interpret.vocabulary import Vocabulary
+from tests import tiny_clip
+
+NOUNS = Vocabulary("nouns", ("dog", "house", "a very long description of a photograph", "face", "Christendom"))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> clip.Clip:
+    return clip.load(tiny_clip.register(tmp_path_factory.mktemp("clip")), "random", 3)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (height, 40, 3), dtype=np.uint8) for height in (30, 32, 50)]
+
+
+def test_texts_are_embedded_as_by_open_clip(tiny: clip.Clip) -> None:
+    """Leaving the padding out changes nothing, in whatever order and company."""
+    texts = [*NOUNS.words, "word " * 200, ""]
+    with torch.inference_mode():
+        expected = torch.cat([tiny.model.encode_text(tiny.tokenizer([text])) for text in texts])
+    torch.testing.assert_close(tiny.embed_texts(texts), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_are_embedded_with_the_models_own_normalisation(tiny: clip.Clip) -> None:
+    import open_clip
+
+    settings = open_clip.get_model_preprocess_cfg(tiny.model)
+    assert (tiny.preprocessing.size, tiny.preprocessing.mean) == (32, settings["mean"])
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(settings[key])[:, None, None] for key in ("mean", "std"))
+    with torch.inference_mode():
+        expected = tiny.model.encode_image((pixels - mean) / std)
+    torch.testing.assert_close(tiny.embed_pixels(pixels), expected)
+
+
+def test_cosine_and_contrast(tiny: clip.Clip, pictures: list[np.ndarray], tmp_path: Path) -> None:
+    matcher = matching.ClipMatcher(tiny, NOUNS, tmp_path)
+    features = matching.picture_features(matcher, pictures)
+    text = functional.normalize(tiny.embed_texts(NOUNS.words), dim=1).double()
+    cosines = features.double() @ text.T
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(words.scores(matcher, features[:1]), cosines[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(words.scores(matcher, features), cosines.mean(0), rtol=1e-5, atol=1e-6)
+    contrast = words.scores(matcher, features[:1], features[1:])
+    torch.testing.assert_close(contrast, cosines[0] - cosines[1:].mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_vocabulary_is_embedded_once(tiny: clip.Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = matching.embed_vocabulary(tiny, NOUNS, tmp_path)
+    monkeypatch.setattr(clip.Clip, "embed_texts", lambda *_: pytest.fail("embedded again"))
+    assert torch.equal(matching.embed_vocabulary(tiny, NOUNS, tmp_path), first)
+    other = clip.Clip(tiny.name, tiny.model, tiny.tokenizer, tiny.preprocessing, "other weights", "random:0")
+    with pytest.raises(pytest.fail.Exception):
+        matching.embed_vocabulary(other, NOUNS, tmp_path)
+    with pytest.raises(pytest.fail.Exception):
+        matching.embed_vocabulary(tiny, Vocabulary("nouns", ("dog",)), tmp_path)
+    next((tmp_path / "vocabularies").iterdir()).write_bytes(b"torn")
+    with pytest.raises(BoldreamsError, match="delete it"):
+        matching.embed_vocabulary(tiny, NOUNS, tmp_path)
+
+
+def test_reference_is_computed_once(tiny: clip.Clip, pictures: list[np.ndarray], tmp_path: Path) -> None:
+    matcher = matching.ClipMatcher(tiny, NOUNS, tmp_path)
+    first = matching.reference_features(matcher, iter(pictures), "these", tmp_path)
+    again = matching.reference_features(matcher, iter(()), "these", tmp_path)
+    assert torch.equal(first, again)
+
+
+def test_weights_file_gives_the_same_clip(tiny: clip.Clip, tmp_path: Path) -> None:
+    save_file({key: value.contiguous() for key, value in tiny.model.state_dict().items()}, tmp_path / "w.safetensors")
+    loaded = clip.load(tiny_clip.NAME, str(tmp_path / "w.safetensors"))
+    assert loaded.digest == tiny.digest
+    torch.testing.assert_close(loaded.embed_texts(["dog"]), tiny.embed_texts(["dog"]))
+    assert clip.load(tiny_clip.NAME, "random", 4).digest != tiny.digest
+    assert clip.load(tiny_clip.NAME, "random:3").digest == tiny.digest
+
+
+def test_clip_errors_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip, "_reachable", lambda _: False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(BoldreamsError, match=r"RN50x4 \(openai\).*--weights FILE.*HF_HOME.*instead"):
+        clip.load("RN50x4:openai", instead=", or instead")
+    with pytest.raises(ChoiceError, match="RN50x4"):
+        clip.load("RN51")
+    with pytest.raises(ChoiceError, match="choose from openai"):
+        clip.load("RN50x4:yfcc")
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "pickled.pt")
+    with pytest.raises(BoldreamsError, match="refused"):
+        clip.load("ViT-S-32-alt", str(tmp_path / "pickled.pt"))
+
+
+def test_classifier_needs_its_classifier(alexnet_weights: Path) -> None:
+    from boldreams_cli.interpret.vocabulary import imagenet
+
+    names, cpu = Vocabulary("imagenet", imagenet()), torch.device("cpu")
+    with pytest.raises(BoldreamsError, match=r"classifier.*--weights FILE"):
+        matching.ClassifierMatcher("alexnet", str(alexnet_weights), names, 0, cpu)
+    with pytest.raises(ChoiceError, match=r"rn50x4 has no classifier.*alexnet, vgg11, efficientnet_lite0"):
+        matching.ClassifierMatcher("rn50x4", "random", names, 0, cpu)
+
+
+def test_real_classifier_names_what_is_there(photographs: list[Path]) -> None:
+    """The wheel's EfficientNet-Lite0 on photographs whose files are named by their class."""
+    from boldreams_cli.encoding.prediction import read_picture
+    from boldreams_cli.interpret.vocabulary import imagenet
+
+    names = Vocabulary("imagenet", imagenet())
+    matcher = matching.ClassifierMatcher("efficientnet_lite0", "pretrained", names, 0, torch.device("cpu"))
+    known = [path for path in photographs if path.stem.replace("_", " ") in names.words][:12]
+    features = matching.picture_features(matcher, [read_picture(path) for path in known])
+    best = [words.top(names.words, words.scores(matcher, row[None]), 5) for row in features]
+    right = [path.stem.replace("_", " ") in dict(five) for path, five in zip(known, best, strict=True)]
+    assert sum(right) >= 10
+
+
+def test_top_is_sorted_and_ties_keep_the_vocabularys_order() -> None:
+    values = torch.tensor([0.1, 0.5, -1, 0.5, 0.2]).double()
+    assert [word for word, _ in words.top("abcde", values, 4)] == ["b", "d", "e", "a"]
+    assert len(words.top("abcde", values, 50)) == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.4, 0.3, 0.2], [1, 0.75, 0.5]),
+        ([10, 1], [1, words.SMALLEST]),
+        ([1, 0, -1], [1, (1 + words.SMALLEST) / 2, words.SMALLEST]),
+        ([-2, -2], [1, 1]),
+        ([0.0], [1]),
+    ],
+)
+def test_font_sizes(values: list[float], expected: list[float]) -> None:
+    assert words.font_sizes(values) == pytest.approx(expected)
+
+
+def cloud(count: int, low: float) -> words.Cloud:
+    names = ["golden retriever", "soft-coated wheaten terrier", *(f"word{'x' * (n % 9)}{n}" for n in range(count - 2))]
+    return words.Cloud(7, "mine", "cosine", list(zip(names, np.linspace(0.3, low, count).tolist(), strict=True)))
+
+
+@pytest.mark.parametrize("low", [0.28, 0.01, -0.4])
+def test_cloud_is_whole_and_the_same_again(low: float, tmp_path: Path) -> None:
+    files = cloud(20, low).save(tmp_path / "a", 5)
+    assert [path.name for path in files] == ["mine-cosine.png", "mine-cosine.csv"]
+    pixels = np.asarray(Image.open(files[0]).convert("L")).astype(int)
+    assert pixels.shape == (words.HEIGHT, words.WIDTH)
+    # Nothing touches the edge, so nothing is clipped.
+    assert min(pixels[0].min(), pixels[-1].min(), pixels[:, 0].min(), pixels[:, -1].min()) > 200
+    assert (pixels < 200).mean() > 0.02
+    with files[1].open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["word"] for row in rows] == [word for word, _ in cloud(20, low).words]
+    assert [float(row["score"]) for row in rows] == [score for _, score in cloud(20, low).words]
+    again = cloud(20, low).save(tmp_path / "b", 5)
+    assert again[0].read_bytes() == files[0].read_bytes()
+    assert not list(tmp_path.glob("*/.partial*"))
+
+
+def test_all_words_are_drawn_in_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wordcloud
+
+    drawn = []
+    monkeypatch.setattr(wordcloud.WordCloud, "to_image", lambda self: drawn.append(self) or Image.new("RGB", (2, 2)))
+    chosen = cloud(20, 0.2).words
+    words.draw(tmp_path / "a.png", chosen, 0)
+    fonts = {entry[0][0]: entry[1] for entry in drawn[0].layout_}
+    assert set(fonts) == {word for word, _ in chosen}
+    largest = max(fonts.values())
+    for word, score in chosen:
+        assert fonts[word] / largest == pytest.approx(score / 0.3, abs=0.1)
+
+
+def test_dreams_are_read(tmp_path: Path, text_model: FittedModel) -> None:
+    text_model.folder = tmp_path
+    with pytest.raises(ChoiceError, match="boldreams dream --roi faces"):
+        words.dream_pixels(text_model, "faces")
+    folder = tmp_path / "dreams" / "faces"
+    folder.mkdir(parents=True)
+    np.savez(folder / "dream.npz", images=np.full((2, 3, 8, 8), 1.5, dtype=np.float32))
+    assert words.dream_pixels(text_model, "faces").shape == (2, 3, 8, 8)
+    assert float(words.dream_pixels(text_model, "faces").max()) == 1
+    np.savez(folder / "dream.npz", images=np.zeros((3, 8, 8)))
+    with pytest.raises(BoldreamsError, match="not"):
+        words.dream_pixels(text_model, "faces")
+    (folder / "dream.npz").write_bytes(b"torn")
+    with pytest.raises(BoldreamsError, match="damaged"):
+        words.dream_pixels(text_model, "faces")
+
+
+@pytest.fixture
+def text_model(tmp_path: Path) -> FittedModel:
+    """A linear readout of four embedding dimensions to three voxels, of which the last was left out of the fit."""
+    from types import SimpleNamespace
+
+    shapes = {"last": (1, 1)}
+    spec = SimpleNamespace(groups=make_groups(shapes, "shared"), layers={"last": [2, 0, 3, 1]})
+    weights = ReadoutWeights(
+        {"1x1": torch.ones(3, 1, 1)},
+        {"last": torch.tensor([[1.0, 2, 3, 4], [0, 0, 1, 0], [9, 9, 9, 9]])},
+        torch.tensor([0.5, 0.1, float("nan")]),
+        np.zeros((3, 3), dtype=np.int32),
+    )
+    return FittedModel(tmp_path, spec, weights)  # type: ignore[arg-type]
+
+
+def test_predicted_betas_of_an_area(text_model: FittedModel) -> None:
+    embeddings = torch.tensor([[1.0, 0, 0, 0], [0, 0, 2, 0]])
+    found = words.predicted_betas(text_model, np.array([True, True, True]), embeddings)
+    first = (2 + 0.5 + 0 + 0.1) / 2  # embedding 0 is the second filter read
+    second = (2 * 1 + 0.5 + 0 + 0.1) / 2
+    assert found.tolist() == pytest.approx([first, second])
+    with pytest.raises(BoldreamsError, match="another --roi"):
+        words.predicted_betas(text_model, np.array([False, False, True]), embeddings)
+
+
+def test_folder_names() -> None:
+    assert words.folder_name("FFA-1,OFA") == "FFA-1,OFA"
+    assert words.folder_name(12) == "12"
+    assert words.folder_name("/a/b c/my dog.jpg") == "my_dog"

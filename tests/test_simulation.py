@@ -1,0 +1,206 @@
+"""The made-up experiment: readable as NSD, and its betas are what its truth says."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boldreams_cli.console import BoldreamsError
+from boldreams_cli.features import backbones
+from boldreams_cli.nsd.captions import read_captions
+from boldreams_cli.nsd.design import Design
+from boldreams_cli.nsd.layout import Layout
+from boldreams_cli.nsd.responses import Responses, prepare
+from boldreams_cli.nsd.rois import GROUPS
+from boldreams_cli.nsd.stimuli import Stimuli
+from boldreams_cli.photographs import PHOTOGRAPHS, Crops
+from boldreams_cli.simulation import Experiment, Truth, field_distance, recovered_centres, write
+from boldreams_cli.simulated_brain import gaussian_fields
+
+SMALL = Experiment.small()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("simulation")
+
+
+@pytest.fixture(scope="module")
+def truth(folder: Path) -> Truth:
+    return write(SMALL, folder / "nsd")
+
+
+@pytest.fixture(scope="module")
+def layout(folder: Path, truth: Truth) -> Layout:
+    return Layout.at(folder / "nsd")
+
+
+@pytest.fixture(scope="module")
+def prepared(folder: Path, layout: Layout) -> dict[int, Responses]:
+    return {subject: prepare(layout, subject, folder / "cache") for subject in layout.subjects()}
+
+
+def digests(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_layout_is_nsd_s(layout: Layout) -> None:
+    assert layout.subjects() == [1, 2]
+    assert {path.name for path in layout.sessions(1).values()} == {f"betas_session0{n}.nii.gz" for n in (1, 2, 3)}
+    assert {path.name for path in layout.sessions(2).values()} == {f"betas_session0{n}.hdf5" for n in (1, 2, 3)}
+    with Stimuli(layout.stimuli) as stimuli:
+        assert len(stimuli) == SMALL.distinct_images
+        images = stimuli.read(range(len(stimuli)))
+    assert images.shape[1:] == (425, 425, 3)
+    assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
+
+
+def test_shared_images_are_test_images_seen_three_times(layout: Layout, prepared: dict[int, Responses]) -> None:
+    design = Design.read(layout.design)
+    assert design.subject_images.shape == (8, SMALL.images)
+    assert len(design.shared) == SMALL.shared
+    for responses in prepared.values():
+        assert np.array_equal(responses.test_images, design.shared)
+        assert len(responses.train_images) == SMALL.images - SMALL.shared
+        assert (responses.repeats(np.concatenate([responses.test_images, responses.train_images])) == 3).all()
+    trained = [set(responses.train_images) for responses in prepared.values()]
+    assert not trained[0] & trained[1]
+
+
+def test_images_have_captions_in_both_splits(layout: Layout) -> None:
+    captions = read_captions(layout, range(SMALL.distinct_images))
+    crops = Crops(SMALL.seed)
+    for number, sentences in captions.items():
+        assert len(sentences) == 5
+        assert all(crops.photograph(number).what in sentence.lower() for sentence in sentences)
+
+
+@pytest.mark.parametrize("subject", [1, 2])
+def test_areas_are_those_of_the_truth(subject: int, truth: Truth, prepared: dict[int, Responses]) -> None:
+    responses, known = prepared[subject], truth.subjects[subject]
+    assert np.array_equal(responses.voxels, known.positions)
+    assert set(responses.areas.counts()) == set(GROUPS)
+    assert min(responses.areas.counts().values()) >= 8
+    for group in np.unique(known.area):
+        # V3's voxels that the atlas gives to V3A are V3's, for the subject's own map overrides it.
+        assert np.array_equal(responses.areas.select(str(group)), known.area == group)
+    eccentricity = np.hypot(*(known.centre - 0.5).T) * 8.4
+    for band, (low, high) in enumerate([(0, 0.5), (0.5, 1), (1, 2), (2, 4), (4, 6)], start=1):
+        inside = responses.areas.select(f"ecc_{band}")
+        assert np.array_equal(inside, known.band == band)
+        assert ((eccentricity[inside] >= low) & (eccentricity[inside] <= high)).all()
+    assert (abs(known.centre - 0.5) < 0.5).all()
+    np.testing.assert_allclose(responses.ncsnr, known.ncsnr, rtol=1e-6)
+    np.testing.assert_allclose(abs(np.linalg.det(responses.affine)), 1.8**3)
+
+
+@pytest.mark.parametrize("subject", [1, 2])
+def test_betas_are_the_signal_and_noise_of_stated_size(
+    subject: int, truth: Truth, prepared: dict[int, Responses]
+) -> None:
+    responses, known = prepared[subject], truth.subjects[subject]
+    betas = responses.read_betas().astype(np.float64)
+    signal = known.signal[np.searchsorted(known.images, responses.trial_images)]
+    np.testing.assert_allclose(known.signal.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(known.signal.std(0), 1, rtol=1e-5)
+    # One voxel has few trials; over many voxels the errors average out.
+    slope = (betas * signal).mean(0) / (signal**2).mean(0)
+    expected = known.ncsnr / np.sqrt(1 + known.ncsnr**2)
+    assert abs((slope - expected).mean()) < 0.02
+    assert np.corrcoef(slope, expected)[0, 1] > 0.9
+    # ncsnr as NSD estimates it, from repeats alone, without the truth.
+    repeats = np.stack([betas[responses.trial_images == image] for image in known.images])
+    noise = repeats.var(1, ddof=1).mean(0)
+    ratio = np.sqrt((1 - noise).clip(0) / noise)
+    assert abs(np.median(ratio - known.ncsnr)) < 0.05
+    residual = betas - known.expected_zscore()[np.searchsorted(known.images, responses.trial_images)]
+    np.testing.assert_allclose(residual.var(), (1 / (1 + known.ncsnr**2)).mean(), rtol=0.05)
+
+
+def test_sessions_differ_before_they_are_scored(layout: Layout, truth: Truth) -> None:
+    from boldreams_cli.nsd.betas import read_session
+
+    known = truth.subjects[1]
+    means = [read_session(path, known.positions, SMALL.grids[0]).mean(0) for path in layout.sessions(1).values()]
+    assert np.std(means, axis=0).mean() > 0.2  # percent signal change; noise alone would give about 0.1
+
+
+def test_truth_gives_the_signal(layout: Layout, truth: Truth) -> None:
+    backbone = backbones.load(SMALL.backbone)
+    known = truth.subjects[2]
+    images = known.images[:3]
+    with Stimuli(layout.stimuli) as stimuli:
+        import torch
+
+        maps = backbone.maps_of(torch.from_numpy(stimuli.read(images)))
+    signal = np.tile(known.bias, (3, 1))
+    for name, weights in known.weights.items():
+        values = maps[name].numpy()
+        fields = gaussian_fields(known.centre, known.size, values.shape[2:])
+        signal += np.einsum("ikyx,vyx,vk->iv", values, fields, weights, optimize=True)
+    np.testing.assert_allclose(signal, known.signal[:3], atol=2e-3)
+
+
+def test_truth_survives_saving(folder: Path, truth: Truth) -> None:
+    loaded = Truth.load(folder / "nsd-truth.npz")
+    for subject, known in truth.subjects.items():
+        for name, value in vars(known).items():
+            other = getattr(loaded.subjects[subject], name)
+            if name == "weights":
+                assert list(other) == list(value)
+                assert all(np.array_equal(other[layer], value[layer]) for layer in value)
+            else:
+                assert np.array_equal(other, value), name
+
+
+def test_same_seed_same_files_other_seed_other_files(folder: Path, layout: Layout, truth: Truth) -> None:
+    fewer = Experiment.small(subjects=1, images=16, shared=6, sample=8)
+    write(fewer, folder / "one" / "nsd")
+    write(fewer, folder / "two" / "nsd")
+    one, two = digests(folder / "one" / "nsd"), digests(folder / "two" / "nsd")
+    # HDF5 and MATLAB files carry the time at which they were made.
+    timed = [name for name in one if name.endswith(".mat")]
+    assert {name for name in one if one[name] != two[name]} <= set(timed)
+    assert not np.array_equal(Crops(0).image(3), Crops(1).image(3))
+
+
+def test_writing_again_does_nothing_and_other_things_stay(folder: Path, truth: Truth, tmp_path: Path) -> None:
+    before = digests(folder / "nsd")
+    again = write(SMALL, folder / "nsd")
+    assert np.array_equal(again.subjects[1].signal, truth.subjects[1].signal)
+    assert digests(folder / "nsd") == before
+    (tmp_path / "nsddata").mkdir()
+    for root, experiment in ((tmp_path, SMALL), (folder / "nsd", Experiment.small(seed=1))):
+        with pytest.raises(BoldreamsError, match="holds something else"):
+            write(experiment, root)
+    assert digests(folder / "nsd") == before
+
+
+def test_impossible_experiments_are_refused() -> None:
+    for wrong in ({"subjects": 9}, {"shared": 45}, {"sessions": 4}, {"forms": ("nii",)}):
+        with pytest.raises(BoldreamsError):
+            Experiment.small(**wrong)
+
+
+def test_too_few_photographs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boldreams_cli.photographs.PHOTOGRAPHS", PHOTOGRAPHS[:4])
+    with pytest.raises(BoldreamsError, match="reinstall"):
+        Crops(0)
+
+
+def test_recovered_centres_find_gaussians_of_either_sign() -> None:
+    rng = np.random.default_rng(0)
+    centre = rng.uniform(0.2, 0.8, (40, 2))
+    for side in (112, 56, 28, 14):
+        fields = gaussian_fields(centre, np.full(40, 0.1), (side, side))
+        fields /= fields.max((1, 2), keepdims=True)
+        fields *= rng.choice([-1, 1], 40)[:, None, None]
+        noisy = fields + rng.uniform(-0.3, 0.3, fields.shape)
+        assert field_distance(centre, recovered_centres(fields)).max() < 0.02
+        assert np.median(field_distance(centre, recovered_centres(noisy))) < 0.06
+    assert np.isnan(recovered_centres(np.zeros((1, 7, 7)))).all()
+    assert field_distance(np.array([[0.0, 0.0]]), np.array([[0.3, 0.4]])) == pytest.approx(0.5)
