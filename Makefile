@@ -16,8 +16,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# make bench BENCH="--weights alexnet.safetensors"
 bench: $(READY)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

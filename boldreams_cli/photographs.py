@@ -139,9 +139,10 @@ class Crops:
         canvas = Image.fromarray(_crop(self._pixels[ground], (SIDE, SIDE), rng))
         for source in others:
             width, height = (int(length) for length in rng.uniform(0.3, 0.6, 2) * SIDE)
-            left, top = rng.integers(-width // 3, SIDE - 2 * width // 3), rng.integers(-height // 3, SIDE - 2 * height // 3)
+            # Up to a third of it may lie beyond the edge.
+            left, top = (int(rng.uniform(-length / 3, SIDE - 2 * length / 3)) for length in (width, height))
             patch = _crop(self._pixels[source], (width, height), rng)
-            canvas.paste(Image.fromarray(patch), (int(left), int(top)))
+            canvas.paste(Image.fromarray(patch), (left, top))
         return np.asarray(canvas)
 
     def captions(self, number: int) -> list[str]:

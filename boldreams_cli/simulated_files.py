@@ -124,7 +124,7 @@ def write_betas(
     shape = anatomy.brain.shape
     ncsnr = np.zeros(shape, np.float32)
     ncsnr[tuple(anatomy.positions.T)] = anatomy.voxels.ncsnr
-    row = np.full(shape, -1)
+    row: NDArray[np.int64] = np.full(shape, -1)
     row[tuple(anatomy.positions.T)] = np.arange(len(anatomy.positions))
     ncsnr, row = ncsnr[places], row[places]
     noise = rng.uniform(0.8, 2.0, len(row)).astype(np.float32)  # percent signal change
@@ -135,7 +135,7 @@ def write_betas(
         gain, offset = rng.uniform(0.85, 1.15), rng.normal(0.3, 0.4, len(row)).astype(np.float32)
         percent = (percent * gain + offset) * noise
         betas = np.zeros((len(signal), *shape), np.int16)
-        betas[(slice(None), *places)] = np.rint(percent * UNITS_PER_PERCENT)
+        betas[:, anatomy.brain] = np.rint(percent * UNITS_PER_PERCENT)
         _save_betas(layout.betas(subject, number, form), betas, anatomy)
 
 

@@ -28,13 +28,22 @@ from boldreams_cli.simulated_brain import (
     draw_weights,
     field_distance,
     recovered_centres,
+    recovered_centres_of_groups,
     responses,
     spatial_means,
 )
 from boldreams_cli.simulated_files import Anatomy, place_voxels, write_anatomy, write_betas, write_design
 from boldreams_cli.simulated_files import write_captions as _write_captions
 
-__all__ = ["Experiment", "SubjectTruth", "Truth", "field_distance", "recovered_centres", "write"]
+__all__ = [
+    "Experiment",
+    "SubjectTruth",
+    "Truth",
+    "field_distance",
+    "recovered_centres",
+    "recovered_centres_of_groups",
+    "write",
+]
 
 MARKER = "simulated.json"
 VERSION = 1
@@ -62,10 +71,10 @@ class Experiment:
 
     subjects: int = 2
     sessions: int = 3
-    images: int = 400
+    images: int = 480
     shared: int = 60
     repeats: int = 3
-    voxels: int = 28
+    voxels: int = 24
     grids: tuple[tuple[int, int, int], ...] = ((24, 20, 18), (22, 23, 19))
     forms: tuple[str, ...] = ("nii.gz", "hdf5")
     ncsnr: tuple[float, float] = (0.4, 1.2)
@@ -214,11 +223,8 @@ def write(experiment: Experiment, root: Path, truth: Path | None = None) -> Trut
 
 
 def _marker(experiment: Experiment) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "experiment": asdict(experiment),
-        "fingerprint": fingerprint(asdict(experiment)),
-    }
+    described = {"version": VERSION, "experiment": asdict(experiment)}
+    return described | {"fingerprint": fingerprint(described)}
 
 
 def _is_there(experiment: Experiment, root: Path) -> bool:

@@ -36,7 +36,7 @@ def find(
     except (OSError, RuntimeError, ValueError) as error:
         raise BoldreamsError(
             f"cannot get the pretrained weights of {name} ({source}): {error}. Without internet give a file with "
-            "--weights FILE, or fetch them once where there is internet (TORCH_HOME and HF_HOME say where they are kept)"
+            "--weights FILE, or fetch them once where there is internet (TORCH_HOME and HF_HOME say where they are)"
         ) from error
 
 

@@ -243,7 +243,11 @@ def killed_in_the_middle(arguments: list[object], ledger: Path, number: signal.S
         [COMMAND, *map(str, arguments)], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
-    while not any(p.read_text().endswith("\n") for p in ledger.glob("*/*.jsonl")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not any(p.read_text().endswith("\n") for p in ledger.glob("*/*.jsonl"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     process.send_signal(number)
     process.communicate()

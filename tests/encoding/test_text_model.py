@@ -125,7 +125,12 @@ def test_spec_says_that_it_is_linear(ready: Ready) -> None:
     assert sorted(spec.layers["last"]) == list(range(24))
     assert torch.equal(ready.model.weights.fields["1x1"], torch.ones(spec.voxels, 1, 1))
     assert spec.training["percent"] == 100.0
-    assert (fitting.published_epochs("clip-text"), fitting.published_epochs("alexnet")) == (30, 10)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, 30), (7, 7)])
+def test_thirty_epochs_unless_asked_otherwise(asked: int | None, expected: int) -> None:
+    settings = fitting.settings_for("clip-text", "paper", 10, "shared", asked, None, None, 0, "fp32")
+    assert (settings.epochs, settings.rate, settings.batch_size) == (expected, 1e-4, 16)
 
 
 def test_training_is_that_of_torchs_own_linear_layer(ready: Ready) -> None:

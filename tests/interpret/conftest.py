@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from boldreams_cli import cli, simulation
+from boldreams_cli import cli
 from boldreams_cli.encoding.model import FullModel
 from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, find_models, make_groups
 from boldreams_cli.features import backbones
 from boldreams_cli.nsd.responses import Responses, find
 
-torch.set_num_threads(2)
 CPU = torch.device("cpu")
-BOLDREAMS = Path(sys.executable).with_name("boldreams")
-DATA = Path(__file__).resolve().parents[3] / "shared/data"
 
 
 @dataclass
@@ -35,11 +29,6 @@ class Fitted:
     full: FullModel
     responses: Responses
 
-    @property
-    def arguments(self) -> list[str]:
-        """For a command."""
-        return ["--cache", str(self.cache), "--nsd-root", str(self.root)]
-
 
 def in_process(*arguments: str) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -48,16 +37,11 @@ def in_process(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    folder = tmp_path_factory.mktemp("interpret")
-    root, cache = folder / "nsd", folder / "cache"
-    experiment = simulation.Experiment.small(
-        subjects=1, images=24, shared=8, sample=16, voxels=4, backbone="alexnet", weights="random"
-    )
-    simulation.write(experiment, root)
+def fitted(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    root, cache = experiment, tmp_path_factory.mktemp("interpret") / "cache"
     where = ["--cache", str(cache), "--nsd-root", str(root), "--subject", "1"]
     in_process("extract", "--backbone", "alexnet", "--weights", "random", *where)
-    in_process("fit", "--percent", "10", "--epochs", "20", "--lr", "0.01", *where)
+    in_process("fit", "--percent", "10", "--epochs", "8", "--lr", "0.01", *where)
     model = FittedModel.load(find_models(cache)[0])
     return Fitted(root, cache, model, FullModel.rebuild(model, CPU), Responses.open(find(cache, 1)[0]))
 
@@ -68,14 +52,6 @@ def copied(fitted: Fitted, tmp_path: Path) -> Fitted:
     cache = tmp_path / "cache"
     shutil.copytree(fitted.cache, cache)
     return Fitted(fitted.root, cache, FittedModel.load(find_models(cache)[0]), fitted.full, fitted.responses)
-
-
-def run(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Call the installed command as a user does."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
-    return subprocess.run(
-        [BOLDREAMS, *map(str, arguments)], capture_output=True, text=True, env=clean | {"OMP_NUM_THREADS": "2"}
-    )
 
 
 def by_hand(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from boldreams_cli.interpret.transforms import Transforms
 from boldreams_cli.nsd.stimuli import Stimuli
 from tests.interpret.conftest import CPU, Fitted, by_hand
 
-STEPS = 8
+STEPS = 6
 
 
 def settings_for(target: Target, **changes: object) -> Settings:
@@ -52,8 +53,10 @@ def test_full_model_agrees_with_the_store_within_float16(fitted: Fitted) -> None
     stored = predict_stored(fitted.model, store_of(fitted.model, fitted.cache), images, CPU, 2**30)
     with Stimuli(fitted.root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5") as stimuli, torch.inference_mode():
         full = fitted.full.predict_images(torch.from_numpy(stimuli.read(images))).numpy()
-    # float16 keeps 11 bits: 2^-11 relative for each map, which averages out over the many that a voxel reads.
-    assert np.abs(full - stored).max() < 5e-4 * stored.std()
+    # float16 keeps 11 bits, so a map is off by at most 2^-12 = 2.4e-4 of itself; a prediction, a difference of sums of
+    # maps, was off by at most 1.0e-3 and typically 1e-4 standard deviations.
+    assert np.abs(full - stored).max() < 2e-3 * stored.std()
+    assert np.median(np.abs(full - stored)) < 2e-4 * stored.std()
 
 
 def test_area_reads_the_mean_of_its_voxels_and_each_of_them(fitted: Fitted) -> None:
@@ -87,7 +90,7 @@ def test_voxels_excluded_from_the_fit_are_left_out(fitted: Fitted, caplog: pytes
     with caplog.at_level("INFO", logger="boldreams"):
         assert targets.voxels_of(model, fitted.responses.areas, "V1").sum() == chosen.sum() - 1
     model.weights.bias[torch.from_numpy(chosen)] = torch.nan
-    with pytest.raises(BoldreamsError, match="all .* voxels of V1 were excluded"):
+    with pytest.raises(BoldreamsError, match=r"all .* voxels of V1 were excluded"):
         targets.voxels_of(model, fitted.responses.areas, "V1")
     place = fitted.model.weights.voxels[np.flatnonzero(chosen)[0]]
     with pytest.raises(BoldreamsError, match="excluded"):
@@ -143,7 +146,13 @@ class After(StopFlag):
 
     def __bool__(self) -> bool:
         self.looks -= 1
-        return self.looks < 0
+        if self.looks < 0:
+            self.signal = signal.SIGTERM
+        return super().__bool__()
+
+    def check(self, kept: str) -> None:
+        bool(self)
+        super().check(kept)
 
 
 def test_stopped_dream_keeps_its_images_and_goes_on_to_the_same_end(fitted: Fitted, dreamed: Dream, tmp_path) -> None:
@@ -222,15 +231,15 @@ def eccentricity(images: np.ndarray) -> float:
 def test_energy_moves_outwards_with_the_rings_of_receptive_fields() -> None:
     y, x = torch.meshgrid(torch.arange(27) - 13.0, torch.arange(27) - 13.0, indexing="ij")
     distance = torch.hypot(y, x)
-    rings = torch.stack([((distance >= low) & (distance < low + 3)).float() for low in (0, 4, 8, 11)])
+    rings = torch.stack([((distance >= low) & (distance < low + 3)).float() for low in (0, 5, 10)])
     full = by_hand(backbones.load("alexnet", "random"), {(27, 27): rings}, {"features.2": list(range(64))})
     found = []
-    for ring in np.eye(4, dtype=bool):
+    for ring in np.eye(3, dtype=bool):
         target = AreaTarget("ring", "ring", full, ring, ring)
-        settings = {"steps": 15, "count": 1, "rate": 0.05, "transforms": Transforms(1, 0.05)}
+        settings = {"steps": 10, "count": 1, "rate": 0.05, "transforms": Transforms(1, 0.05)}
         found.append(eccentricity(dreamer(target, **settings).run(StopFlag()).images))
     assert found == sorted(found)
-    assert found[3] - found[0] > 20  # pixels, of 113 to the edge
+    assert found[2] - found[0] > 20  # pixels, of 113 to the edge
 
 
 def test_defaults_are_the_authors() -> None:
@@ -278,7 +287,8 @@ def test_objective_follows_from_the_options(arguments: tuple[str | None, ...], e
 
 
 @pytest.mark.parametrize(
-    "arguments", [("mean", "2", None), ("target", None, None), ("contrast", None, None), (None, "2", "V2"), ("best",) * 3]
+    "arguments",
+    [("mean", "2", None), ("target", None, None), ("contrast", None, None), (None, "2", "V2"), ("best",) * 3],
 )
 def test_contradicting_options_are_refused(arguments: tuple[str | None, ...]) -> None:
     with pytest.raises(ChoiceError):

@@ -1,0 +1,128 @@
+"""Extraction against a bare forward pass; bytes and time of reading; ranking."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numcodecs import Blosc
+
+from benchmarks.brain import Brain
+from boldreams_cli.console import StopFlag
+from boldreams_cli.encoding.fitting import rank_filters
+from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.features.store import FeatureStore
+
+IMAGES = {"alexnet": 256, "vgg11": 48}
+
+
+def extraction_rate(brain: Brain, name: str) -> tuple[float, float]:
+    """Images/s of extraction, and of the bare network in inference mode with the same batch, nothing stored."""
+    weights = "random" if name != "alexnet" else brain.backbone.weights
+    backbone = brain.backbone if name == "alexnet" else backbones.load(name, weights)
+    ids = np.arange(IMAGES[name])
+    source = extraction.Source(ids, [ids], brain.stimuli.read, {"bench": name})
+    batch = backbone.entry.batch_size
+    size = backbone.entry.preprocessing.size
+    plain = backbone.network.to(memory_format=torch.contiguous_format)
+    pixels = torch.rand(batch, 3, size, size)
+    with torch.inference_mode():
+        plain(pixels)
+        start = time.perf_counter()
+        for _ in range(len(ids) // batch):
+            plain(pixels)
+        bare = len(ids) / (time.perf_counter() - start)
+    backbone.network.to(memory_format=torch.channels_last)
+    cache = brain.folder / f"bench-{name}"
+    plan = extraction.make_plan(backbone, source, cache, "float16", None)
+    start = time.perf_counter()
+    extraction.extract(backbone, source, plan, cache, StopFlag(), batch)
+    return len(ids) / (time.perf_counter() - start), bare
+
+
+def extract(brain: Brain) -> list[dict[str, object]]:
+    """One row a backbone."""
+    rows = []
+    for name in IMAGES:
+        ours, bare = extraction_rate(brain, name)
+        rows.append(_rates(f"extract {name}: images/s against a bare forward pass", ours, bare, "/s", 0.85))
+    return rows
+
+
+def bytes_read() -> int:
+    """Bytes that this process has read so far (Linux)."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
+def reading(brain: Brain) -> list[dict[str, object]]:
+    """Bytes that 10 % of the filters cost, and the time of reading them against a bare read and decompression."""
+    store, responses = brain.store, brain.responses
+    ranked = rank_filters(store, responses.train_images)
+    best = {n: ranked[n][0][: filter_count(s[0], 10)] for n, s in store.layers.items()}
+    rows = np.sort(store.rows(responses.train_images))[:1000]
+    before = bytes_read()
+    for name, filters in best.items():
+        store.read_maps(name, rows, filters)
+    some = bytes_read() - before
+    before = bytes_read()
+    for name, shape in store.layers.items():
+        store.read_maps(name, rows, np.arange(shape[0]))
+    everything = bytes_read() - before
+    return [
+        _rates("store: MB read for 10 % of the filters against all", some / 1e6, everything / 1e6, " MB", "to 0.15"),
+        _loading(store, rows, best, brain.folder),
+    ]
+
+
+def _loading(store: FeatureStore, rows: np.ndarray, best: dict[str, np.ndarray], folder: Path) -> dict[str, object]:
+    codec = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE)
+    packed = []
+    for name, filters in best.items():
+        maps = store.read_maps(name, rows, filters)
+        for start in range(0, len(rows), store.rows_per_shard):
+            block = maps[start : start + store.rows_per_shard]
+            packed += [codec.encode(np.ascontiguousarray(block[:, k])) for k in range(len(filters))]
+    path = folder / "raw.bin"
+    path.write_bytes(b"".join(packed))
+    lengths = [len(part) for part in packed]
+    ours, bare = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        for name, filters in best.items():
+            store.read_maps(name, rows, filters)
+        ours.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        with path.open("rb") as stream:
+            for length in lengths:
+                codec.decode(stream.read(length))
+        bare.append(time.perf_counter() - start)
+    return _rates("store: rate of loading 10 % against read and decompress", 1 / min(ours), 1 / min(bare), "/s", 0.7)
+
+
+def ranking(brain: Brain) -> list[dict[str, object]]:
+    """Seconds to rank AlexNet's filters over 10,000 images."""
+    spec = brain.store.spec | {"stimuli": {"bench": "rank"}}
+    store = FeatureStore.create(brain.folder / "bench-rank", spec, "none")
+    store.add_images(range(10_000))
+    rng = np.random.default_rng(0)
+    for name, shape in store.layers.items():
+        store.array(f"layers/{name}/mean")[:] = rng.random((10_000, shape[0]), dtype=np.float32)
+    store.ledger().add({"kind": "maps", "start": 0, "stop": 10_000})
+    start = time.perf_counter()
+    rank_filters(FeatureStore(store.path), np.arange(10_000))
+    seconds = time.perf_counter() - start
+    return [_rates("rank: seconds for 10,000 images", seconds, 1.0, " s", "under 1")]
+
+
+def _rates(what: str, value: float, baseline: float, unit: str, target: object) -> dict[str, object]:
+    return {
+        "what": what,
+        "measured": f"{value:.3g}{unit}",
+        "baseline": f"{baseline:.3g}{unit}",
+        "ratio": value / baseline,
+        "target": str(target),
+    }
