@@ -21,7 +21,7 @@ from boldreams_cli.encoding.checkpoints import load_optimizer_state, optimizer_s
 from boldreams_cli.encoding.maps import MapLayout
 from boldreams_cli.encoding.readout import contract, contract_gradients, published_start
 
-INNER_BYTES = 2**20  # of a block's (images, A, voxels) intermediate
+INNER_BYTES = 2**22  # of a block's (images, A, voxels) intermediate
 
 
 def block_width(layouts: Sequence[MapLayout], batch_size: int, device: torch.device, voxels: int) -> int:

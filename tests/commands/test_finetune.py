@@ -18,13 +18,14 @@ from tests.conftest import COMMAND, Run
 
 FIT = ["fit", "--finetune", "--weights", "random", "--subject", "1", "--sessions", "1", "--percent", "1"]
 FIT += ["--batch-size", "7", "--json"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # sums in the same order in all runs, two processes on two cores
 MODEL = Path("models/subj01/alexnet/percent-1-finetuned")
 
 
 @pytest.fixture(scope="module")
 def environment(experiment: Path) -> dict[str, str]:
     values = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
-    return values | {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu"}
+    return values | {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu"} | ONE_THREAD
 
 
 def start(command: list[str], environment: dict[str, str], cache: Path) -> subprocess.Popen[str]:
@@ -47,7 +48,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache of a run of two epochs that nothing has interrupted."""
     cache = tmp_path_factory.mktemp("whole")
-    result = run(*FIT, "--epochs", 2, BOLDREAMS_CACHE=cache).json
+    result = run(*FIT, "--epochs", 2, BOLDREAMS_CACHE=cache, **ONE_THREAD).json
     assert result["model"] == str(cache / MODEL)
     assert result["epochs"] == len(result["train_loss"]) == 2
     assert result["filters"] == {f"features.{i}": n for i, n in ((2, 1), (5, 1), (7, 3), (9, 2), (12, 2))}

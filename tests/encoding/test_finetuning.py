@@ -52,7 +52,10 @@ def _small_alexnet() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         seen = replace(backbones.BACKBONES["alexnet"], preprocessing=Preprocessing(63, *IMAGENET))
         patch.setitem(backbones.BACKBONES, "alexnet", seen)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the networks are small; threads that wait for each other take longer
         yield
+        torch.set_num_threads(threads)
 
 
 def extracted(root: Path, responses: Responses, cache: Path) -> FeatureStore:
