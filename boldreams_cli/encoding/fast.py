@@ -1,6 +1,6 @@
 """``fit --recipe fast``: the same model, reached sooner than by the published training.
 
-What differs from the paper's recipe (section 2.2), each step measured in benchmarks/RESULTS.md:
+What differs from the paper's recipe (section 2.2):
 
 - receptive fields are smooth: values on a coarse grid, interpolated. A sum over pixels against such a field is a sum
   over the grid of maps pooled with the same weights, so pooling once makes maps and products several times smaller;

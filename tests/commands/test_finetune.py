@@ -99,10 +99,13 @@ def test_two_processes_train_what_one_does(
     assert process.returncode == 0, err
     assert out.count("\n") == 1, "one process speaks"
     expected, found = weights(whole), weights(tmp_path)
+    log = [np.loadtxt(cache / MODEL / "log.csv", delimiter=",", skiprows=1) for cache in (whole, tmp_path)]
+    np.testing.assert_allclose(log[1], log[0], rtol=1e-5)
     for name, value in expected.items():
-        # Adam divides by the gradient's size, so rounding counts where a gradient is nearly zero.
-        wrong = np.abs(found[name] - value) > 2e-6 + 1e-4 * np.abs(value)
-        assert wrong.mean() < 0.01, name
+        # Adam divides by the gradient's size, so single weights may differ whose gradients are nearly zero. All
+        # together they move by some percent; gradients that were not shared would differ by about as much.
+        difference = np.linalg.norm((found[name] - value).ravel())
+        assert difference <= 2e-3 * np.linalg.norm(value.ravel()), name
 
 
 def test_two_processes_stop_together(environment: dict[str, str], tmp_path: Path) -> None:
