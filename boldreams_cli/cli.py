@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import Any
 
@@ -67,8 +66,6 @@ def boldreams() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: run a command and exit with its code (0 done, 1 failed, 2 usage, 3 mismatch, 75 resumable)."""
-    # Threads that spin while they wait make a busy machine many times slower; sleeping ones cost an idle one little.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(boldreams.main(arguments, prog_name="boldreams", standalone_mode=True))
 
 

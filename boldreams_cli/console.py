@@ -77,7 +77,7 @@ class Progress:
         self.done += count
         if self._bar is not None:
             self._bar.update(self._task, advance=count, note=note)
-        elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+        elif self.done < self.total and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
             logger.info(self.line(note))
 

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-# As the command itself does, before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COMMAND = Path(sys.executable).with_name("boldreams")
 

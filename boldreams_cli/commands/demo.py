@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
-import subprocess
-import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ def demo(folder: Path, subjects: int, pictures: bool, seed: int, output: Output)
     """
     from boldreams_cli.simulation import Experiment, write
 
+    _forget_user_settings()
     truth = write(Experiment(subjects=subjects, seed=seed), folder / "nsd")
     results: dict[str, Any] = {}
     common = ("--cache", str(folder / "cache"))
@@ -91,16 +92,24 @@ def _pictures(common: tuple[str, ...], root: tuple[str, ...], subject: str, seed
 
 
 def _run(*arguments: str) -> dict[str, Any]:
-    """Run a command as a user would, echoed; its error and exit code become the demo's."""
+    """Run a command as a user would type it, echoed; its error and exit code become the demo's.
+
+    In this process: importing torch takes seconds, and there are two dozen commands.
+    """
+    from boldreams_cli.cli import boldreams
+
     click.echo(f"$ {shlex.join(('boldreams', *arguments))}", err=True)
-    command = [sys.executable, "-m", "boldreams_cli.cli", *arguments, "--json"]
-    # Variables like BOLDREAMS_MASK are meant for the user's data and would change what is run here.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BOLDREAMS_")}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    result: dict[str, Any] = json.loads(done.stdout)
+    said = io.StringIO()
+    with redirect_stdout(said):
+        boldreams.main([*arguments, "--json"], prog_name="boldreams", standalone_mode=False)
+    result: dict[str, Any] = json.loads(said.getvalue())
     return result
+
+
+def _forget_user_settings() -> None:
+    """Variables like BOLDREAMS_MASK are meant for the user's data and would change what is run here."""
+    for name in [name for name in os.environ if name.startswith("BOLDREAMS_")]:
+        del os.environ[name]
 
 
 def _compare(model: Path, known: SubjectTruth, rois: dict[str, Any]) -> dict[str, dict[str, Any]]:
