@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -15,11 +19,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COMMAND = Path(sys.executable).with_name("boldreams")
 
 
+@dataclass
 class Done:
     """A finished command."""
 
-    def __init__(self, process: subprocess.CompletedProcess[str]) -> None:
-        self.code, self.out, self.err = process.returncode, process.stdout, process.stderr
+    code: int
+    out: str
+    err: str
 
     @property
     def json(self) -> dict:
@@ -40,18 +46,40 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def in_this_process(arguments: list[str], environment: dict[str, str]) -> Done:
+    """Call the installed entry point; importing torch again for every command would take most of the suite's time."""
+    (entry_point,) = entry_points(group="console_scripts", name="boldreams")
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name in [name for name in os.environ if name.startswith("BOLDREAMS_")]:
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", [str(COMMAND), *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            entry_point.load()()
+    return Done(int(stopped.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def in_a_process(arguments: list[str], environment: dict[str, str]) -> Done:
+    """Start the installed script."""
+    values = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")} | environment
+    process = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, env=values, check=False)
+    return Done(process.returncode, process.stdout, process.stderr)
+
+
 @pytest.fixture(scope="session")
 def run(experiment: Path) -> Run:
-    """Run the installed command as a user would: run("fit", "--subject", 1, code=0)."""
+    """Run the installed command as a user would: run("fit", "--subject", 1, code=0).
+
+    In a process of its own where an environment variable must be seen by libraries when they are imported.
+    """
 
     def call(*arguments: object, code: int = 0, **environment: object) -> Done:
-        values = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
-        values |= {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu"}
+        values = {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu"}
         values |= {key: str(value) for key, value in environment.items()}
-        process = subprocess.run(
-            [COMMAND, *map(str, arguments)], capture_output=True, text=True, env=values, check=False
-        )
-        done = Done(process)
+        alone = any(not name.startswith("BOLDREAMS_") for name in environment)
+        done = (in_a_process if alone else in_this_process)([*map(str, arguments)], values)
         assert done.code == code, f"{arguments}: exit code {done.code}\n{done.out}\n{done.err}"
         return done
 

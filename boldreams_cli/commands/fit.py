@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     help="Receptive fields: shared by layers of equal resolution, or one a layer.",
 )
 @options.option(
+    "--readout",
+    type=click.Choice(["separable", "ridge", "gaussian"]),
+    default="separable",
+    help="The paper's; ridge on coarsely pooled maps; or Gaussian fields with ridge weights.",
+)
+@options.option(
     "--recipe",
     type=click.Choice(["paper", "fast"]),
     default="paper",
@@ -66,6 +72,7 @@ def fit(
     sessions: str | None,
     mask: str | None,
     rf: str,
+    readout: str,
     recipe: str,
     epochs: int | None,
     lr: float | None,
@@ -82,7 +89,7 @@ def fit(
 
     By default exactly the paper's: 10 epochs of Adam on single trials. Prepares the subject where that was not
     done. A run that was stopped goes on from its checkpoint. --recipe fast reaches a better fit of the same model
-    much sooner (README, "Two recipes").
+    much sooner (README, "Two recipes"). --readout ridge and gaussian are other readouts, solved at once.
 
     With --finetune no store is needed: images are read from the NSD root and kept, resized, in the cache. Several
     devices are used with --devices N or under torchrun. For RN50x4: --backbone-lr 1e-5 --warmup 200
@@ -96,7 +103,7 @@ def fit(
     where = options.pick_device(device)
     backbone = options.choose_backbone(cache, backbone)
     settings = fitting.settings_for(
-        backbone, recipe, percent, rf, epochs, lr, batch_size, seed, precision, finetune=tuning is not None
+        backbone, recipe, percent, rf, epochs, lr, batch_size, seed, precision, readout, tuning is not None
     )
     subject = options.the_subject(subject, cache, nsd_root)
     with matrix_precision(precision, where), stop_on_signals() as stop:
@@ -104,7 +111,11 @@ def fit(
         result: FitResult | None
         if tuning is None:
             store = options.choose_store(cache, backbone, features)
-            if recipe == "fast":
+            if readout != "separable":
+                from boldreams_cli.encoding.closed_form import fit_closed_form
+
+                result = fit_closed_form(store, responses(), settings, cache, where, memory, stop)
+            elif recipe == "fast":
                 from boldreams_cli.encoding.fast import fit_fast
 
                 result = fit_fast(store, responses(), settings, cache, where, memory, stop)

@@ -289,13 +289,14 @@ def the_subject(subject: int | None, cache: Path, nsd_root: Path | None) -> int:
 
 @dataclass
 class ModelChoice:
-    """Which fitted model is meant: --backbone --percent --subject --finetune, or --model."""
+    """Which fitted model is meant: --backbone --percent --subject --finetune --readout, or --model."""
 
     cache: Path
     backbone: str | None
     percent: float | None
     subject: int | None
     finetune: bool | None
+    readout: str | None
     model: Path | None
 
     def resolve(self) -> FittedModel:
@@ -310,7 +311,7 @@ class ModelChoice:
 
         if self.model is not None:
             return FittedModel.load(self.model)
-        matching = find_models(self.cache, self.backbone, self.percent, self.subject, self.finetune)
+        matching = find_models(self.cache, self.backbone, self.percent, self.subject, self.finetune, self.readout)
         folder = the_model(matching, self.cache)
         logger.info("model: %s", folder)
         return FittedModel.load(folder)
@@ -324,6 +325,7 @@ def model_options(command: Command) -> Command:
     @option("--percent", type=PERCENT, default=None, help="Of the model's filters.")
     @option("--subject", type=SUBJECT, default=None, help="Of the model: 1, 01 or subj01.")
     @option("--finetune/--no-finetune", default=None, help="A finetuned model or not.")
+    @option("--readout", type=click.Choice(["separable", "ridge", "gaussian"]), default=None, help="Of the model.")
     @option("--model", type=click.Path(path_type=Path), default=None, help="The model's folder outright.")
     @functools.wraps(command)
     def run(
@@ -333,6 +335,7 @@ def model_options(command: Command) -> Command:
         percent: float | None,
         subject: int | None,
         finetune: bool | None,
+        readout: str | None,
         model: Path | None,
         **kwargs: Any,
     ) -> None:
@@ -340,7 +343,7 @@ def model_options(command: Command) -> Command:
             from boldreams_cli.features.backbones import entry
 
             backbone = entry(backbone).name
-        command(*args, choice=ModelChoice(cache, backbone, percent, subject, finetune, model), **kwargs)
+        command(*args, choice=ModelChoice(cache, backbone, percent, subject, finetune, readout, model), **kwargs)
 
     return run
 

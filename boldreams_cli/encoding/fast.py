@@ -26,17 +26,11 @@ import torch
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, StopFlag, progress
-from boldreams_cli.encoding.fitting import (
-    FitResult,
-    FitSettings,
-    TrainingBetas,
-    assemble,
-    keep_previous,
-    model_spec,
-)
+from boldreams_cli.encoding.fitting import FitResult, FitSettings, TrainingBetas, model_spec
 from boldreams_cli.encoding.maps import MapLayout
 from boldreams_cli.encoding.pooling import PooledMaps
 from boldreams_cli.encoding.readout import contract
+from boldreams_cli.encoding.saving import assemble, keep_previous
 from boldreams_cli.encoding.spec import FittedModel, model_folder
 from boldreams_cli.encoding.training import ReadoutTraining, batch_order
 from boldreams_cli.features.store import FeatureStore

@@ -25,11 +25,12 @@ from boldreams_cli.encoding.checkpoints import (
     write_checkpoint,
 )
 from boldreams_cli.encoding.finetuning_setup import FinetuneSettings
-from boldreams_cli.encoding.fitting import CHECKPOINT, assemble, keep_previous
+from boldreams_cli.encoding.fitting import CHECKPOINT
 from boldreams_cli.encoding.image_trials import ImageTrials
 from boldreams_cli.encoding.network import Network
 from boldreams_cli.encoding.parallel import Process
 from boldreams_cli.encoding.readout import learning_rate
+from boldreams_cli.encoding.saving import assemble, keep_previous
 from boldreams_cli.encoding.spec import BACKBONE, FittedModel, ModelSpec
 from boldreams_cli.encoding.training import batch_order
 from boldreams_cli.features import weights as weight_files

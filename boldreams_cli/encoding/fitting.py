@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,8 @@ from boldreams_cli.encoding.checkpoints import read_note, read_tensors, write_ch
 from boldreams_cli.encoding.linear import LinearTraining
 from boldreams_cli.encoding.maps import MapLayout, MapSource, open_maps
 from boldreams_cli.encoding.readout import learning_rate
-from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, make_groups, model_folder
+from boldreams_cli.encoding.saving import Part, assemble, keep_previous
+from boldreams_cli.encoding.spec import FittedModel, ModelSpec, make_groups, model_folder
 from boldreams_cli.encoding.training import ReadoutTraining, batch_order
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std
@@ -34,7 +34,8 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 BETA_COLUMNS = 2048
 # Epochs, rate and batch size of each.
 RECIPES = {"paper": (10, 1e-4, 16), "fast": (10, 3e-3, 64)}
-READOUTS = {"separable": ReadoutTraining, "linear": LinearTraining}
+TRAININGS = {"separable": ReadoutTraining, "linear": LinearTraining}
+READOUTS = ("separable", "ridge", "gaussian")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class FitSettings:
     rf : ``shared`` receptive fields for layers of equal resolution, or one per ``layer``.
     epochs, rate, batch_size : of Adam.
     recipe : ``paper``, or ``fast`` (encoding/fast.py).
+    readout : ``separable`` (equation 1), ``ridge`` or ``gaussian`` (encoding/closed_form.py).
     seed : of the start and of the order of trials.
     precision : of matrix products, ``fp32``, ``tf32`` or ``bf16`` (the last two on CUDA).
     """
@@ -59,6 +61,7 @@ class FitSettings:
     seed: int = 0
     precision: str = "fp32"
     recipe: str = "paper"
+    readout: str = "separable"
 
     def check(self) -> None:
         """Raise ChoiceError for values that make no sense."""
@@ -68,6 +71,8 @@ class FitSettings:
             raise ChoiceError("--epochs and --batch-size must be at least 1 and --lr above 0")
         if self.recipe not in RECIPES:
             raise ChoiceError(f"unknown recipe {self.recipe!r}; choose from {', '.join(RECIPES)} (--recipe)")
+        if self.readout not in READOUTS:
+            raise ChoiceError(f"unknown readout {self.readout!r}; choose from {', '.join(READOUTS)} (--readout)")
 
 
 def settings_for(
@@ -80,6 +85,7 @@ def settings_for(
     batch_size: int | None,
     seed: int,
     precision: str,
+    readout: str = "separable",
     finetune: bool = False,
 ) -> FitSettings:
     """Fill in what was not asked for: epochs (30 of a text model, as published), rate and batch size of the recipe.
@@ -92,6 +98,14 @@ def settings_for(
     text = entry(backbone).reads == "captions"
     if recipe != "paper" and (text or finetune or precision != "fp32"):
         raise ChoiceError("--recipe fast trains frozen image backbones in fp32; leave it out")
+    if readout != "separable":
+        if text or finetune:
+            raise ChoiceError(f"--readout {readout} is for frozen image backbones; leave it out")
+        if recipe != "paper" or precision != "fp32" or epochs or rate or batch_size:
+            raise ChoiceError(
+                f"--readout {readout} is solved at once, in fp32; leave out --recipe, --precision, --epochs, --lr and "
+                "--batch-size"
+            )
     usual = RECIPES[recipe]
     return FitSettings(
         percent,
@@ -102,6 +116,7 @@ def settings_for(
         seed,
         precision,
         recipe,
+        readout,
     )
 
 
@@ -194,10 +209,10 @@ def fit(
     spans = [slice(start, min(start + budget[1], count)) for start in range(0, count, budget[1])]
     passes = len(spans) * settings.epochs
     trials = len(train.images)
-    parts: list[tuple[list[Tensor], list[Tensor], Tensor]] = []
+    parts: list[Part] = []
     with progress(f"fit {spec.backbone} {settings.percent:g} %", passes * trials, "trials") as shown:
         for number, span in enumerate(spans):
-            training = READOUTS[spec.readout](
+            training = TRAININGS[spec.readout](
                 layouts,
                 span,
                 count,
@@ -260,7 +275,7 @@ def model_spec(store: FeatureStore, responses: Responses, settings: FitSettings,
         groups=make_groups(shapes, settings.rf),
         percent=settings.percent,
         finetuned=False,
-        readout="linear" if entry(store.spec["backbone"]).reads == "captions" else "separable",
+        readout="linear" if entry(store.spec["backbone"]).reads == "captions" else settings.readout,
         store=store.fingerprint,
         responses=responses.fingerprint,
         voxels=len(responses.voxels),
@@ -370,54 +385,6 @@ class _Partial:
         """Remove checkpoints: the model is saved."""
         for path in self.path.parent.glob("checkpoint*.safetensors"):
             path.unlink()
-
-
-def assemble(
-    spec: ModelSpec,
-    parts: list[tuple[list[Tensor], list[Tensor], Tensor]],
-    included: NDArray[np.bool_],
-    voxels: NDArray[np.int32],
-) -> ReadoutWeights:
-    """Join the spans, with NaN biases where voxels were left out, so that they predict NaN and not 0."""
-    place = torch.from_numpy(np.flatnonzero(included))
-
-    def scatter(values: list[Tensor], fill: float) -> Tensor:
-        joined = torch.cat(values)
-        whole = torch.full((len(included), *joined.shape[1:]), fill)
-        whole[place] = joined
-        return whole
-
-    fields: dict[str, Tensor] = {}
-    weights: dict[str, Tensor] = {}
-    for index, group in enumerate(spec.groups):
-        field = scatter([part[0][index] for part in parts], 0.0)
-        fields[group.name] = field.view(-1, group.height, group.width)
-        weight = scatter([part[1][index] for part in parts], 0.0)
-        sizes = [len(spec.layers[name]) for name in group.layers]
-        weights |= dict(zip(group.layers, weight.split(sizes, dim=1), strict=True))
-    ordered = {name: weights[name] for name in spec.layers}
-    return ReadoutWeights(fields, ordered, scatter([part[2] for part in parts], float("nan")), voxels)
-
-
-def keep_previous(folder: Path, spec: ModelSpec) -> None:
-    """Move a model of other settings aside with all that was made from it, rather than mix the two."""
-    if not (folder / "spec.json").exists():
-        return
-    old = FittedModel.load(folder).spec
-    if (old.training, old.store, old.responses, old.layers) == (
-        spec.training,
-        spec.store,
-        spec.responses,
-        spec.layers,
-    ):
-        return
-    previous = folder.with_name(folder.name + ".previous")
-    shutil.rmtree(previous, ignore_errors=True)
-    folder.replace(previous)
-    for path in previous.glob("checkpoint*"):  # of the model that is about to be saved
-        folder.mkdir(exist_ok=True)
-        path.replace(folder / path.name)
-    logger.info("the model of other settings that was in %s is now in %s", folder, previous.name)
 
 
 def _log(losses: list[float], settings: FitSettings) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from boldreams_cli.console import MismatchError
 from boldreams_cli.encoding.maps import MapLayout, grouped, laid_out, open_maps
-from boldreams_cli.encoding.readout import contract, template
+from boldreams_cli.encoding.readout import template
 from boldreams_cli.encoding.spec import BACKBONE, FittedModel
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
@@ -53,11 +53,7 @@ class Predictor:
     def __init__(self, model: FittedModel, device: torch.device) -> None:
         self.model, self.device = model, device
         self.layouts = [MapLayout(group, model.spec.layers) for group in model.spec.groups]
-        self.factors: list[tuple[Tensor, Tensor]] = []
-        for layout in self.layouts:
-            field = model.weights.group_field(layout.group).T.contiguous().to(device)
-            weight = model.weights.group_weights(layout.group).T.contiguous().to(device)
-            self.factors.append((field, weight) if layout.pixels_first else (weight, field))
+        self.readers = [model.weights.reader(layout.group, layout.pixels_first, device) for layout in self.layouts]
         self.bias = model.weights.bias.to(device)
 
     def __call__(self, maps: Sequence[Tensor]) -> Tensor:
@@ -72,10 +68,10 @@ class Predictor:
         (images, voxels) float32; NaN for voxels excluded from the fit.
         """
         out = self.bias.expand(len(maps[0]), -1).clone()
-        for group, (left, right) in zip(maps, self.factors, strict=True):
+        for group, reader in zip(maps, self.readers, strict=True):
             for start in range(0, out.shape[1], VOXEL_BLOCK):
                 voxels = slice(start, start + VOXEL_BLOCK)
-                out[:, voxels] += contract(group, left[:, voxels], right[:, voxels])[0]
+                out[:, voxels] += reader(group, voxels)
         return out
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -59,15 +61,66 @@ def template(fields: Tensor, weights: Tensor, voxel_weights: Tensor) -> Tensor:
 
     Parameters
     ----------
-    fields : (voxels, P).
-    weights : (voxels, K).
+    fields : (voxels, P), or (nodes, P) that all voxels share.
+    weights : (voxels, K), or (voxels, K, nodes).
     voxel_weights : (voxels,), e.g. 1/n inside an area.
 
     Returns
     -------
     (K, P) float, such that (maps * template).sum() is the group's share of the weighted sum.
     """
+    if weights.ndim == 3:
+        return torch.tensordot(voxel_weights, weights, 1) @ fields
     return (weights * voxel_weights[:, None]).T @ fields
+
+
+class GroupReader:
+    """One group's share of the prediction of some voxels, for either kind of weights.
+
+    Parameters
+    ----------
+    fields, weights : as in `template`.
+    pixels_first : whether maps come as (images, P, K) rather than (images, K, P).
+    """
+
+    def __init__(self, fields: Tensor, weights: Tensor, pixels_first: bool) -> None:
+        self.pixels_first, self.shared = pixels_first, weights.ndim == 3
+        if self.shared:
+            self.basis = fields
+            # In the order in which a pooled map lies in memory.
+            self.factor = weights.permute(2, 1, 0) if pixels_first else weights.permute(1, 2, 0)
+            self.factor = self.factor.flatten(0, 1).contiguous()
+        else:
+            field, weight = fields.T.contiguous(), weights.T.contiguous()
+            self.left, self.right = (field, weight) if pixels_first else (weight, field)
+
+    def __call__(self, maps: Tensor, voxels: slice = slice(None)) -> Tensor:
+        """Maps -> (images, voxels)."""
+        if not self.shared:
+            return contract(maps, self.left[:, voxels], self.right[:, voxels])[0]
+        pooled = self.basis @ maps if self.pixels_first else maps @ self.basis.T
+        return pooled.flatten(1) @ self.factor[:, voxels]
+
+
+def gaussian_fields(height: int, width: int, gaussians: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gaussian receptive fields on a grid of pixels, each summing to 1.
+
+    Parameters
+    ----------
+    height, width : of the grid.
+    gaussians : (n, 3) x to the right, y down, standard deviation; in fractions of the image.
+
+    Returns
+    -------
+    (n, height * width).
+    """
+    x, y, size = (column[:, None] for column in gaussians.T)
+    down = ((np.arange(height) + 0.5) / height - y) / size
+    right = ((np.arange(width) + 0.5) / width - x) / size
+    squares = down[:, :, None] ** 2 + right[:, None, :] ** 2
+    # Against the nearest pixel, so that a field smaller than a pixel does not vanish.
+    fields = np.exp((squares.min((1, 2), keepdims=True) - squares) / 2).reshape(len(gaussians), -1)
+    return fields / fields.sum(1, keepdims=True)
 
 
 def published_start(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from boldreams_cli import __version__
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing
+from boldreams_cli.encoding.readout import GroupReader
 from boldreams_cli.files import digest, read_json, write_json, written_whole
 
 FORMAT = 1
@@ -129,8 +130,8 @@ class ReadoutWeights:
 
     Parameters
     ----------
-    fields : group -> (voxels, height, width).
-    weights : layer -> (voxels, filters).
+    fields : group -> (voxels, height, width); of a ridge readout (nodes, height, width), the same for all voxels.
+    weights : layer -> (voxels, filters); of a ridge readout (voxels, filters, nodes).
     bias : (voxels,); NaN for voxels that were excluded, so that their predictions are NaN too.
     voxels : (voxels, 3) int32 indices into the subject's volume.
     """
@@ -141,12 +142,22 @@ class ReadoutWeights:
     voxels: NDArray[np.int32]
 
     def group_weights(self, group: Group) -> Tensor:
-        """(voxels, K) of all layers of a group."""
+        """(voxels, K) of all layers of a group, or (voxels, K, nodes)."""
         return torch.cat([self.weights[name] for name in group.layers], dim=1)
 
     def group_field(self, group: Group) -> Tensor:
-        """(voxels, P)."""
+        """(voxels, P), or (nodes, P)."""
         return self.fields[group.name].flatten(1)
+
+    def reader(
+        self, group: Group, pixels_first: bool, device: torch.device, voxels: Tensor | None = None
+    ) -> GroupReader:
+        """Read a group's maps on `device`; `voxels` (voxels,) bool chooses some."""
+        fields, weights = self.group_field(group), self.group_weights(group)
+        if voxels is not None:
+            weights = weights[voxels]
+            fields = fields if weights.ndim == 3 else fields[voxels]
+        return GroupReader(fields.to(device), weights.to(device), pixels_first)
 
     @property
     def included(self) -> NDArray[np.bool_]:
@@ -218,9 +229,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def model_folder(cache: Path, subject: int, backbone: str, percent: float, finetuned: bool) -> Path:
+def model_folder(
+    cache: Path, subject: int, backbone: str, percent: float, finetuned: bool, readout: str = "separable"
+) -> Path:
     """Where a model of that kind lies."""
-    name = f"percent-{percent:g}" + ("-finetuned" if finetuned else "")
+    kind = f"-{readout}" if readout in ("ridge", "gaussian") else ""
+    name = f"percent-{percent:g}{kind}" + ("-finetuned" if finetuned else "")
     return cache / "models" / f"subj{subject:02d}" / backbone / name
 
 
@@ -230,6 +244,7 @@ def find_models(
     percent: float | None = None,
     subject: int | None = None,
     finetuned: bool | None = None,
+    readout: str | None = None,
 ) -> list[Path]:
     """Folders of the fitted models that match; None matches any."""
     found = []
@@ -239,6 +254,7 @@ def find_models(
             continue
         spec = read_json(path)
         asked = {"backbone": backbone, "percent": percent, "subject": subject, "finetuned": finetuned}
+        asked["readout"] = readout
         if all(value is None or spec.get(key) == value for key, value in asked.items()):
             found.append(folder)
     return found
@@ -259,10 +275,10 @@ def the_model(candidates: Iterable[Path], cache: Path) -> Path:
         there = [str(path.relative_to(cache / "models")) for path in find_models(cache)]
         raise ChoiceError(
             f"no fitted model in {cache} matches; there: {listing(there)}. Run boldreams fit, or choose with "
-            "--backbone --percent --subject --finetune or --model DIR"
+            "--backbone --percent --subject --finetune --readout or --model DIR"
         )
     names = listing(str(path.relative_to(cache / "models")) for path in found)
     raise ChoiceError(
         f"{len(found)} fitted models match: {names}. Choose with --backbone --percent --subject --finetune "
-        "or --model DIR"
+        "--readout or --model DIR"
     )

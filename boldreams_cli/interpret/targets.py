@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
 from boldreams_cli.encoding.maps import MapLayout, open_maps
 from boldreams_cli.encoding.model import IMAGE_BLOCK, FullModel
-from boldreams_cli.encoding.readout import contract
 from boldreams_cli.encoding.spec import FittedModel
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.store import FeatureStore
@@ -115,19 +114,12 @@ class Betas:
 
     def __init__(self, model: FittedModel, voxels: NDArray[np.bool_], device: torch.device) -> None:
         chosen = torch.from_numpy(voxels)
-        weights = model.weights
-        self.factors = [
-            (
-                weights.group_weights(group)[chosen].T.contiguous().to(device),
-                weights.group_field(group)[chosen].T.contiguous().to(device),
-            )
-            for group in model.spec.groups
-        ]
-        self.bias = weights.bias[chosen].to(device)
+        self.readers = [model.weights.reader(group, False, device, chosen) for group in model.spec.groups]
+        self.bias = model.weights.bias[chosen].to(device)
 
     def __call__(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of each group, (images, K, P) -> (images, voxels of the area)."""
-        shares = [contract(group, *pair)[0] for group, pair in zip(maps, self.factors, strict=True)]
+        shares = [reader(group) for group, reader in zip(maps, self.readers, strict=True)]
         return torch.stack(shares).sum(0) + self.bias
 
 

@@ -13,17 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boldreams_cli import cli
-from tests.conftest import COMMAND, Done, Run
+from tests.conftest import COMMAND, Done, Run, in_this_process
 from tests.interpret.conftest import Fitted
 
 
-def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
-    """The command in this process, for tests that need no process of their own."""
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return Done(subprocess.CompletedProcess([], stopped.value.code or 0, said.out, said.err))
+def called(*arguments: object) -> Done:
+    """The command without the environment that `run` gives it."""
+    return in_this_process([str(argument) for argument in arguments], {})
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +117,12 @@ def test_attribute_shares_passes_and_adds_up(run: Run, fitted: Fitted) -> None:
         assert (Path(entry["files"][1]).parent / "sheet.png").is_file()
 
 
-def test_prediction_of_attribute_is_that_of_predict(
-    capsys: pytest.CaptureFixture[str], fitted: Fitted, tmp_path: Path
-) -> None:
+def test_prediction_of_attribute_is_that_of_predict(fitted: Fitted, tmp_path: Path) -> None:
     picture, file = tmp_path / "picture.png", tmp_path / "betas.npz"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)).save(picture)
     common = ["--image", picture, "--cache", fitted.cache]
-    entry = called(capsys, "attribute", "--roi", "V1", "--steps", 2, "--json", *common).json["results"][0]
-    called(capsys, "predict", "--output", file, *common)
+    entry = called("attribute", "--roi", "V1", "--steps", 2, "--json", *common).json["results"][0]
+    called("predict", "--output", file, *common)
     with np.load(file) as stored:
         expected = stored["betas"][0, fitted.responses.areas.select("V1")].mean()
     assert entry["prediction"] == pytest.approx(expected, rel=1e-4)
@@ -148,37 +142,35 @@ def test_prediction_of_attribute_is_that_of_predict(
         (["attribute", "--roi", "V9"], 2, "no area 'V9'"),
     ],
 )
-def test_errors_say_what_to_do(
-    capsys: pytest.CaptureFixture[str], fitted: Fitted, arguments: list[str], code: int, said: str
-) -> None:
-    done = called(capsys, *arguments, "--cache", fitted.cache)
+def test_errors_say_what_to_do(fitted: Fitted, arguments: list[str], code: int, said: str) -> None:
+    done = called(*arguments, "--cache", fitted.cache)
     assert done.code == code
     assert said in done.err
     assert done.out == ""
 
 
-def test_damaged_picture_is_named(capsys: pytest.CaptureFixture[str], fitted: Fitted, tmp_path: Path) -> None:
+def test_damaged_picture_is_named(fitted: Fitted, tmp_path: Path) -> None:
     picture = tmp_path / "broken.jpg"
     picture.write_bytes(b"\xff\xd8\xff\xe0 not a picture")
-    done = called(capsys, "attribute", "--roi", "V1", "--image", picture, "--cache", fitted.cache)
+    done = called("attribute", "--roi", "V1", "--image", picture, "--cache", fitted.cache)
     assert done.code == 1
     assert "broken.jpg" in done.err
 
 
-def test_model_of_other_weights_is_refused(capsys: pytest.CaptureFixture[str], copied: Fitted) -> None:
+def test_model_of_other_weights_is_refused(copied: Fitted) -> None:
     path = copied.model.folder / "spec.json"
     spec = json.loads(path.read_text())
     spec["backbone_weights"]["source"] = "random:3"
     path.write_text(json.dumps(spec))
-    done = called(capsys, "dream", "--roi", "V1", "--cache", copied.cache)
+    done = called("dream", "--roi", "V1", "--cache", copied.cache)
     assert done.code == 3
     assert "--weights FILE" in done.err
 
 
-def test_model_of_captions_is_refused(capsys: pytest.CaptureFixture[str], copied: Fitted) -> None:
+def test_model_of_captions_is_refused(copied: Fitted) -> None:
     path = copied.model.folder / "spec.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"backbone": "clip-text"}))
     for command in ("dream", "attribute"):
-        done = called(capsys, command, "--roi", "V1", "--cache", copied.cache)
+        done = called(command, "--roi", "V1", "--cache", copied.cache)
         assert done.code == 2
         assert "no gradient to pixels" in done.err

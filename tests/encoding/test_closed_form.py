@@ -1,0 +1,147 @@
+"""Ridge and Gaussian readouts from the store: what they save predicts what was solved, and no test image is read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge as SklearnRidge
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
+from boldreams_cli.encoding.closed_form import CENTRES, SIZES, fit_closed_form
+from boldreams_cli.encoding.fitting import FitResult, settings_for
+from boldreams_cli.encoding.model import FullModel, predict_stored
+from boldreams_cli.encoding.pooling import interpolation
+from boldreams_cli.encoding.readout import gaussian_fields
+from boldreams_cli.encoding.spec import FittedModel, find_models
+from boldreams_cli.features.store import FeatureStore
+
+from .conftest import Ready
+
+CPU = torch.device("cpu")
+READOUTS = ("ridge", "gaussian")
+
+
+def run(ready: Ready, cache: Path, readout: str, percent: float = 2, memory: int = 4 * 2**30) -> FitResult:
+    settings = settings_for("alexnet", "paper", percent, "shared", None, None, None, 0, "fp32", readout)
+    return fit_closed_form(ready.store, ready.responses, settings, cache, CPU, memory, StopFlag())
+
+
+@pytest.fixture(scope="module", params=READOUTS)
+def result(ready: Ready, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    return run(ready, tmp_path_factory.mktemp("closed"), request.param)
+
+
+def features(ready: Ready, model: FittedModel, fields: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    """(images, filters of all layers times fields): maps read straight from the store, summed against fields."""
+    parts = []
+    for group in model.spec.groups:
+        for name in group.layers:
+            indices = np.array(model.spec.layers[name])
+            maps = ready.store.read_maps(name, ready.store.rows(images), indices).astype(float)
+            parts.append(np.einsum("bkp,np->bkn", maps.reshape(*maps.shape[:2], -1), fields[group.name]))
+    return np.concatenate([part.reshape(len(images), -1) for part in parts], 1)
+
+
+def test_predicts_what_scikit_learns_ridge_predicts(ready: Ready, result: FitResult) -> None:
+    """With the same penalty out of the nine, whichever it was."""
+    model, images = result.model, ready.responses.train_images
+    predicted = predict_stored(model, ready.store, images, CPU, 2**30)
+    betas, repeats = ready.responses.mean_betas(images), ready.responses.repeats(images)
+    for voxel in (0, 40):
+        fields = {}
+        for group in model.spec.groups:
+            if model.spec.readout == "ridge":
+                weights = interpolation(group.height, group.width, 9)
+                fields[group.name] = (weights / weights.sum(0)).T.double().numpy()
+            else:
+                fields[group.name] = model.weights.group_field(group)[voxel : voxel + 1].double().numpy()
+        x = features(ready, model, fields, images)
+        # Of ridge a filter has one scale, that of its pixels; of gaussian, that of what the field reads.
+        x = _scaled(ready, model, x, images) if model.spec.readout == "ridge" else x / x.std(0, ddof=1)
+        centred = (x - np.average(x, 0, repeats)) * np.sqrt(repeats)[:, None]
+        values = np.linalg.eigvalsh(centred.T @ centred if x.shape[1] <= len(x) else centred @ centred.T)
+        mean = values[values > 1e-6 * values[-1]].mean()
+        misses = [
+            np.abs(
+                SklearnRidge(mean * 10.0**power).fit(x, betas[:, voxel], repeats).predict(x) - predicted[:, voxel]
+            ).max()
+            for power in range(-4, 5)
+        ]
+        assert min(misses) < 5e-3 * predicted[:, voxel].std() + 1e-4, misses
+
+
+def _scaled(ready: Ready, model: FittedModel, x: np.ndarray, images: np.ndarray) -> np.ndarray:
+    scale = []
+    for group in model.spec.groups:
+        for name in group.layers:
+            indices = np.array(model.spec.layers[name])
+            maps = ready.store.read_maps(name, ready.store.rows(images), indices).astype(float)
+            nodes = min(9, group.height) * min(9, group.width)
+            scale.append(np.repeat(maps.std((0, 2, 3), ddof=1), nodes))
+    return x / np.concatenate(scale)
+
+
+def test_gaussian_fields_are_of_the_set(ready: Ready, tmp_path: Path) -> None:
+    model = run(ready, tmp_path, "gaussian").model
+    candidates = np.array([(x, y, size) for size in SIZES for y in CENTRES for x in CENTRES])
+    names = []
+    for group in model.spec.groups:
+        known = torch.from_numpy(gaussian_fields(group.height, group.width, candidates)).float()
+        distance = (model.weights.group_field(group)[:, None] - known).abs().amax(2)
+        assert distance.min(1).values.max() < 1e-5
+        names.append(distance < 1e-5)
+    assert torch.stack(names).all(0).any(1).all(), "the same Gaussian on all resolutions"
+
+
+def test_full_model_agrees_and_is_differentiable(ready: Ready, result: FitResult) -> None:
+    model = result.model
+    assert FittedModel.load(model.folder).spec.readout == model.spec.readout
+    full = FullModel.rebuild(model, CPU)
+    area = torch.zeros(model.spec.voxels)
+    area[3:9] = 1 / 6
+    pixels = torch.rand(2, 3, 227, 227, requires_grad=True)
+    betas, mean = full(pixels), full.weighted_sum(area)(pixels)
+    torch.testing.assert_close(mean, betas[:, 3:9].mean(1), rtol=1e-3, atol=1e-4)
+    (gradient,) = torch.autograd.grad(mean.sum(), pixels)
+    assert gradient.abs().max() > 0
+
+
+def test_little_memory_solves_in_spans_with_the_same_weights(ready: Ready, tmp_path: Path) -> None:
+    rich = run(ready, tmp_path / "rich", "gaussian").model
+    poor = run(ready, tmp_path / "poor", "gaussian", memory=1_500_000).model
+    images = ready.responses.test_images
+    one, other = (predict_stored(model, ready.store, images, CPU, 2**30) for model in (rich, poor))
+    np.testing.assert_allclose(one, other, rtol=5e-3, atol=5e-3)
+    with pytest.raises(BoldreamsError, match="--memory"):
+        run(ready, tmp_path / "none", "ridge", memory=1000)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_test_images_are_never_read(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readout: str
+) -> None:
+    asked: list[np.ndarray] = []
+    real = FeatureStore.read_maps
+
+    def watched(self: FeatureStore, layer: str, rows: np.ndarray, *rest: object, **named: object) -> np.ndarray:
+        asked.append(self.images[rows])
+        return real(self, layer, rows, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FeatureStore, "read_maps", watched)
+    run(ready, tmp_path, readout)
+    assert not np.isin(np.concatenate(asked), ready.responses.test_images).any()
+
+
+def test_models_of_different_readouts_lie_side_by_side(ready: Ready, tmp_path: Path) -> None:
+    for readout in READOUTS:
+        run(ready, tmp_path, readout)
+    assert [path.name for path in find_models(tmp_path)] == ["percent-2-gaussian", "percent-2-ridge"]
+    assert [path.name for path in find_models(tmp_path, readout="ridge")] == ["percent-2-ridge"]
+
+
+def test_options_of_training_are_refused(ready: Ready) -> None:
+    with pytest.raises(ChoiceError, match="leave out --recipe"):
+        settings_for("alexnet", "paper", 10, "shared", 5, None, None, 0, "fp32", "ridge")
+    with pytest.raises(ChoiceError, match="frozen image backbones"):
+        settings_for("clip-text", "paper", 10, "shared", None, None, None, 0, "fp32", "ridge")
