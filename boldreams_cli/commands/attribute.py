@@ -30,7 +30,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     help="An nsdId or a picture, repeatable (default: each area's best test images).",
 )
 @options.option("--count", type=click.IntRange(1), default=5, help="Best test images of each area.")
-@options.option("--steps", type=click.IntRange(2), default=None, help="Points of the integral (default: 256).")
+@options.option("--steps", type=click.IntRange(2), default=None, help="Points of the integral, at most  [default: 256]")
 @options.option(
     "--baseline",
     type=click.Choice(["black", "mean", "blur"]),

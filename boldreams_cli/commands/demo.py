@@ -86,7 +86,7 @@ def _pictures(common: tuple[str, ...], root: tuple[str, ...], subject: str, seed
         found[area] = {"images": dreamt["images"], "response": dreamt["response"], "best_natural": natural}
         found[area]["words"] = [word for word, _ in words["words"][:3]]
     several = [argument for area in ("V1", "faces", "places") for argument in ("--roi", area)]
-    attributed = _run("attribute", *selectors, *root, *several, "--count", "1", "--steps", "64")
+    attributed = _run("attribute", *selectors, *root, *several, "--count", "1", "--steps", "128")
     found["attributions"] = [file for item in attributed["results"] for file in item["files"]]
     return found
 

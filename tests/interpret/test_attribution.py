@@ -35,7 +35,7 @@ def ends() -> tuple[Tensor, Tensor]:
 
 def test_equals_captums(ends: tuple[Tensor, Tensor]) -> None:
     image, baseline = ends
-    ours = integrated_gradients(two_responses, image, baseline, 20, 7)
+    ours = integrated_gradients(two_responses, image, baseline, 20, 7, order=20)
     for number in range(2):
         theirs = IntegratedGradients(lambda points, n=number: two_responses(points)[:, n]).attribute(
             image[None], baseline[None], n_steps=20, method="gausslegendre"
@@ -44,12 +44,10 @@ def test_equals_captums(ends: tuple[Tensor, Tensor]) -> None:
 
 
 def test_equals_captums_on_the_full_model(fitted: Fitted) -> None:
-    attributor = Attributor(fitted.full, ["V1"], fitted.responses, Settings(steps=8))
+    area = fitted.full.weighted_sum(torch.full((fitted.model.spec.voxels,), 1 / fitted.model.spec.voxels))
     image = torch.rand(3, 227, 227)
-    ours = attributor.integrate(image, [0])
-    theirs = IntegratedGradients(attributor.means.areas[0]).attribute(
-        image[None], n_steps=8, method="gausslegendre", internal_batch_size=4
-    )
+    ours = integrated_gradients(lambda points: area(points)[:, None], image, torch.zeros_like(image), 8, 3, order=8)
+    theirs = IntegratedGradients(area).attribute(image[None], n_steps=8, method="gausslegendre", internal_batch_size=4)
     np.testing.assert_allclose(ours.values[0], theirs[0].detach().numpy(), atol=1e-5 * np.abs(ours.values).max())
 
 
@@ -106,6 +104,47 @@ def test_alexnet_is_complete_and_a_riemann_sum_agrees(alexnet_weights: Path) -> 
         riemann += float((gradients.double() * image).sum()) / 128
     assert riemann == pytest.approx(result.sums[0], rel=0.01)
     assert riemann == pytest.approx(result.prediction[0] - result.baseline_prediction[0], rel=0.01)
+
+
+def test_efficientnet_is_complete_at_the_default_steps() -> None:
+    """Its gradients jump near black, where evenly spread points miss 1.4 % even at 256."""
+    respond, image = real_area(backbones.load("efficientnet_lite0", "pretrained"))
+    result = integrated_gradients(respond, image, torch.zeros_like(image), STEPS, 16)
+    assert result.completeness_error[0] < 0.01
+
+
+def test_steps_go_where_the_gradient_jumps() -> None:
+    """A steep rise near black: even points do not resolve it, halving finds it."""
+    asked: list[float] = []
+
+    def respond(points: Tensor) -> Tensor:
+        if points.requires_grad:
+            asked.extend(points[:, 0, 0, 0].tolist())
+        place = points.double().sum((1, 2, 3))
+        return 200 * (torch.relu(place - 0.0123) - torch.relu(place - 0.0154))[:, None]
+
+    image = torch.ones(3, 1, 1) / 3
+    result = integrated_gradients(respond, image, torch.zeros_like(image), 256, 8)
+    assert result.completeness_error[0] < 0.01
+    assert len(asked) < 256, "and stops when it is found"
+    assert np.mean(np.array(asked) * 3 < 1 / 16) > 0.3
+    even = integrated_gradients(respond, image, torch.zeros_like(image), 256, 8, order=256)
+    assert even.completeness_error[0] > 5 * result.completeness_error[0]
+
+
+def test_no_more_than_the_steps_asked_for() -> None:
+    """Each stretch is new work; the ends' forward passes are not counted."""
+    asked = []
+
+    def respond(points: Tensor) -> Tensor:
+        asked.append(len(points) if points.requires_grad else 0)
+        return (points**5).flatten(1).sin().sum(1)[:, None] * 50
+
+    for steps in (1, 4, 7, 64, 100):
+        asked.clear()
+        image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+        integrated_gradients(respond, image, torch.zeros_like(image), steps, 8)
+        assert sum(asked) <= max(4, steps)
 
 
 def test_baselines() -> None:
