@@ -74,7 +74,7 @@ def attribute(
     if images:
         jobs = attributor.all_areas(find_images(images, lambda: responses))
     else:
-        jobs = attributor.best_test_images(choice.cache, count, memory)
+        jobs = attributor.best_test_images(choice.cache, nsd_root, count, memory)
     with stop_on_signals() as stop:
         results = list(attribution.attribute(attributor, jobs, model.folder / "attributions", nsd_root, stop))
     output.show(

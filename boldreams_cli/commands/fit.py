@@ -131,10 +131,12 @@ def _show(result: FitResult, output: Output) -> None:
     from boldreams_cli.console import duration
 
     summary = result.summary()
+    loss = f"loss: {result.losses[0]:.4f} in epoch 1, {result.losses[-1]:.4f} in epoch {len(result.losses)}"
+    if len(result.losses) == 1:
+        loss = f"loss: {result.losses[0]:.4f}"
     output.show(
         summary,
         f"model: {summary['model']}",
         f"filters: {', '.join(f'{name} {count}' for name, count in summary['filters'].items())}",
-        f"loss: {result.losses[0]:.4f} in epoch 1, {result.losses[-1]:.4f} in epoch {len(result.losses)}; "
-        f"{duration(result.seconds)}",
+        f"{loss}; {duration(result.seconds)}",
     )

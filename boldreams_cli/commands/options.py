@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,6 +116,9 @@ def output_options(command: Command) -> Command:
         console.start_logging(1 if verbose else -1 if quiet else 0)
         try:
             command(*args, output=Output(as_json), **kwargs)
+        except BrokenPipeError:  # `boldreams score | head`: end as quietly as a signal would have it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(128 + 13) from None
         except (BoldreamsError, OSError, MemoryError, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exc()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,14 +170,31 @@ def _through_network(
     weights: str | None,
 ) -> NDArray[np.float32]:
     full = FullModel.rebuild(model, device, weights)
-    resized = ResizedImages.find(cache, model.spec.training.get("stimuli", ""))
-    parts = []
-    with torch.inference_mode(), progress("predict", len(images), "images") as shown:
+    with torch.inference_mode():
+        return np.concatenate([full(pixels).cpu().numpy() for pixels in pixels_of(full, images, cache, nsd_root)])
+
+
+def pixels_of(full: FullModel, images: Sequence[Wanted], cache: Path, nsd_root: Path | None) -> Iterator[torch.Tensor]:
+    """Read images as the model sees them, a few at a time.
+
+    Parameters
+    ----------
+    full : the full model.
+    images : nsdIds and files.
+    cache : that may hold the resized stimuli that the model was finetuned on.
+    nsd_root : for other nsdIds.
+
+    Yields
+    ------
+    (some, 3, size, size) in [0, 1], on the model's device.
+    """
+    resized = ResizedImages.find(cache, full.model.spec.training.get("stimuli", ""))
+    device = next(full.backbone.parameters()).device
+    with progress("predict", len(images), "images") as shown:
         for start in range(0, len(images), IMAGES_IN_A_PASS):
             pixels = _pixels(images[start : start + IMAGES_IN_A_PASS], full, resized, nsd_root)
-            parts.append(full(pixels.to(device).float() / 255).cpu().numpy())
+            yield pixels.to(device).float() / 255
             shown.advance(len(pixels))
-    return np.concatenate(parts)
 
 
 def _pixels(

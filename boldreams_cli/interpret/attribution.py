@@ -15,7 +15,7 @@ from torch import Tensor
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
 from boldreams_cli.encoding.model import FullModel, store_of
-from boldreams_cli.encoding.prediction import Wanted, read_images
+from boldreams_cli.encoding.prediction import Wanted, pixels_of, read_images
 from boldreams_cli.files import written_whole
 from boldreams_cli.interpret.dreaming import is_out_of_memory, repeatable
 from boldreams_cli.interpret.integration import Integral, Respond, baseline_of, integrated_gradients, signed_map
@@ -74,23 +74,24 @@ class Attributor:
         self.device = next(full.backbone.parameters()).device
         self._batch: dict[int, int] = {}
 
-    def best_test_images(self, cache: Path, count: int, memory: int) -> list[Job]:
-        """The test images that excite each area most, by prediction from the store, best first.
+    def best_test_images(self, cache: Path, nsd_root: Path | None, count: int, memory: int) -> list[Job]:
+        """The test images that excite each area most, best first: by prediction from the store, or from pixels.
 
         Raises
         ------
         MismatchError
             If the cache lacks the store or it lacks them.
         BoldreamsError
-            If the store is not of this model's backbone.
+            If the model is finetuned and there are no stimuli.
         """
-        model = self.full.model
+        model, images = self.full.model, self.responses.test_images
         if model.spec.finetuned:
-            raise BoldreamsError(
-                f"{model.folder} is finetuned, so the store cannot tell its best images; say which with --image"
-            )
-        images = self.responses.test_images
-        predicted = read_stored(model, store_of(model, cache), images, self.means, self.device, memory)
+            wanted = [Wanted(nsd_id=int(image)) for image in images]
+            with torch.inference_mode():
+                parts = [self.means(self.full.maps(p)) for p in pixels_of(self.full, wanted, cache, nsd_root)]
+            predicted = torch.cat(parts).cpu().numpy()
+        else:
+            predicted = read_stored(model, store_of(model, cache), images, self.means, self.device, memory)
         best = np.argsort(-predicted, axis=0, kind="stable")[:count]
         chosen: dict[int, list[int]] = {}
         for row in best:

@@ -17,6 +17,7 @@ from PIL import Image
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, StopFlag, logger
 from boldreams_cli.encoding.model import FullModel, store_of
+from boldreams_cli.encoding.prediction import Wanted, pixels_of
 from boldreams_cli.encoding.spec import FittedModel, versions
 from boldreams_cli.files import write_json, write_text, written_whole
 from boldreams_cli.interpret import parameterization, spectra
@@ -44,21 +45,26 @@ class Natural:
     score: float
 
 
-def best_natural(request: Request, responses: Responses, cache: Path, memory: int) -> dict[str, Natural] | None:
-    """The best training and the best test image, by prediction from the store; None (and a log line) without one.
+def best_natural(
+    request: Request, responses: Responses, cache: Path, nsd_root: Path | None, memory: int
+) -> dict[str, Natural] | None:
+    """The best training and test image, by prediction from the store; None (and a log line) without one.
+
+    Those of a finetuned model are predicted from their pixels.
 
     Returns
     -------
     ``train`` and ``test``.
     """
-    if request.model.spec.finetuned:
-        logger.info("best natural images: not looked for, since the store's maps are not the finetuned backbone's")
-        return None
     try:
-        store = store_of(request.model, cache)
+        finetuned = request.model.spec.finetuned
+        store = None if finetuned else store_of(request.model, cache)
         found = {}
         for name, images in (("train", responses.train_images), ("test", responses.test_images)):
-            activity = request.target.stored(store, images, request.device, memory)
+            if store is None:
+                activity = _from_pixels(request.target, images, cache, nsd_root)
+            else:
+                activity = request.target.stored(store, images, request.device, memory)
             score = request.objective.score(activity)
             best = int(np.argmax(score))
             found[name] = Natural(int(images[best]), float(activity["response"][best]), float(score[best]))
@@ -66,6 +72,17 @@ def best_natural(request: Request, responses: Responses, cache: Path, memory: in
         logger.info("best natural images: none (%s)", error)
         return None
     return found
+
+
+@torch.inference_mode()
+def _from_pixels(
+    target: Target, images: NDArray[Any], cache: Path, nsd_root: Path | None
+) -> dict[str, NDArray[np.float32]]:
+    """What `Target.stored` gives, through the network."""
+    wanted = [Wanted(nsd_id=int(image)) for image in images]
+    parts = [target.activity(pixels) for pixels in pixels_of(target.full, wanted, cache, nsd_root)]
+    names = [name for name in parts[0] if name != "maps"]
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in names}
 
 
 def pictures(images: Sequence[int], full: FullModel, nsd_root: Path | None) -> list[NDArray[np.float32]] | None:
@@ -138,7 +155,7 @@ def dream(
         request.device,
         spectrum,
     )
-    natural = best_natural(request, responses, cache, memory) if responses is not None else None
+    natural = best_natural(request, responses, cache, nsd_root, memory) if responses is not None else None
     dreamer = Dreamer(request.target, request.objective, picture, settings)
     key = dreamer.key(model.spec.weights_digest)
     dreamer.resume(request.folder, key)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from safetensors.numpy import load_file
 
 from tests.conftest import COMMAND, Run
@@ -131,6 +132,22 @@ def test_score_and_predict_read_images(run: Run, whole: Path, photographs: list[
     with np.load(found["file"]) as arrays:
         assert arrays["betas"].shape == (len(found["images"]), scores["voxels"])
         assert np.isfinite(arrays["betas"]).all()
+
+
+def test_dream_and_attribute_go_through_the_finetuned_network(run: Run, whole: Path) -> None:
+    cache = {"BOLDREAMS_CACHE": whole}
+    dreamt = run("dream", "--finetune", "--roi", "V1", "--steps", 2, "--count", 1, "--json", **cache).json
+    predicted = run("predict", "--finetune", "--json", **cache).json
+    areas = zarr.open_group(next((whole / "responses").glob("*.zarr")), mode="r")["rois"]
+    with np.load(predicted["file"]) as arrays:
+        visual = np.isin(np.asarray(areas["prf-visualrois"]), (1, 2))  # V1v, V1d
+        mean = arrays["betas"][:, visual].mean(1)
+    best = dreamt["best_natural"]["test"]
+    assert best["image"] == predicted["images"][int(mean.argmax())]
+    assert best["response"] == pytest.approx(float(mean.max()), rel=1e-3)
+    shown = run("attribute", "--finetune", "--roi", "V1", "--count", 1, "--steps", 8, "--json", **cache).json
+    assert shown["results"][0]["image"] == best["image"]
+    assert shown["results"][0]["prediction"] == pytest.approx(best["response"], rel=1e-3)
 
 
 def test_options_of_finetuning_are_refused_without_it(run: Run, tmp_path: Path) -> None:

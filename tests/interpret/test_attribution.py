@@ -207,7 +207,7 @@ def test_batch_follows_from_memory(fitted: Fitted) -> None:
 
 def test_default_images_are_each_areas_best_test_images(fitted: Fitted) -> None:
     attributor = Attributor(fitted.full, ["V1", "faces"], fitted.responses, Settings())
-    jobs = attributor.best_test_images(fitted.cache, 3, 2**30)
+    jobs = attributor.best_test_images(fitted.cache, None, 3, 2**30)
     images = fitted.responses.test_images
     betas = predict_stored(fitted.model, store_of(fitted.model, fitted.cache), images, CPU, 2**30)
     for area, roi in enumerate(attributor.rois):
@@ -217,7 +217,7 @@ def test_default_images_are_each_areas_best_test_images(fitted: Fitted) -> None:
 
 def test_stop_keeps_finished_images(fitted: Fitted, tmp_path: Path) -> None:
     attributor = Attributor(fitted.full, ["V1"], fitted.responses, Settings(steps=2))
-    jobs = attributor.best_test_images(fitted.cache, 3, 2**30)
+    jobs = attributor.best_test_images(fitted.cache, None, 3, 2**30)
     done = []
     with pytest.raises(StoppedError, match="finished maps"):
         done.extend(attribution.attribute(attributor, jobs, tmp_path, fitted.root, After(1)))
