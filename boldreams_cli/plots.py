@@ -129,6 +129,27 @@ def dream_sheet(
             axes.set_title(caption, fontsize=8)
 
 
+def gallery(path: Path, columns: Sequence[tuple[str, Sequence[tuple[Pictures, str]], str]]) -> None:
+    """Draw one column an area: its pictures below each other.
+
+    Parameters
+    ----------
+    path : to write.
+    columns : of each area: its name, (H, W, 3) pictures with captions, as many as the others', and a last line.
+    """
+    rows = len(columns[0][1])
+    with figure(path, 1.35 * len(columns), 1.55 * rows + 0.75) as drawn:
+        grid = drawn.subplots(rows, len(columns), squeeze=False)
+        for (name, pictures, words), axes in zip(columns, grid.T, strict=True):
+            for place, (pixels, caption) in zip(axes, pictures, strict=True):
+                place.imshow(pixels)
+                place.set_title(caption, fontsize=6.5)
+                place.set(xticks=[], yticks=[])
+                place.spines[:].set_visible(False)
+            axes[0].set_title(f"{name}\n{pictures[0][1]}", fontsize=6.5)
+            axes[-1].set_xlabel(words, fontsize=6.5)
+
+
 def dream_trace(path: Path, trace: NDArray[np.floating], levels: Mapping[str, float], unit: str, title: str) -> None:
     """Draw how the response rose, and the loss.
 

@@ -71,11 +71,11 @@ def demo(folder: Path, subjects: int, pictures: bool, seed: int, output: Output)
         }
     result = {"output": str(folder), "store": extracted["store"], "subjects": results}
     if pictures:
-        result["pictures"] = _pictures(common, root, chosen[0], seed)
+        result["pictures"] = _pictures(folder, common, root, chosen[0], seed)
     _show(output, result)
 
 
-def _pictures(common: tuple[str, ...], root: tuple[str, ...], subject: str, seed: int) -> dict[str, Any]:
+def _pictures(folder: Path, common: tuple[str, ...], root: tuple[str, ...], subject: str, seed: int) -> dict[str, Any]:
     """Dreams of one subject's areas, what drives them in natural images, and words for the dreams."""
     selectors = (*common, "--backbone", BACKBONE, "--percent", PERCENT, "--subject", subject)
     found: dict[str, Any] = {}
@@ -85,10 +85,36 @@ def _pictures(common: tuple[str, ...], root: tuple[str, ...], subject: str, seed
         natural = dreamt["best_natural"]
         found[area] = {"images": dreamt["images"], "response": dreamt["response"], "best_natural": natural}
         found[area]["words"] = [word for word, _ in words["words"][:3]]
+    gallery = folder / "gallery.jpg"
+    _gallery(gallery, folder / "nsd", found)
     several = [argument for area in ("V1", "faces", "places") for argument in ("--roi", area)]
     attributed = _run("attribute", *selectors, *root, *several, "--count", "1", "--steps", "128")
+    found["gallery"] = str(gallery)
     found["attributions"] = [file for item in attributed["results"] for file in item["files"]]
     return found
+
+
+def _gallery(path: Path, nsd_root: Path, areas: dict[str, dict[str, Any]]) -> None:
+    """Beside each other, each area's dream, the best natural test image, and words for the dream."""
+    import numpy as np
+    from PIL import Image
+
+    from boldreams_cli import plots
+    from boldreams_cli.nsd.layout import Layout
+    from boldreams_cli.nsd.stimuli import Stimuli
+
+    columns = []
+    with Stimuli(Layout.at(nsd_root).stimuli) as stimuli:
+        for area, item in areas.items():
+            best = item["best_natural"]["test"]
+            dreamt = np.asarray(Image.open(item["images"][0])) / 255
+            natural = stimuli.read([best["image"]])[0] / 255
+            pictures = [
+                (dreamt, f"dream: beta {item['response'][0]:.2f}"),
+                (natural, f"best photograph: {best['response']:.2f}"),
+            ]
+            columns.append((area, pictures, "\n".join(item["words"])))
+    plots.gallery(path, columns)
 
 
 def _run(*arguments: str) -> dict[str, Any]:
@@ -139,7 +165,7 @@ def _show(output: Output, result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    output.show(result)
+    output.show(result, *([result["pictures"]["gallery"]] if "pictures" in result else []))
     if output.as_json:
         return
     console = Console()
