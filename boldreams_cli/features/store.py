@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from boldreams_cli.console import BoldreamsError, MismatchError, listing
+from boldreams_cli.features.shards import Shards
 from boldreams_cli.files import Ledger, fingerprint, locked
 
 FORMAT = 1
 UNIT_BYTES = 256 * 2**20  # maps of one shard of rows, all layers, before compression
-READ_BYTES = 64 * 2**20  # decoded at a time
 PIPELINES = {
     # Written with 2.5 to 8 times the speed of zarr's own pipeline (make bench), but straight into place.
     "fast": "zarrs.ZarrsCodecPipeline",
@@ -65,6 +65,7 @@ class FeatureStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._filters: dict[str, NDArray[np.int32]] = {}
         try:
             self.group = zarr.open_group(path, mode="r+")
         except (FileNotFoundError, ValueError) as error:
@@ -158,7 +159,9 @@ class FeatureStore:
 
     def filters(self, layer: str) -> NDArray[np.int32]:
         """(stored,) the backbone's filter at each position of the layer's maps."""
-        return self.array(f"layers/{layer}/filters")[:]
+        if layer not in self._filters:
+            self._filters[layer] = self.array(f"layers/{layer}/filters")[:]
+        return self._filters[layer]
 
     def array(self, name: str, pipeline: str = "fast") -> Any:
         """Open one of the group's arrays with a codec pipeline of PIPELINES."""
@@ -257,43 +260,32 @@ class FeatureStore:
         -------
         (images, n, height, width) in the store's dtype.
         """
-        array = self.array(f"layers/{layer}/maps")
-        positions = self.positions(layer, filters)
+        stored, height, width = len(self.filters(layer)), *self.layers[layer][1:]
+        positions, dtype = self.positions(layer, filters), np.dtype(self.spec["dtype"])
         if out is None:
-            out = np.empty((len(rows), len(positions), *array.shape[2:]), dtype=array.dtype)
-        for start, stop, chosen in _row_spans(np.asarray(rows), self.rows_per_shard, len(self.images)):
-            limit = max(1, READ_BYTES // ((stop - start) * array.shape[2] * array.shape[3] * array.dtype.itemsize))
-            local = rows[chosen] - start
-            everything = len(local) == stop - start == chosen[-1] - chosen[0] + 1 and bool((np.diff(local) == 1).all())
-            for first, count, columns in _runs(positions, limit):
-                block = array[start:stop, first : first + count]
-                # Assigning by slices where rows are whole spares a copy.
-                target = slice(chosen[0], chosen[-1] + 1) if everything else chosen
-                for column in range(count):
-                    out[target, columns[column]] = block[:, column] if everything else block[local, column]
+            out = np.empty((len(rows), len(positions), height, width), dtype=dtype)
+        size = self.rows_per_shard
+        shards, local = np.divmod(np.asarray(rows), size)
+        wanted: dict[int, tuple[Any, Any]] = {}
+        for shard in np.unique(shards).tolist():
+            chosen = np.flatnonzero(shards == shard)
+            wanted[shard] = (_as_slice(chosen), _as_slice(local[chosen]))
+
+        def take(shard: int, column: int, maps: NDArray[Any]) -> None:
+            target, source = wanted[shard]
+            out[target, column] = maps[source]
+
+        Shards(self.path / "layers" / layer / "maps", stored, (size, height, width), dtype).read(
+            list(wanted), positions.tolist(), take
+        )
         return out
 
 
-def _row_spans(rows: NDArray[Any], shard: int, total: int) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
-    """Cut wanted rows into spans of up to 16 neighbouring shards: (start, stop, indices into `rows`)."""
-    shards = np.unique(rows // shard)
-    starts = np.flatnonzero(np.diff(shards, prepend=-2) != 1)
-    for begin, end in zip(starts, [*starts[1:], len(shards)], strict=True):
-        for piece in range(begin, end, 16):
-            inside = shards[piece : min(piece + 16, end)]
-            start, stop = int(inside[0]) * shard, min((int(inside[-1]) + 1) * shard, total)
-            yield start, stop, np.flatnonzero((rows >= start) & (rows < stop))
-
-
-def _runs(positions: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
-    """Group positions into runs of neighbours, at most `limit` long: (first, count, columns of the output)."""
-    order = np.argsort(positions, kind="stable")
-    ordered = positions[order]
-    begin = 0
-    for end in range(1, len(ordered) + 1):
-        if end == len(ordered) or ordered[end] != ordered[end - 1] + 1 or end - begin == limit:
-            yield int(ordered[begin]), end - begin, order[begin:end]
-            begin = end
+def _as_slice(indices: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Neighbouring indices as a slice, which spares a copy."""
+    if len(indices) and (np.diff(indices) == 1).all():
+        return slice(int(indices[0]), int(indices[-1]) + 1)
+    return indices
 
 
 def stores(cache: Path, backbone: str | None = None) -> list[FeatureStore]:

@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 from boldreams_cli.console import BoldreamsError, MismatchError
-from boldreams_cli.features.store import FeatureStore, _row_spans, shard_rows, stores
+from boldreams_cli.features.store import FeatureStore, shard_rows, stores
 
 SPEC = {
     "backbone": "alexnet",
@@ -140,13 +140,29 @@ def test_zarrs_own_pipeline_reads_what_the_fast_one_wrote(tmp_path: Path) -> Non
     np.testing.assert_array_equal(store.array("layers/a/maps", "atomic")[:], maps["a"])
 
 
-def test_spans_cover_each_row_once() -> None:
-    rows = np.random.default_rng(0).permutation(1000)[:300]
-    covered = np.concatenate([chosen for _, _, chosen in _row_spans(rows, 16, 1000)])
-    assert sorted(covered) == list(range(300))
-    for start, stop, chosen in _row_spans(rows, 16, 1000):
-        assert start % 16 == 0
-        assert ((rows[chosen] >= start) & (rows[chosen] < stop)).all()
+def test_any_rows_and_filters_in_any_order_are_zarrs(tmp_path: Path) -> None:
+    store, _ = filled(tmp_path, list(range(40)))
+    array = store.array("layers/a/maps", "atomic")
+    array[16:32, 3] = 0  # a chunk that zarr does not store
+    array[32:] = 0  # a shard that it does not store
+    whole = array[:]
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        rows, filters = random.permutation(40)[:17], random.permutation(40)[:9]
+        filters[0] = 3
+        np.testing.assert_array_equal(
+            store.read_maps("a", rows, filters), whole[rows][:, store.positions("a", filters)], strict=True
+        )
+
+
+def test_damaged_shard_is_named(tmp_path: Path) -> None:
+    store, _ = filled(tmp_path, list(range(20)))
+    path = store.path / "layers/a/maps/c/0/0/0/0"
+    whole = path.read_bytes()
+    for damaged in (whole[:100], b"", bytes(len(whole) // 2) + whole[len(whole) // 2 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(MismatchError, match="c/0/0/0/0 is damaged"):
+            store.read_maps("a", np.arange(20), np.arange(40))
 
 
 def test_a_unit_stays_small() -> None:
