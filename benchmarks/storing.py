@@ -16,7 +16,7 @@ from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.features.store import FeatureStore
 
-IMAGES = {"alexnet": 256, "vgg11": 48}
+IMAGES = {"alexnet": 1024, "vgg11": 160}  # several units of work, as in use
 
 
 def extraction_rate(brain: Brain, name: str) -> tuple[float, float]:
@@ -24,7 +24,8 @@ def extraction_rate(brain: Brain, name: str) -> tuple[float, float]:
     weights = "random" if name != "alexnet" else brain.backbone.weights
     backbone = brain.backbone if name == "alexnet" else backbones.load(name, weights)
     ids = np.arange(IMAGES[name])
-    source = extraction.Source(ids, [ids], brain.stimuli.read, {"bench": name})
+    available = len(brain.stimuli)
+    source = extraction.Source(ids, [ids], lambda some: brain.stimuli.read(some % available), {"bench": name})
     batch = backbone.entry.batch_size
     size = backbone.entry.preprocessing.size
     plain = backbone.network.to(memory_format=torch.contiguous_format)

@@ -305,10 +305,9 @@ class _Pass:
         if self.kind == "maps":
             for name in self.store.layers:
                 filters[name] = torch.from_numpy(self.store.filters(name).astype(np.int64))
-        for start in range(first, end, self.batch_size):
-            stop = min(start + self.batch_size, end)
+        for start, stop, batch in self._batches(first, end):
             place = slice(start - first, stop - first)
-            for name, value in self._batch(start, stop):
+            for name, value in batch.items():
                 if name not in means:
                     means[name] = np.empty((end - first, value.shape[1]), dtype=np.float32)
                 means[name][place] = value.mean((2, 3)).numpy(force=True)
@@ -326,10 +325,21 @@ class _Pass:
     def _natural(filters: Tensor) -> bool:
         return bool((filters.diff() == 1).all())
 
-    def _batch(self, start: int, stop: int) -> Iterator[tuple[str, Tensor]]:
-        images = torch.from_numpy(self.source.read(self.store.images[start:stop]))
-        with torch.inference_mode():
-            yield from self.backbone.maps_of(images).items()
+    def _batches(self, first: int, end: int) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
+        """Rows and maps of each batch; the next images are read while these go through the network."""
+        starts = range(first, end, self.batch_size)
+
+        def read(start: int) -> Tensor:
+            return torch.from_numpy(self.source.read(self.store.images[start : min(start + self.batch_size, end)]))
+
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(read, first)
+            for start in starts:
+                images = coming.result()
+                if start != starts[-1]:
+                    coming = reader.submit(read, start + self.batch_size)
+                with torch.inference_mode():
+                    yield start, start + len(images), self.backbone.maps_of(images)
 
     def _write(
         self, begin: int, first: int, end: int, maps: dict[str, NDArray[Any]], means: dict[str, NDArray[Any]]
