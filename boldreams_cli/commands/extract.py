@@ -149,7 +149,7 @@ def _shown(layout: Layout, subjects: tuple[int, ...], sessions: str | None) -> t
     import numpy as np
 
     from boldreams_cli.console import BoldreamsError
-    from boldreams_cli.nsd.responses import subject_images, subject_training_images
+    from boldreams_cli.nsd.preparation import subject_images, subject_training_images
 
     chosen = list(subjects) or layout.subjects()
     if not chosen:

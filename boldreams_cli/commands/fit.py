@@ -97,12 +97,13 @@ def fit(
     """
     from boldreams_cli.console import stop_on_signals
     from boldreams_cli.encoding import fitting
+    from boldreams_cli.encoding.settings import settings_for
     from boldreams_cli.encoding.training import matrix_precision
     from boldreams_cli.nsd.responses import responses_for
 
     where = options.pick_device(device)
     backbone = options.choose_backbone(cache, backbone)
-    settings = fitting.settings_for(
+    settings = settings_for(
         backbone, recipe, percent, rf, epochs, lr, batch_size, seed, precision, readout, tuning is not None
     )
     subject = options.the_subject(subject, cache, nsd_root)

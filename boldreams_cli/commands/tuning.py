@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from boldreams_cli.console import StopFlag
     from boldreams_cli.encoding.finetuning import FinetuneResult
-    from boldreams_cli.encoding.fitting import FitSettings
+    from boldreams_cli.encoding.settings import FitSettings
     from boldreams_cli.nsd.responses import Responses
 
 

@@ -151,7 +151,7 @@ class _Asked:
         from boldreams_cli.encoding.prediction import find_images, read_picture
         from boldreams_cli.files import digest
         from boldreams_cli.interpret.matching import reference_features
-        from boldreams_cli.nsd.responses import subject_training_images
+        from boldreams_cli.nsd.preparation import subject_training_images
         from boldreams_cli.nsd.stimuli import Stimuli
 
         cache = self.choice.cache

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, Progress, StopFlag, progress
-from boldreams_cli.encoding.fitting import FitResult, FitSettings, TrainingBetas, model_spec
-from boldreams_cli.encoding.maps import MapLayout, MapSource, open_maps
+from boldreams_cli.encoding.fitting import FitResult, TrainingBetas, model_spec
+from boldreams_cli.encoding.maps import MapLayout, MapSource, open_maps, usable
 from boldreams_cli.encoding.pooling import PooledMaps
 from boldreams_cli.encoding.readout import gaussian_fields
 from boldreams_cli.encoding.ridge import Ridge
 from boldreams_cli.encoding.saving import Part, assemble, keep_previous
+from boldreams_cli.encoding.settings import FitSettings
 from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, model_folder
 from boldreams_cli.features.store import FeatureStore
 from boldreams_cli.files import write_text
@@ -36,7 +37,6 @@ CENTRES = (np.arange(9) + 0.5) / 9  # of Gaussian fields along each side, in fra
 SIZES = np.geomspace(0.03, 0.5, 6)  # their standard deviations
 IMAGES_IN_A_BATCH = 64
 STARTS_AGAIN = "this readout keeps no checkpoint and starts again"
-RESERVE = 600 * 2**20  # what Python and torch take themselves
 
 Read = Callable[[NDArray[np.int64]], Tensor]
 
@@ -65,7 +65,7 @@ def fit_closed_form(
     rows = store.rows(images)
     repeats = torch.from_numpy(responses.repeats(images)).to(device)
     layouts = [MapLayout(group, spec.layers) for group in spec.groups]
-    usable = max(memory - RESERVE, memory // 4)
+    room = usable(memory)
 
     def read(voxels: NDArray[np.int64]) -> Tensor:
         whole = slice(int(voxels[0]), int(voxels[-1]) + 1)
@@ -73,10 +73,10 @@ def fit_closed_form(
 
     basis: list[Tensor] | None = None
     if settings.readout == "ridge":
-        parts, basis, error = _ridge(store, rows, layouts, repeats, columns, read, usable, stop)
+        parts, basis, error = _ridge(store, rows, layouts, repeats, columns, read, room, stop)
     else:
-        source = open_maps(store, rows, layouts, device, usable // 2, cache / "scratch")
-        parts, error = _GaussianSearch(source, layouts, repeats, usable // 4, stop).run(columns, read, usable // 4)
+        source = open_maps(store, rows, layouts, device, room // 2, cache / "scratch")
+        parts, error = _GaussianSearch(source, layouts, repeats, room // 4, stop).run(columns, read, room // 4)
     folder = model_folder(cache, responses.subject, spec.backbone, settings.percent, False, settings.readout)
     return _save(folder, spec, assemble(spec, parts, train.voxels, responses.voxels, basis), error, started)
 

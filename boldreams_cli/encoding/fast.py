@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, StopFlag, progress
-from boldreams_cli.encoding.fitting import FitResult, FitSettings, TrainingBetas, model_spec
-from boldreams_cli.encoding.maps import MapLayout
+from boldreams_cli.encoding.fitting import FitResult, TrainingBetas, model_spec
+from boldreams_cli.encoding.maps import MapLayout, usable
 from boldreams_cli.encoding.pooling import PooledMaps
 from boldreams_cli.encoding.readout import contract
 from boldreams_cli.encoding.saving import assemble, keep_previous
+from boldreams_cli.encoding.settings import FitSettings
 from boldreams_cli.encoding.spec import FittedModel, model_folder
 from boldreams_cli.encoding.training import ReadoutTraining, batch_order
 from boldreams_cli.features.store import FeatureStore
@@ -242,14 +243,14 @@ def fit_fast(
 
 def _budget(memory: int, layouts: Sequence[MapLayout], images: int, voxels: int, grid: int) -> tuple[int, int]:
     """Choose the grid whose pooled maps take at most half of `memory`, and the voxels to train at a time."""
-    usable = max(memory - 600 * 2**20, memory // 4)
+    room = usable(memory)
     for nodes in range(grid, 2, -1):
         sides = [min(nodes, layout.group.height) * min(nodes, layout.group.width) for layout in layouts]
         maps = 4 * images * sum(layout.count * side for layout, side in zip(layouts, sides, strict=True))
-        if maps <= usable // 2:
+        if maps <= room // 2:
             parameters = 1 + sum(layout.count + side for layout, side in zip(layouts, sides, strict=True))
             # Betas and their centred copy; value, gradient, two moments and the best so far.
-            return nodes, max(1, min(voxels, (usable - maps) // (8 * images + 20 * parameters)))
+            return nodes, max(1, min(voxels, (room - maps) // (8 * images + 20 * parameters)))
     raise BoldreamsError(
         "even coarsely pooled, the maps do not fit --memory; use more, a smaller --percent, or --recipe paper"
     )

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.encoding.filter_ranking import rank_images
-from boldreams_cli.encoding.fitting import FitSettings, rank_filters
+from boldreams_cli.encoding.fitting import rank_filters
+from boldreams_cli.encoding.settings import FitSettings
 from boldreams_cli.encoding.spec import ModelSpec, make_groups
 from boldreams_cli.encoding.stimulus_cache import ResizedImages, resized_images
 from boldreams_cli.features import backbones

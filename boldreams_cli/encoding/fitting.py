@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger, progress
+from boldreams_cli.console import BoldreamsError, Progress, StopFlag, logger, progress
 from boldreams_cli.encoding.checkpoints import read_note, read_tensors, write_checkpoint
 from boldreams_cli.encoding.linear import LinearTraining
-from boldreams_cli.encoding.maps import MapLayout, MapSource, open_maps
+from boldreams_cli.encoding.maps import MapLayout, MapSource, open_maps, usable
 from boldreams_cli.encoding.readout import learning_rate
 from boldreams_cli.encoding.saving import Part, assemble, keep_previous
+from boldreams_cli.encoding.settings import FitSettings
 from boldreams_cli.encoding.spec import FittedModel, ModelSpec, make_groups, model_folder
 from boldreams_cli.encoding.training import ReadoutTraining, batch_order
 from boldreams_cli.features.backbones import entry
@@ -32,92 +33,7 @@ from boldreams_cli.nsd.responses import Responses
 CHECKPOINT = "checkpoint.safetensors"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 BETA_COLUMNS = 2048
-# Epochs, rate and batch size of each.
-RECIPES = {"paper": (10, 1e-4, 16), "fast": (10, 3e-3, 64)}
 TRAININGS = {"separable": ReadoutTraining, "linear": LinearTraining}
-READOUTS = ("separable", "ridge", "gaussian")
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """What decides the weights, besides the data; the defaults are the paper's (section 2.2).
-
-    Parameters
-    ----------
-    percent : of the filters of each layer.
-    rf : ``shared`` receptive fields for layers of equal resolution, or one per ``layer``.
-    epochs, rate, batch_size : of Adam.
-    recipe : ``paper``, or ``fast`` (encoding/fast.py).
-    readout : ``separable`` (equation 1), ``ridge`` or ``gaussian`` (encoding/closed_form.py).
-    seed : of the start and of the order of trials.
-    precision : of matrix products, ``fp32``, ``tf32`` or ``bf16`` (the last two on CUDA).
-    """
-
-    percent: float
-    rf: str = "shared"
-    epochs: int = 10
-    rate: float = 1e-4
-    batch_size: int = 16
-    seed: int = 0
-    precision: str = "fp32"
-    recipe: str = "paper"
-    readout: str = "separable"
-
-    def check(self) -> None:
-        """Raise ChoiceError for values that make no sense."""
-        if not 0 < self.percent <= 100:
-            raise ChoiceError(f"--percent takes a number above 0 and up to 100, not {self.percent:g}")
-        if self.epochs < 1 or self.batch_size < 1 or not self.rate > 0:
-            raise ChoiceError("--epochs and --batch-size must be at least 1 and --lr above 0")
-        if self.recipe not in RECIPES:
-            raise ChoiceError(f"unknown recipe {self.recipe!r}; choose from {', '.join(RECIPES)} (--recipe)")
-        if self.readout not in READOUTS:
-            raise ChoiceError(f"unknown readout {self.readout!r}; choose from {', '.join(READOUTS)} (--readout)")
-
-
-def settings_for(
-    backbone: str,
-    recipe: str,
-    percent: float,
-    rf: str,
-    epochs: int | None,
-    rate: float | None,
-    batch_size: int | None,
-    seed: int,
-    precision: str,
-    readout: str = "separable",
-    finetune: bool = False,
-) -> FitSettings:
-    """Fill in what was not asked for: epochs (30 of a text model, as published), rate and batch size of the recipe.
-
-    Raises
-    ------
-    ChoiceError
-        If the recipe cannot train that model.
-    """
-    text = entry(backbone).reads == "captions"
-    if recipe != "paper" and (text or finetune or precision != "fp32"):
-        raise ChoiceError("--recipe fast trains frozen image backbones in fp32; leave it out")
-    if readout != "separable":
-        if text or finetune:
-            raise ChoiceError(f"--readout {readout} is for frozen image backbones; leave it out")
-        if recipe != "paper" or precision != "fp32" or epochs or rate or batch_size:
-            raise ChoiceError(
-                f"--readout {readout} is solved at once, in fp32; leave out --recipe, --precision, --epochs, --lr and "
-                "--batch-size"
-            )
-    usual = RECIPES[recipe]
-    return FitSettings(
-        percent,
-        rf,
-        epochs or (30 if text else usual[0]),
-        rate or usual[1],
-        batch_size or usual[2],
-        seed,
-        precision,
-        recipe,
-        readout,
-    )
 
 
 @dataclass
@@ -212,35 +128,14 @@ def fit(
     parts: list[Part] = []
     with progress(f"fit {spec.backbone} {settings.percent:g} %", passes * trials, "trials") as shown:
         for number, span in enumerate(spans):
-            training = TRAININGS[spec.readout](
-                layouts,
-                span,
-                count,
-                settings.batch_size,
-                settings.rate,
-                settings.seed,
-                device,
-                settings.precision,
+            make = TRAININGS[spec.readout]
+            training = make(
+                *(layouts, span, count, settings.batch_size, settings.rate, settings.seed, device, settings.precision)
             )
             betas = train.read(span).to(device)
-            first = partial.restore(number, training)
-            shown.done += min(first[0], settings.epochs) * trials
-            for epoch in range(first[0], settings.epochs):
-                order = batch_order(trials, settings.batch_size, settings.seed, epoch)
-                at = first[1] if epoch == first[0] else 0
-                rate = learning_rate(settings.rate, epoch)
-                for batch, loss in _epoch(training, maps, betas, train.images, order[at:], rate):
-                    losses[epoch] += loss
-                    shown.advance(batch)
-                    at += 1
-                    if stop:
-                        partial.save(number, epoch, at, training, losses)
-                        stop.check(f"checkpoint at epoch {epoch + 1}, batch {at}")
-                if not np.isfinite(losses[epoch]):
-                    raise BoldreamsError(f"the loss is not finite in epoch {epoch + 1}; use a smaller --lr")
-                partial.save_now_and_then(number, epoch + 1, training, losses)
+            finished = _train(training, maps, betas, train.images, settings, partial, number, losses, shown, stop)
             parts.append(training.weights())
-            if len(spans) > 1 and first[0] < settings.epochs:
+            if len(spans) > 1 and finished:
                 partial.save(number, settings.epochs, 0, training, losses)
     mean_losses = [float(value) / (trials * count) for value in losses]
     keep_previous(folder, spec)
@@ -322,12 +217,43 @@ def _budget(
     maps = len(rows) * sum(layout.count * layout.group.pixels for layout in layouts) * item
     voxel = 4 * int(train.trials.sum()) + 16 * (1 + sum(layout.count + layout.group.pixels for layout in layouts))
     count = int(train.voxels.sum())
-    # What Python and torch take themselves, and the copies in flight.
-    usable = max(memory - 600 * 2**20, memory // 4)
-    for_maps = usable - min(count * voxel, usable // 2)
+    room = usable(memory)
+    for_maps = room - min(count * voxel, room // 2)
     if maps > for_maps:
-        return 0, max(1, min(count, usable // (2 * voxel)))
-    return maps, max(1, min(count, (usable - maps) // voxel))
+        return 0, max(1, min(count, room // (2 * voxel)))
+    return maps, max(1, min(count, (room - maps) // voxel))
+
+
+def _train(
+    training: ReadoutTraining,
+    maps: MapSource,
+    betas: Tensor,
+    images: NDArray[Any],
+    settings: FitSettings,
+    partial: _Partial,
+    number: int,
+    losses: NDArray[np.float64],
+    shown: Progress,
+    stop: StopFlag,
+) -> bool:
+    """Train one span of voxels from its checkpoint on, adding to `losses`; False if nothing was left to do."""
+    trials = len(images)
+    first = partial.restore(number, training)
+    shown.done += min(first[0], settings.epochs) * trials
+    for epoch in range(first[0], settings.epochs):
+        order = batch_order(trials, settings.batch_size, settings.seed, epoch)
+        at = first[1] if epoch == first[0] else 0
+        for batch, loss in _epoch(training, maps, betas, images, order[at:], learning_rate(settings.rate, epoch)):
+            losses[epoch] += loss
+            shown.advance(batch)
+            at += 1
+            if stop:
+                partial.save(number, epoch, at, training, losses)
+                stop.check(f"checkpoint at epoch {epoch + 1}, batch {at}")
+        if not np.isfinite(losses[epoch]):
+            raise BoldreamsError(f"the loss is not finite in epoch {epoch + 1}; use a smaller --lr")
+        partial.save_now_and_then(number, epoch + 1, training, losses)
+    return first[0] < settings.epochs
 
 
 def _epoch(

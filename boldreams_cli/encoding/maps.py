@@ -21,6 +21,12 @@ from boldreams_cli.features.store import FeatureStore
 from boldreams_cli.files import free_bytes
 
 SCRATCH_BLOCK_BYTES = 128 * 2**20
+RESERVED_BYTES = 800 * 2**20  # what Python and torch take themselves, and copies in flight
+
+
+def usable(memory: int) -> int:
+    """Bytes of ``--memory`` that are left for data."""
+    return max(memory - RESERVED_BYTES, memory // 4)
 
 
 @dataclass(frozen=True)

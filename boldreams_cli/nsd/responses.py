@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.nsd.anatomy import NSDGENERAL, read_anatomy
-from boldreams_cli.nsd.betas import choose_sessions, parse_sessions
+from boldreams_cli.nsd.betas import parse_sessions
 from boldreams_cli.nsd.layout import Layout
 from boldreams_cli.nsd.preparation import (
     FORMAT_VERSION,
     PIPELINE,
     beta_identities,
     mask_identity,
-    plan_trials,
     prepare_store,
     request_for,
     sessions_done,
@@ -386,19 +385,3 @@ def check_betas(responses: Responses, layout: Layout) -> None:
             f"run `boldreams prepare --subject {responses.subject}`, "
             f"or correct --nsd-root or --cache"
         )
-
-
-def subject_images(layout: Layout, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
-    """Images shown to a subject in the sessions chosen; reads headers, no betas.
-
-    Returns
-    -------
-    (n,) int32, sorted 0-based nsdIds.
-    """
-    return np.unique(plan_trials(layout, subject, choose_sessions(layout, subject, sessions)).images)
-
-
-def subject_training_images(layout: Layout, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
-    """As `subject_images`, without the shared ones."""
-    trials = plan_trials(layout, subject, choose_sessions(layout, subject, sessions))
-    return np.unique(trials.images[~trials.test])

@@ -9,10 +9,11 @@ from sklearn.linear_model import Ridge as SklearnRidge
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
 from boldreams_cli.encoding.closed_form import CENTRES, SIZES, fit_closed_form
-from boldreams_cli.encoding.fitting import FitResult, settings_for
+from boldreams_cli.encoding.fitting import FitResult
 from boldreams_cli.encoding.model import FullModel, predict_stored
 from boldreams_cli.encoding.pooling import interpolation
 from boldreams_cli.encoding.readout import gaussian_fields
+from boldreams_cli.encoding.settings import settings_for
 from boldreams_cli.encoding.spec import FittedModel, find_models
 from boldreams_cli.features.store import FeatureStore
 

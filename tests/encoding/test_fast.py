@@ -9,10 +9,11 @@ import torch
 
 from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.fast import FastSettings, fit_fast, train_fast
-from boldreams_cli.encoding.fitting import FitResult, fit, settings_for
+from boldreams_cli.encoding.fitting import FitResult, fit
 from boldreams_cli.encoding.maps import MapLayout
 from boldreams_cli.encoding.model import predict_stored
 from boldreams_cli.encoding.pooling import PooledMaps, interpolation
+from boldreams_cli.encoding.settings import settings_for
 from boldreams_cli.encoding.spec import FittedModel, make_groups
 from boldreams_cli.encoding.statistics import pearson_r
 from boldreams_cli.features.store import FeatureStore

@@ -19,11 +19,12 @@ from boldreams_cli.encoding import finetuning_loop, fitting, scoring
 from boldreams_cli.encoding.filter_ranking import rank_images
 from boldreams_cli.encoding.finetuning import FinetuneResult, finetune
 from boldreams_cli.encoding.finetuning_setup import FinetuneSettings, Source, load_start, prepare
-from boldreams_cli.encoding.fitting import FitSettings, rank_filters
+from boldreams_cli.encoding.fitting import rank_filters
 from boldreams_cli.encoding.image_trials import ImageTrials, hold_out
 from boldreams_cli.encoding.model import FullModel
 from boldreams_cli.encoding.network import Network
 from boldreams_cli.encoding.parallel import Process
+from boldreams_cli.encoding.settings import FitSettings
 from boldreams_cli.encoding.spec import FittedModel
 from boldreams_cli.encoding.stimulus_cache import resized_images
 from boldreams_cli.features import backbones, extraction

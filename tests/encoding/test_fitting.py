@@ -11,9 +11,10 @@ from torch import nn
 
 from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, StoppedError
 from boldreams_cli.encoding import fitting, maps
-from boldreams_cli.encoding.fitting import FitResult, FitSettings, fit, rank_filters
+from boldreams_cli.encoding.fitting import FitResult, fit, rank_filters
 from boldreams_cli.encoding.model import FullModel, Predictor, predict_stored
 from boldreams_cli.encoding.readout import learning_rate, published_start
+from boldreams_cli.encoding.settings import FitSettings
 from boldreams_cli.encoding.spec import FittedModel, find_models, make_groups, the_model
 from boldreams_cli.encoding.statistics import pearson_r
 from boldreams_cli.encoding.training import batch_order

@@ -10,11 +10,11 @@ import torch
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag
 from boldreams_cli.encoding import fitting, prediction, scoring, text
-from boldreams_cli.encoding.fitting import FitSettings
 from boldreams_cli.encoding.linear import LinearTraining
 from boldreams_cli.encoding.maps import MapLayout
 from boldreams_cli.encoding.model import FullModel, predict_stored
 from boldreams_cli.encoding.readout import learning_rate
+from boldreams_cli.encoding.settings import FitSettings, settings_for
 from boldreams_cli.encoding.spec import FittedModel, Group
 from boldreams_cli.encoding.training import batch_order
 from boldreams_cli.features import backbones, extraction
@@ -129,7 +129,7 @@ def test_spec_says_that_it_is_linear(ready: Ready) -> None:
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, 30), (7, 7)])
 def test_thirty_epochs_unless_asked_otherwise(asked: int | None, expected: int) -> None:
-    settings = fitting.settings_for("clip-text", "paper", 10, "shared", asked, None, None, 0, "fp32")
+    settings = settings_for("clip-text", "paper", 10, "shared", asked, None, None, 0, "fp32")
     assert (settings.epochs, settings.rate, settings.batch_size) == (expected, 1e-4, 16)
 
 

@@ -11,14 +11,12 @@ import scipy.stats
 import zarr
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, StoppedError
-from boldreams_cli.nsd.preparation import ledger_of, sessions_done
+from boldreams_cli.nsd.preparation import ledger_of, sessions_done, subject_images, subject_training_images
 from boldreams_cli.nsd.responses import (
     Responses,
     find,
     prepare,
     responses_for,
-    subject_images,
-    subject_training_images,
 )
 
 from .conftest import CONSTANT, SHARED, TRIALS, Experiment, save_betas, save_nifti, write_design
