@@ -67,8 +67,8 @@ def synthetic_model(name: str, weights: str, device: torch.device, percent: floa
     return FullModel(FittedModel(Path("none"), spec, readout), backbone).eval().to(device)
 
 
-def contenders(full: FullModel, device: torch.device) -> dict[str, Callable[[], None]]:
-    """Name -> one step of each, of equal batches."""
+def contenders(full: FullModel, device: torch.device, counted: dict[str, int]) -> dict[str, Callable[[], None]]:
+    """Name -> one step of each, of equal batches; of the integral many, whose points are `counted`."""
     everything = np.ones(VOXELS, bool)
     target = AreaTarget("all", "all", full, everything, everything)
     area = full.weighted_sum(torch.full((VOXELS,), 1 / VOXELS))
@@ -85,13 +85,15 @@ def contenders(full: FullModel, device: torch.device) -> dict[str, Callable[[], 
     dreamer = Dreamer(target, Objective("mean"), picture, settings)
 
     def respond(points: Tensor) -> Tensor:
+        counted["points"] += len(points) if points.requires_grad else 0
         return area(points)[:, None]
 
     image, black = torch.rand(3, size, size, device=device), torch.zeros(3, size, size, device=device)
 
     def integrate() -> None:
-        # Many steps, so that the two predictions at the end count as they do in use.
-        integrated_gradients(respond, image, black, POINTS * 8, POINTS)
+        # Many steps, so that the predictions between the stretches count as they do in use.
+        counted["points"] = 0
+        integrated_gradients(respond, image, black, 96, POINTS)
 
     return {"bare": bare, "dream": lambda: (dreamer.step(), None)[1], "integrated gradients": integrate}
 
@@ -107,10 +109,11 @@ def seconds(call: Callable[[], None], device: torch.device) -> float:
 
 def measure(name: str, weights: str, rounds: int, device: torch.device) -> dict[str, object]:
     """Milliseconds of a step and ratios to the bare pass."""
-    calls = contenders(synthetic_model(name, weights, device), device)
+    counted = {"points": 0}
+    calls = contenders(synthetic_model(name, weights, device), device, counted)
     for call in calls.values():
         seconds(call, device)
-    steps = {"integrated gradients": 8}
+    steps = {"integrated gradients": counted["points"] / POINTS}
     times: dict[str, list[float]] = {key: [] for key in calls}
     for _ in range(rounds):
         for key, call in calls.items():

@@ -25,7 +25,7 @@ from boldreams_cli.interpret.parameterization import Picture
 from boldreams_cli.interpret.targets import Target
 from boldreams_cli.interpret.transforms import Transforms
 
-TRACE_EVERY = 25  # steps between looks at the untransformed images, each of which costs a third of a step
+TRACE_EVERY = 50  # steps at most between looks at the untransformed images; each look costs a third of a step
 MACO_RATE = 5e-2  # phases are in radians; the authors' rates are for amplitudes
 STATE = ".stopped.safetensors"
 COLUMNS = ("step", "loss", "transformed", "untransformed")
@@ -50,6 +50,11 @@ class Settings:
     parameterization: str = "fourier"
     seed: int = 0
     transforms: Transforms = field(default_factory=Transforms)
+
+    @property
+    def trace_every(self) -> int:
+        """Steps between looks at the untransformed images: four in a short dream."""
+        return max(1, min(TRACE_EVERY, self.steps // 4))
 
     @classmethod
     def default(
@@ -80,7 +85,7 @@ class Settings:
 
 @dataclass
 class Trace:
-    """Loss and mean response, step by step; ``untransformed`` every TRACE_EVERY steps and at the end, else NaN.
+    """Loss and mean response, step by step; ``untransformed`` now and then and at the end, else NaN.
 
     Row i is of the images before step i + 1; the last row is of the final images and has no loss.
     """
@@ -175,7 +180,7 @@ class Dreamer:
         activity = self.target.activity(transforms.apply(images, matrix))
         loss = self.loss(activity.__getitem__)
         loss.backward()
-        plain = self._plain(images) if number % TRACE_EVERY == 0 else math.nan
+        plain = self._plain(images) if number % self.settings.trace_every == 0 else math.nan
         self.optimizer.step()
         row = (float(loss.detach()), float(activity["response"].detach().mean()), plain)
         self.trace.rows.append(row)

@@ -20,7 +20,7 @@ from boldreams_cli.console import ChoiceError
 
 Respond = Callable[[Tensor], Tensor]
 BASELINES = ("black", "mean", "blur")
-ORDER = 4  # points on a stretch
+ORDER = 8  # points on a stretch
 TOLERANCE = 0.003  # expected size of the sum of all stretches' misses, as a fraction of the whole difference
 SMOOTHING = 2.0  # pixels, the paper's
 BLUR = 0.1  # standard deviation of the blurred baseline, as a fraction of the size
