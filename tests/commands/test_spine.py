@@ -21,34 +21,7 @@ import torchvision
 import zarr
 
 from ..conftest import COMMAND, Run
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
-    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def cache(run: Run, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the maps of both subjects and a fitted model of the first."""
-    path = tmp_path_factory.mktemp("spine") / "cache"
-    run("extract", "--backbone", "alexnet", "--weights", weights, "--cache", path)
-    run("fit", "--percent", 10, "--subject", 1, "--cache", path, "--epochs", 3, "--lr", "1e-3")
-    run("score", "--cache", path)
-    return path
-
-
-@pytest.fixture
-def own(cache: Path, tmp_path: Path) -> Path:
-    """A copy of that cache to spoil."""
-    return Path(shutil.copytree(cache, tmp_path / "cache"))
-
-
-def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.is_file()}
+from .conftest import listing
 
 
 def test_the_cards_own_lines(run: Run, weights: Path, experiment: Path, tmp_path: Path) -> None:
@@ -158,6 +131,23 @@ def test_fit_json(run: Run, own: Path) -> None:
     listed = run("score", "--cache", own, code=2)
     assert "2 fitted models match: subj01/alexnet/percent-1, subj01/alexnet/percent-10" in listed.err
     assert run("score", "--cache", own, "--percent", 1, "--json").json["model"] == done.json["model"]
+
+
+@pytest.mark.parametrize("readout", ["ridge", "gaussian"])
+def test_other_readouts_go_through_the_same_commands(run: Run, own: Path, readout: str) -> None:
+    common = ("--subject", 1, "--cache", own, "--readout", readout)
+    fitted = run("fit", "--percent", 2, *common, "--json").json
+    assert fitted["model"].endswith(f"percent-2-{readout}")
+    assert fitted["epochs"] == len(fitted["train_loss"]) == 1
+    assert run("score", *common, "--json").json["model"] == fitted["model"]
+    dreamt = run("dream", *common, "--roi", "V1", "--steps", 2, "--count", 1, "--json").json
+    assert dreamt["best_natural"]["test"]["response"] is not None
+    shown = run("attribute", *common, "--roi", "V1", "--count", 1, "--steps", 8, "--json").json
+    best = dreamt["best_natural"]["test"]
+    assert shown["results"][0]["image"] == best["image"]
+    assert shown["results"][0]["prediction"] == pytest.approx(best["response"], rel=0.01, abs=0.01)
+    refused = run("fit", *common, "--epochs", 3, code=2)
+    assert "leave out --recipe, --precision, --epochs" in refused.err
 
 
 def test_score_is_a_correlation_of_predict_with_the_raw_files(run: Run, own: Path, experiment: Path) -> None:
@@ -274,99 +264,6 @@ def test_a_killed_extract_goes_on_to_the_same_bytes(
         assert one[name][:].tobytes() == other[name][:].tobytes(), name
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        (["fit", "--percent", 0], 2, "above 0 and up to 100"),
-        (["fit", "--percent", 101], 2, "above 0 and up to 100"),
-        (["fit", "--subject", "seven"], 2, "write 1, 01 or subj01"),
-        (["fit", "--backbone", "resnet"], 2, "choose from alexnet, vgg11, rn50x4"),
-        (["fit", "--backbone", "vgg11", "--subject", 1], 3, "run boldreams extract --backbone vgg11"),
-        (["fit", "--features", "0123", "--subject", 1], 3, "no store 0123"),
-        (["fit"], 2, "choose a subject with --subject; there: 1, 2"),
-        (["fit", "--subject", 1, "--device", "cuda"], 1, "no CUDA device"),
-        (["fit", "--subject", 1, "--device", "tpu"], 2, "auto, cpu, cuda or cuda:N"),
-        (["fit", "--subject", 1, "--memory", "much"], 2, "write 4G or 800M"),
-        (["prepare", "--subject", 7], 2, "subjects under the root: 1, 2"),
-        (["prepare", "--subject", 1, "--sessions", "1-99"], 2, "sessions"),
-        (["prepare", "--subject", 1, "--mask", "nothing.nii.gz"], 2, "nothing.nii.gz"),
-        (["rank", "--subject", 1, "--nsd-root", "/nowhere", "--sessions", "1"], 1, "/nowhere"),
-        (["extract", "--backbone", "alexnet", "--nsd-root", "/nowhere"], 1, "--nsd-root"),
-        (["extract", "--backbone", "alexnet", "--weights", "nowhere.pth"], 1, "no weights file"),
-        (["extract", "--backbone", "alexnet", "--shard-index", 2, "--shard-count", 2], 2, "--shard-index counts"),
-        (["score", "--percent", 50], 2, "boldreams fit"),
-        (["score", "--model", "nowhere"], 1, "no fitted model"),
-        (["info", "--layers", "resnet"], 2, "choose from"),
-        (["dance"], 2, "choose from prepare, extract"),
-    ],
-)
-def test_errors_are_one_line_with_the_remedy(
-    run: Run, cache: Path, weights: Path, arguments: list[object], code: int, says: str
-) -> None:
-    before = listing(cache)
-    done = run(
-        *arguments,
-        code=code,
-        BOLDREAMS_CACHE=cache,
-        **({} if "--weights" in arguments else {"BOLDREAMS_WEIGHTS": weights}),
-    )
-    assert says in done.err
-    assert "Traceback" not in done.err
-    assert not done.out
-    message = done.err[done.err.find("boldreams:") :] if "boldreams:" in done.err else ""
-    assert message.count("\n") <= 2
-    assert listing(cache) == before, "nothing half-written"
-
-
-def test_missing_images_and_other_stimuli_are_exit_3(
-    run: Run, own: Path, weights: Path, experiment: Path, tmp_path: Path
-) -> None:
-    store = next((own / "features").glob("*.zarr"))
-    attributes = json.loads((store / "zarr.json").read_text())
-    attributes["attributes"]["spec"]["weights_digest"] = "another"
-    (store / "zarr.json").write_text(json.dumps(attributes))
-    done = run("fit", "--subject", 1, "--cache", own, code=3)
-    assert "fingerprint" in done.err
-    run("extract", "--backbone", "alexnet", "--weights", weights, "--subject", 2, "--cache", tmp_path / "second")
-    done = run("fit", "--subject", 1, "--cache", tmp_path / "second", code=3)
-    assert "lacks 30 of 30 images" in done.err
-
-
-def test_truncated_betas_leave_nothing(run: Run, experiment: Path, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(experiment, tmp_path / "nsd"))
-    for path in root.rglob("betas_session02.*"):
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    for subject in (1, 2):
-        done = run("prepare", "--subject", subject, "--nsd-root", root, "--cache", tmp_path / "cache", code=1)
-        assert "betas_session02" in done.err
-    assert "no responses" not in run("info", "--cache", tmp_path / "cache").out
-    again = run("fit", "--subject", 1, "--nsd-root", root, "--cache", tmp_path / "cache", code=3)
-    assert "boldreams extract" in again.err
-
-
-def test_wrong_image_dtype(run: Run, experiment: Path, weights: Path, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(experiment, tmp_path / "nsd"))
-    path = root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
-    path.unlink()
-    with h5py.File(path, "w") as file:
-        file["imgBrick"] = np.zeros((3, 425, 425, 3), dtype=np.float32)
-    done = run(
-        "extract",
-        "--backbone",
-        "alexnet",
-        "--weights",
-        weights,
-        "--nsd-root",
-        root,
-        "--cache",
-        tmp_path / "cache",
-        code=1,
-    )
-    assert "float32" in done.err
-    assert "uint8" in done.err
-    assert not (tmp_path / "cache").exists()
-
-
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\nfrom click.testing import CliRunner\nfrom boldreams_cli.cli import boldreams\n"
@@ -390,3 +287,13 @@ def test_environment_variables_set_any_option(run: Run, own: Path) -> None:
     )
     assert done.json["epochs"] == 1
     assert done.json["model"].endswith("percent-5")
+
+
+def test_a_closed_pipe_ends_it_quietly(cache: Path) -> None:
+    """As in `boldreams info | head`."""
+    process = subprocess.Popen([COMMAND, "info", "--cache", cache], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 128 + signal.SIGPIPE

@@ -1,0 +1,38 @@
+"""A small cache with a fitted model, made once by the commands."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from ..conftest import Run
+
+
+@pytest.fixture(scope="package")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="package")
+def cache(run: Run, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the maps of both subjects and a fitted model of the first."""
+    path = tmp_path_factory.mktemp("spine") / "cache"
+    run("extract", "--backbone", "alexnet", "--weights", weights, "--cache", path)
+    run("fit", "--percent", 10, "--subject", 1, "--cache", path, "--epochs", 3, "--lr", "1e-3")
+    run("score", "--cache", path)
+    return path
+
+
+@pytest.fixture
+def own(cache: Path, tmp_path: Path) -> Path:
+    """A copy of that cache to spoil."""
+    return Path(shutil.copytree(cache, tmp_path / "cache"))
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.is_file()}

@@ -1,0 +1,105 @@
+"""What is wrong is said in one line with the remedy, and nothing is left half-written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from ..conftest import Run
+from .conftest import listing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["fit", "--percent", 0], 2, "above 0 and up to 100"),
+        (["fit", "--percent", 101], 2, "above 0 and up to 100"),
+        (["fit", "--subject", "seven"], 2, "write 1, 01 or subj01"),
+        (["fit", "--backbone", "resnet"], 2, "choose from alexnet, vgg11, rn50x4"),
+        (["fit", "--backbone", "vgg11", "--subject", 1], 3, "run boldreams extract --backbone vgg11"),
+        (["fit", "--features", "0123", "--subject", 1], 3, "no store 0123"),
+        (["fit"], 2, "choose a subject with --subject; there: 1, 2"),
+        (["fit", "--subject", 1, "--device", "cuda"], 1, "no CUDA device"),
+        (["fit", "--subject", 1, "--device", "tpu"], 2, "auto, cpu, cuda or cuda:N"),
+        (["fit", "--subject", 1, "--memory", "much"], 2, "write 4G or 800M"),
+        (["prepare", "--subject", 7], 2, "subjects under the root: 1, 2"),
+        (["prepare", "--subject", 1, "--sessions", "1-99"], 2, "sessions"),
+        (["prepare", "--subject", 1, "--mask", "nothing.nii.gz"], 2, "nothing.nii.gz"),
+        (["rank", "--subject", 1, "--nsd-root", "/nowhere", "--sessions", "1"], 1, "/nowhere"),
+        (["extract", "--backbone", "alexnet", "--nsd-root", "/nowhere"], 1, "--nsd-root"),
+        (["extract", "--backbone", "alexnet", "--weights", "nowhere.pth"], 1, "no weights file"),
+        (["extract", "--backbone", "alexnet", "--shard-index", 2, "--shard-count", 2], 2, "--shard-index counts"),
+        (["score", "--percent", 50], 2, "boldreams fit"),
+        (["score", "--model", "nowhere"], 1, "no fitted model"),
+        (["info", "--layers", "resnet"], 2, "choose from"),
+        (["dance"], 2, "choose from prepare, extract"),
+    ],
+)
+def test_errors_are_one_line_with_the_remedy(
+    run: Run, cache: Path, weights: Path, arguments: list[object], code: int, says: str
+) -> None:
+    before = listing(cache)
+    done = run(
+        *arguments,
+        code=code,
+        BOLDREAMS_CACHE=cache,
+        **({} if "--weights" in arguments else {"BOLDREAMS_WEIGHTS": weights}),
+    )
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert not done.out
+    message = done.err[done.err.find("boldreams:") :] if "boldreams:" in done.err else ""
+    assert message.count("\n") <= 2
+    assert listing(cache) == before, "nothing half-written"
+
+
+def test_missing_images_and_other_stimuli_are_exit_3(
+    run: Run, own: Path, weights: Path, experiment: Path, tmp_path: Path
+) -> None:
+    store = next((own / "features").glob("*.zarr"))
+    attributes = json.loads((store / "zarr.json").read_text())
+    attributes["attributes"]["spec"]["weights_digest"] = "another"
+    (store / "zarr.json").write_text(json.dumps(attributes))
+    done = run("fit", "--subject", 1, "--cache", own, code=3)
+    assert "fingerprint" in done.err
+    run("extract", "--backbone", "alexnet", "--weights", weights, "--subject", 2, "--cache", tmp_path / "second")
+    done = run("fit", "--subject", 1, "--cache", tmp_path / "second", code=3)
+    assert "lacks 30 of 30 images" in done.err
+
+
+def test_truncated_betas_leave_nothing(run: Run, experiment: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(experiment, tmp_path / "nsd"))
+    for path in root.rglob("betas_session02.*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for subject in (1, 2):
+        done = run("prepare", "--subject", subject, "--nsd-root", root, "--cache", tmp_path / "cache", code=1)
+        assert "betas_session02" in done.err
+    assert "no responses" not in run("info", "--cache", tmp_path / "cache").out
+    again = run("fit", "--subject", 1, "--nsd-root", root, "--cache", tmp_path / "cache", code=3)
+    assert "boldreams extract" in again.err
+
+
+def test_wrong_image_dtype(run: Run, experiment: Path, weights: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(experiment, tmp_path / "nsd"))
+    path = root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
+    path.unlink()
+    with h5py.File(path, "w") as file:
+        file["imgBrick"] = np.zeros((3, 425, 425, 3), dtype=np.float32)
+    done = run(
+        "extract",
+        "--backbone",
+        "alexnet",
+        "--weights",
+        weights,
+        "--nsd-root",
+        root,
+        "--cache",
+        tmp_path / "cache",
+        code=1,
+    )
+    assert "float32" in done.err
+    assert "uint8" in done.err
+    assert not (tmp_path / "cache").exists()
