@@ -245,19 +245,29 @@ def killed_in_the_middle(arguments: list[object], ledger: Path, number: signal.S
     return process.returncode
 
 
+# float32 maps of this backbone make three units of the 75 images.
+IN_UNITS = ["extract", "--backbone", "efficientnet_lite0", "--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole")
+    run(*IN_UNITS, "--cache", path)
+    return path
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_extract_goes_on_to_the_same_bytes(
-    run: Run, experiment: Path, tmp_path: Path, number: signal.Signals
+    run: Run, experiment: Path, uninterrupted: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    # float32 maps of this backbone make three units of the 75 images.
-    arguments = ["extract", "--backbone", "efficientnet_lite0", "--dtype", "float32", "--nsd-root", experiment]
-    code = killed_in_the_middle([*arguments, "--cache", tmp_path / "a"], tmp_path / "a/features", number)
+    arguments = [*IN_UNITS, "--nsd-root", experiment, "--cache", tmp_path]
+    code = killed_in_the_middle(arguments, tmp_path / "features", number)
     assert code == {signal.SIGKILL: -9, signal.SIGTERM: 75}[number]
-    resumed = run(*arguments, "--cache", tmp_path / "a", "--json").json
+    resumed = run(*arguments, "--json").json
     assert 0 < resumed["skipped"] < 75
-    run(*arguments, "--cache", tmp_path / "b")
     # The arrays, byte for byte; the order of chunks inside a shard's file is the codec threads' own.
-    one, other = (zarr.open_group(next((tmp_path / name / "features").glob("*.zarr")), mode="r") for name in "ab")
+    stores = (next((cache / "features").glob("*.zarr")) for cache in (tmp_path, uninterrupted))
+    one, other = (zarr.open_group(store, mode="r") for store in stores)
     names = [name for name, _ in one.members(max_depth=None) if isinstance(one[name], zarr.Array)]
     assert len(names) == 16
     for name in names:

@@ -124,7 +124,7 @@ def test_steps_go_where_the_gradient_jumps() -> None:
         return 200 * (torch.relu(place - 0.0123) - torch.relu(place - 0.0154))[:, None]
 
     image = torch.ones(3, 1, 1) / 3
-    result = integrated_gradients(respond, image, torch.zeros_like(image), 256, 8)
+    result = integrated_gradients(respond, image, torch.zeros_like(image), 256, 8, order=4)
     assert result.completeness_error[0] < 0.01
     assert len(asked) < 256, "and stops when it is found"
     assert np.mean(np.array(asked) * 3 < 1 / 16) > 0.3
