@@ -59,8 +59,6 @@ def fit_closed_form(
     spec = model_spec(store, responses, settings, device)
     train = TrainingBetas(responses)
     columns = np.flatnonzero(train.voxels)
-    if not len(columns):
-        raise BoldreamsError(f"no voxel of subject {responses.subject} has finite, varying betas in every session")
     images = responses.train_images
     rows = store.rows(images)
     repeats = torch.from_numpy(responses.repeats(images)).to(device)
@@ -68,8 +66,7 @@ def fit_closed_form(
     room = usable(memory)
 
     def read(voxels: NDArray[np.int64]) -> Tensor:
-        whole = slice(int(voxels[0]), int(voxels[-1]) + 1)
-        return torch.from_numpy(responses.mean_betas(images, whole)[:, voxels - voxels[0]]).to(device)
+        return train.mean(voxels).to(device)
 
     basis: list[Tensor] | None = None
     if settings.readout == "ridge":

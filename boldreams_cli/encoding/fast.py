@@ -201,8 +201,6 @@ def fit_fast(
     spec = model_spec(store, responses, settings, device)
     train = TrainingBetas(responses)
     columns = np.flatnonzero(train.voxels)
-    if not len(columns):
-        raise BoldreamsError(f"no voxel of subject {responses.subject} has finite, varying betas in every session")
     rows = store.rows(responses.train_images)
     layouts = [MapLayout(group, spec.layers) for group in spec.groups]
     recipe = FastSettings(rate=settings.rate, batch_size=settings.batch_size, epochs=settings.epochs)
@@ -221,11 +219,8 @@ def fit_fast(
 
         for first in spans:
             chosen = columns[first : first + span]
-            whole = slice(int(chosen[0]), int(chosen[-1]) + 1)
-            betas = responses.mean_betas(responses.train_images, whole)[:, chosen - chosen[0]]
-            parts.append(
-                train_fast(pooled, torch.from_numpy(betas), repeats, recipe, settings.seed, device, after_epoch)
-            )
+            betas = train.mean(chosen)
+            parts.append(train_fast(pooled, betas, repeats, recipe, settings.seed, device, after_epoch))
     errors = np.mean([part.train for part in parts], axis=0).tolist()
     if not np.isfinite(errors[-1]):
         raise BoldreamsError("the loss is not finite; use a smaller --lr")

@@ -114,8 +114,6 @@ def fit(
     folder = model_folder(cache, responses.subject, spec.backbone, settings.percent, finetuned=False)
     layouts = [MapLayout(group, spec.layers) for group in spec.groups]
     train = TrainingBetas(responses)
-    if not train.voxels.any():
-        raise BoldreamsError(f"no voxel of subject {responses.subject} has finite, varying betas in every session")
     count = int(train.voxels.sum())
     rows = store.rows(responses.train_images)
     budget = _budget(memory, layouts, rows, train, store)
@@ -179,7 +177,13 @@ def model_spec(store: FeatureStore, responses: Responses, settings: FitSettings,
 
 
 class TrainingBetas:
-    """Betas of the training trials, for the voxels that have finite ones in all of them."""
+    """Betas of the training trials, for the voxels that have finite ones in all of them.
+
+    Raises
+    ------
+    BoldreamsError
+        If no voxel has.
+    """
 
     def __init__(self, responses: Responses) -> None:
         self.responses = responses
@@ -190,9 +194,19 @@ class TrainingBetas:
             columns = slice(start, start + BETA_COLUMNS)
             self.voxels[columns] = np.isfinite(responses.read_betas(self.trials, columns)).all(axis=0)
         if excluded := int((~self.voxels).sum()):
+            if excluded == total:
+                raise BoldreamsError(
+                    f"no voxel of subject {responses.subject} has finite, varying betas in every session"
+                )
             logger.warning("%d of %d voxels have constant or non-finite betas and are left out", excluded, total)
         shown = responses.trial_images[self.trials]
         self.images = np.searchsorted(responses.train_images, shown)
+
+    def mean(self, columns: NDArray[np.int64]) -> Tensor:
+        """(training images, voxels) averaged over repeats, of sorted columns of all voxels."""
+        whole = slice(int(columns[0]), int(columns[-1]) + 1)
+        images = self.responses.train_images
+        return torch.from_numpy(self.responses.mean_betas(images, whole)[:, columns - columns[0]])
 
     def read(self, span: slice) -> Tensor:
         """(trials, voxels) of a span of the included voxels."""

@@ -49,8 +49,6 @@ class ImageTrials:
         train = TrainingBetas(responses)
         self.included = train.voxels
         self.voxels = int(train.voxels.sum())
-        if not self.voxels:
-            raise BoldreamsError(f"no voxel of subject {responses.subject} has finite, varying betas in every session")
         self.nsd_ids: NDArray[np.int32] = responses.train_images[train.images]
         chosen = hold_out(responses.train_images, held_out, seed)
         self.held_out = np.flatnonzero(np.isin(self.nsd_ids, chosen))

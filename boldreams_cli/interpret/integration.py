@@ -74,9 +74,10 @@ def integrated_gradients(
     Attributions (I - I') ∫ dF/dI, one for each response.
     """
     line = _Line(respond, image, baseline, batch, order)
-    edges = np.linspace(0, 1, max(1, steps // 2 // order) + 1) if steps > order else np.array([0.0, 1.0])
-    stretches = line.stretches(edges[:-1], edges[1:], line.responses(edges))
-    whole = np.abs(line.ends[1] - line.ends[0])
+    edges = np.linspace(0, 1, max(1, steps // 2 // order) + 1)
+    at_edges = line.responses(edges)
+    stretches = line.stretches(edges[:-1], edges[1:], np.stack([at_edges[:-1], at_edges[1:]], 1))
+    whole = np.abs(at_edges[-1] - at_edges[0])
     while True:
         misses = np.stack([stretch.miss for stretch in stretches])  # (stretches, n)
         share = misses / np.where(whole > 0, whole, np.inf)
@@ -88,7 +89,7 @@ def integrated_gradients(
         stretches = [stretch for number, stretch in enumerate(stretches) if number not in worst]
         stretches += line.halves(old)
     total = torch.stack([stretch.gradient for stretch in stretches]).double().sum(0)
-    return Integral((total * line.difference).cpu().numpy(), line.ends[1], line.ends[0])
+    return Integral((total * line.difference).cpu().numpy(), at_edges[-1], at_edges[0])
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,6 @@ class _Line:
     def __init__(self, respond: Respond, image: Tensor, baseline: Tensor, batch: int, order: int) -> None:
         self.respond, self.baseline, self.difference = respond, baseline, image - baseline
         self.batch, self.used = batch, 0
-        self.ends = self.responses(np.array([0.0, 1.0]))
         places, weights = np.polynomial.legendre.leggauss(order)
         self.places, self.weights = (places + 1) / 2, weights / 2
 
@@ -124,27 +124,20 @@ class _Line:
 
     def halves(self, old: Sequence[_Stretch]) -> list[_Stretch]:
         """Two stretches for each."""
-        middles = np.array([(stretch.start + stretch.stop) / 2 for stretch in old])
+        starts, stops = (np.array([getattr(stretch, end) for stretch in old]) for end in ("start", "stop"))
+        middles = (starts + stops) / 2
+        first, last = np.stack([stretch.responses for stretch in old], 1)
         between = self.responses(middles)
-        starts = np.array([edge for stretch, m in zip(old, middles, strict=True) for edge in (stretch.start, m)])
-        stops = np.array([edge for stretch, m in zip(old, middles, strict=True) for edge in (m, stretch.stop)])
-        responses = np.stack(
-            [item for stretch, mid in zip(old, between, strict=True) for item in (stretch.responses[0], mid)]
+        return self.stretches(
+            np.concatenate([starts, middles]),
+            np.concatenate([middles, stops]),
+            np.concatenate([np.stack([first, between], 1), np.stack([between, last], 1)]),
         )
-        ends = np.stack(
-            [item for stretch, mid in zip(old, between, strict=True) for item in (mid, stretch.responses[1])]
-        )
-        return self._integrate(starts, stops, np.stack([responses, ends], 1))
 
     def stretches(
-        self, starts: NDArray[np.float64], stops: NDArray[np.float64], at_edges: NDArray[np.float64]
-    ) -> list[_Stretch]:
-        """Neighbouring stretches, with the responses at all edges."""
-        return self._integrate(starts, stops, np.stack([at_edges[:-1], at_edges[1:]], 1))
-
-    def _integrate(
         self, starts: NDArray[np.float64], stops: NDArray[np.float64], responses: NDArray[np.float64]
     ) -> list[_Stretch]:
+        """Integrate over stretches, with the responses (stretches, 2, n) at their ends."""
         lengths = (stops - starts)[:, None]
         alphas = (starts[:, None] + lengths * self.places).ravel()
         weights = (lengths * self.weights).ravel()
