@@ -2,8 +2,9 @@
 
     python -m benchmarks.interpret [--backbone NAME] [--weights W] [--rounds N] [--json FILE]
 
-Needs no data: the readout is random. Rounds of the contenders alternate, and the ratio is the median of the rounds'
-ratios, so that other work on the machine hits all of them alike.
+Needs no data: the readout is random. The bare pass is that of the network as its library builds it; "our network" is
+the same pass of the network as boldreams runs it (features/strided.py). The contenders take turns step by step, and the
+ratio is the median of the rounds' ratios, so that other work on the machine hits all of them alike.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from boldreams_cli.encoding.model import FullModel
+from boldreams_cli.encoding.model import FullModel, ResponseOfArea
 from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, make_groups
 from boldreams_cli.features import backbones
+from boldreams_cli.features.strided import CoarseConvolution
 from boldreams_cli.interpret import parameterization
 from boldreams_cli.interpret.dreaming import Dreamer, Settings
 from boldreams_cli.interpret.integration import integrated_gradients
@@ -29,6 +31,7 @@ from boldreams_cli.interpret.objectives import Objective
 from boldreams_cli.interpret.targets import AreaTarget
 
 VOXELS, COUNT, POINTS = 200, 4, 4
+TURNS = 8  # of each contender in a round
 DEFAULTS = {"alexnet": "random", "efficientnet_lite0": "pretrained"}
 
 
@@ -67,16 +70,31 @@ def synthetic_model(name: str, weights: str, device: torch.device, percent: floa
     return FullModel(FittedModel(Path("none"), spec, readout), backbone).eval().to(device)
 
 
-def contenders(full: FullModel, device: torch.device, counted: dict[str, int]) -> dict[str, Callable[[], None]]:
+def as_built(full: FullModel) -> FullModel:
+    """The model with torch's own modules only."""
+    for parent in full.backbone.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, CoarseConvolution):
+                settings = (child.kernel_size, child.stride, child.padding)
+                own = nn.Conv2d(child.in_channels, child.out_channels, *settings)
+                own.weight, own.bias = child.weight, child.bias
+                setattr(parent, name, own)
+    return full
+
+
+def contenders(
+    full: FullModel, plain: FullModel, device: torch.device, counted: dict[str, int]
+) -> dict[str, Callable[[], None]]:
     """Name -> one step of each, of equal batches; of the integral many, whose points are `counted`."""
     everything = np.ones(VOXELS, bool)
     target = AreaTarget("all", "all", full, everything, everything)
-    area = full.weighted_sum(torch.full((VOXELS,), 1 / VOXELS))
+    mean = torch.full((VOXELS,), 1 / VOXELS)
+    area, bare = full.weighted_sum(mean), plain.weighted_sum(mean)
     size = full.backbone.entry.preprocessing.size
     pixels = torch.rand(COUNT, 3, size, size, device=device)
 
-    def bare() -> None:
-        area(pixels.requires_grad_()).sum().backward()
+    def one_pass(response: ResponseOfArea) -> None:
+        response(pixels.requires_grad_()).sum().backward()
         pixels.grad = None
 
     random = torch.Generator().manual_seed(0)
@@ -95,7 +113,12 @@ def contenders(full: FullModel, device: torch.device, counted: dict[str, int]) -
         counted["points"] = 0
         integrated_gradients(respond, image, black, 96, POINTS)
 
-    return {"bare": bare, "dream": lambda: (dreamer.step(), None)[1], "integrated gradients": integrate}
+    return {
+        "bare": lambda: one_pass(bare),
+        "our network": lambda: one_pass(area),
+        "dream": lambda: (dreamer.step(), None)[1],
+        "integrated gradients": integrate,
+    }
 
 
 def seconds(call: Callable[[], None], device: torch.device) -> float:
@@ -110,16 +133,20 @@ def seconds(call: Callable[[], None], device: torch.device) -> float:
 def measure(name: str, weights: str, rounds: int, device: torch.device) -> dict[str, object]:
     """Milliseconds of a step and ratios to the bare pass."""
     counted = {"points": 0}
-    calls = contenders(synthetic_model(name, weights, device), device, counted)
-    for call in calls.values():
+    full, plain = (synthetic_model(name, weights, device) for _ in range(2))
+    calls = contenders(full, as_built(plain), device, counted)
+    for call in calls.values():  # the first time is slower
         seconds(call, device)
     steps = {"integrated gradients": counted["points"] / POINTS}
     times: dict[str, list[float]] = {key: [] for key in calls}
     for _ in range(rounds):
-        for key, call in calls.items():
-            # The bare pass as often as the integral's, in the same stretch of time.
-            once = [seconds(call, device) for _ in range(1 if key in steps else 8)]
-            times[key].append(statistics.median(once) / steps.get(key, 1))
+        taken: dict[str, list[float]] = {key: [] for key in calls}
+        for turn in range(TURNS):
+            for key, call in calls.items():
+                if key not in steps or turn == TURNS // 2:
+                    taken[key].append(seconds(call, device) / steps.get(key, 1))
+        for key, values in taken.items():
+            times[key].append(statistics.median(values))
     bare = times["bare"]
     ratios = {
         key: statistics.median(a / b for a, b in zip(values, bare, strict=True))

@@ -213,6 +213,7 @@ class Dreamer:
                 self.target.identity,
                 asdict(self.objective),
                 asdict(self.settings),
+                list(self.picture.values.shape),
                 str(self.device),
                 str(torch.__version__),
             ]

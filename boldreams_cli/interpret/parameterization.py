@@ -60,8 +60,11 @@ class Spectrum:
 
 
 def fast_side(size: int) -> int:
-    """The side at which transforms are done: the next with small prime factors (227 is prime: 3 times slower)."""
-    return int(next_fast_len(size, real=True))
+    """The side at which transforms are done: the next even one of small prime factors.
+
+    227 is prime and takes 3 times as long as 240; the odd 225 takes 1.5 times as long as 224 (MKL).
+    """
+    return 2 * int(next_fast_len(-(-size // 2)))
 
 
 def create(
