@@ -21,6 +21,7 @@ import torch
 
 from benchmarks import fitting, storing
 from benchmarks.brain import Brain, make_brain
+from boldreams_cli.memory import keep_freed
 
 Row = dict[str, object]
 PARTS: dict[str, Callable[[Brain], list[Row]]] = {
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1500, help="of the made-up experiment")
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     chosen = parser.parse_args()
+    keep_freed()  # as every command does, the baselines too
     rows: list[Row] = []
     print(f"{'what':58} {'measured':>12} {'baseline':>12} {'ratio':>7} {'target':>9}")
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:

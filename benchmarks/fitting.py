@@ -25,6 +25,7 @@ from boldreams_cli.encoding.spec import FittedModel, Group, ModelSpec, ReadoutWe
 from boldreams_cli.encoding.statistics import pearson_r
 from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.features.store import FeatureStore
+from boldreams_cli.memory import keep_freed
 
 CPU = torch.device("cpu")
 GB = 2**30
@@ -246,6 +247,7 @@ def fit_made_up(folder: str, images: int, allowed: float) -> None:
             columns = len(range(400)[voxels])
             return np.random.default_rng(0).normal(size=(int(trials.sum()), columns)).astype(np.float32)
 
+    keep_freed()
     fit(stores(Path(folder))[0], MadeUp(), FitSettings(100, epochs=1), Path(folder), CPU, int(allowed * GB), StopFlag())  # type: ignore[arg-type]
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB)
 

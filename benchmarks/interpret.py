@@ -3,7 +3,7 @@
     python -m benchmarks.interpret [--backbone NAME] [--weights W] [--rounds N] [--json FILE]
 
 Needs no data: the readout is random. The bare pass is that of the network as its library builds it; "our network" is
-the same pass of the network as boldreams runs it (features/strided.py). The contenders take turns step by step, and the
+the same pass of the network as boldreams runs it (features/frozen.py). The contenders take turns step by step, and the
 ratio is the median of the rounds' ratios, so that other work on the machine hits all of them alike.
 """
 
@@ -18,26 +18,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from boldreams_cli.encoding.model import FullModel, ResponseOfArea
 from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, make_groups
 from boldreams_cli.features import backbones
-from boldreams_cli.features.strided import CoarseConvolution
 from boldreams_cli.interpret import parameterization
 from boldreams_cli.interpret.dreaming import Dreamer, Settings
 from boldreams_cli.interpret.integration import integrated_gradients
 from boldreams_cli.interpret.objectives import Objective
 from boldreams_cli.interpret.targets import AreaTarget
+from boldreams_cli.memory import keep_freed
 
 VOXELS, COUNT, POINTS = 200, 4, 4
 TURNS = 8  # of each contender in a round
 DEFAULTS = {"alexnet": "random", "efficientnet_lite0": "pretrained"}
 
 
-def synthetic_model(name: str, weights: str, device: torch.device, percent: float = 10) -> FullModel:
-    """A full model with a random readout of the first filters of each layer."""
-    backbone = backbones.load(name, weights)
+def synthetic_model(
+    name: str, weights: str, device: torch.device, percent: float = 10, trainable: bool = False
+) -> FullModel:
+    """A full model with a random readout of the first filters of each layer; `trainable` as its library builds it."""
+    backbone = backbones.load(name, weights, trainable=trainable)
     size = backbone.entry.preprocessing.size
     with torch.inference_mode():
         maps = backbone(torch.zeros(1, 3, size, size))
@@ -68,18 +70,6 @@ def synthetic_model(name: str, weights: str, device: torch.device, percent: floa
         training={},
     )
     return FullModel(FittedModel(Path("none"), spec, readout), backbone).eval().to(device)
-
-
-def as_built(full: FullModel) -> FullModel:
-    """The model with torch's own modules only."""
-    for parent in full.backbone.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, CoarseConvolution):
-                settings = (child.kernel_size, child.stride, child.padding)
-                own = nn.Conv2d(child.in_channels, child.out_channels, *settings)
-                own.weight, own.bias = child.weight, child.bias
-                setattr(parent, name, own)
-    return full
 
 
 def contenders(
@@ -133,8 +123,8 @@ def seconds(call: Callable[[], None], device: torch.device) -> float:
 def measure(name: str, weights: str, rounds: int, device: torch.device) -> dict[str, object]:
     """Milliseconds of a step and ratios to the bare pass."""
     counted = {"points": 0}
-    full, plain = (synthetic_model(name, weights, device) for _ in range(2))
-    calls = contenders(full, as_built(plain), device, counted)
+    full, plain = (synthetic_model(name, weights, device, trainable=trainable) for trainable in (False, True))
+    calls = contenders(full, plain, device, counted)
     for call in calls.values():  # the first time is slower
         seconds(call, device)
     steps = {"integrated gradients": counted["points"] / POINTS}
@@ -170,6 +160,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     chosen = parser.parse_args()
+    keep_freed()  # as every command does
     device = torch.device(chosen.device)
     found = [measure(name, DEFAULTS[name], chosen.rounds, device) for name in chosen.backbone or DEFAULTS]
     print(f"{'backbone':20} {'step':22} {'ms':>8} {'ratio':>7} {'of best':>8}   (at most 1.15 of the bare pass)")

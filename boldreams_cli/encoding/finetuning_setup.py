@@ -147,7 +147,7 @@ def load_start(
                 "--features"
             )
         weights = next(iter(sources.values()), "pretrained")
-    backbone = backbones.load(name, weights, seed)
+    backbone = backbones.load(name, weights, seed, trainable=True)
     same = [store for store in held if store.spec["weights_digest"] == backbone.digest]
     if required and not same:
         raise MismatchError(

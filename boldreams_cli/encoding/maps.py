@@ -58,18 +58,28 @@ class MapLayout:
         pair = (self.count, self.group.pixels)
         return (pair[1], pair[0]) if self.pixels_first else pair
 
-    def fill(self, store: FeatureStore, rows: NDArray[np.int64], out: NDArray[np.floating]) -> None:
-        """Read the group's maps from the store into `out`, (images, A, C)."""
+    def places(self, out: NDArray[np.floating]) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.floating]]]:
+        """Layer, filters, and the part of `out`, (images, A, C), where its maps go: (images, n, height, width)."""
         height, width = self.group.height, self.group.width
         if self.pixels_first:
-            maps = out.reshape(len(rows), height, width, self.count).transpose(0, 3, 1, 2)
+            maps = out.reshape(len(out), height, width, self.count).transpose(0, 3, 1, 2)
         else:
-            maps = out.reshape(len(rows), self.count, height, width)
+            maps = out.reshape(len(out), self.count, height, width)
         start = 0
         for name in self.group.layers:
             indices = np.asarray(self.filters[name])
-            store.read_maps(name, rows, indices, out=maps[:, start : start + len(indices)])
+            yield name, indices, maps[:, start : start + len(indices)]
             start += len(indices)
+
+
+def read_groups(
+    store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout]
+) -> list[NDArray[np.floating]]:
+    """Read the maps of every group from the store, (images, A, C) each."""
+    groups = [np.empty((len(rows), *layout.shape), dtype=store.spec["dtype"]) for layout in layouts]
+    wanted = [place for layout, group in zip(layouts, groups, strict=True) for place in layout.places(group)]
+    store.read_layers(wanted, rows)
+    return groups
 
 
 def grouped(maps: Mapping[str, Tensor], filters: Mapping[str, Tensor], layouts: Sequence[MapLayout]) -> list[Tensor]:
@@ -108,11 +118,7 @@ class ResidentMaps:
         self, store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout], device: torch.device
     ) -> None:
         self.device = device
-        self.groups: list[Tensor] = []
-        for layout in layouts:
-            array = np.empty((len(rows), *layout.shape), dtype=store.spec["dtype"])
-            layout.fill(store, rows, array)
-            self.groups.append(torch.from_numpy(array).to(device))
+        self.groups = [torch.from_numpy(group).to(device) for group in read_groups(store, rows, layouts)]
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
         """See MapSource."""
@@ -158,9 +164,7 @@ class ScratchMaps:
 
     def _write(self, store: FeatureStore, rows: NDArray[np.int64], images: NDArray[np.int64]) -> None:
         offset = 0
-        for layout, values in zip(self.layouts, self.values, strict=True):
-            block = np.empty((len(images), *layout.shape), dtype=self.dtype)
-            layout.fill(store, rows[images], block)
+        for values, block in zip(self.values, read_groups(store, rows[images], self.layouts), strict=True):
             for image, maps in zip(images, block, strict=True):
                 os.pwrite(self.file.fileno(), maps.data, int(image) * self.image_bytes + offset)
             offset += values * self.dtype.itemsize

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from boldreams_cli.encoding.maps import MapLayout
+from boldreams_cli.encoding.maps import MapLayout, read_groups
 from boldreams_cli.encoding.readout import contract
 from boldreams_cli.encoding.spec import Group
 from boldreams_cli.features.store import FeatureStore
@@ -64,9 +64,7 @@ class PooledMaps:
         plain = _FiltersFirst(group, layout.filters)
         for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
             chosen = by_row[start:stop]
-            block = np.empty((len(chosen), layout.count, group.pixels), dtype=store.spec["dtype"])
-            plain.fill(store, rows[chosen], block)
-            maps = torch.from_numpy(block).float()
+            maps = torch.from_numpy(read_groups(store, rows[chosen], [plain])[0]).float()
             if start == 0:
                 self.scale = maps[:SCALE_IMAGES].std((0, 2)).clamp_min(1e-6)
             pooled = (maps.view(-1, group.pixels) @ self.pool).view(len(chosen), layout.count, nodes)

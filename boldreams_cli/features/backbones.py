@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from boldreams_cli.console import ChoiceError, listing
 from boldreams_cli.features import weights as weight_files
-from boldreams_cli.features.strided import replace_coarse
+from boldreams_cli.features.frozen import hasten
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -176,7 +176,13 @@ def entry(name: str) -> Entry:
     return BACKBONES[name]
 
 
-def load(name: str, weights: str = "pretrained", seed: int = 0, layers: Iterable[str] | None = None) -> Backbone:
+def load(
+    name: str,
+    weights: str = "pretrained",
+    seed: int = 0,
+    layers: Iterable[str] | None = None,
+    trainable: bool = False,
+) -> Backbone:
     """Build a backbone with weights, in evaluation mode on the CPU.
 
     Parameters
@@ -186,6 +192,7 @@ def load(name: str, weights: str = "pretrained", seed: int = 0, layers: Iterable
         only the layers in use is enough.
     seed : of random weights.
     layers : to read (default: all readout layers).
+    trainable : keep all parameters as the library has them; else layers are replaced by faster equals.
 
     Raises
     ------
@@ -211,10 +218,11 @@ def load(name: str, weights: str = "pretrained", seed: int = 0, layers: Iterable
     for module in network.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # an in-place ReLU would overwrite a kept map
-    replace_coarse(network)
     network = network.eval().to(memory_format=torch.channels_last)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
+    if not trainable:
+        hasten(network)
     return Backbone(chosen, network, names, weight_digest, said)
 
 

@@ -133,7 +133,7 @@ def _ratio(maps: dict[str, NDArray[Any]]) -> float:
     from numcodecs import Blosc
 
     settings = compressor()
-    codec = Blosc(cname=str(settings.cname.value), clevel=settings.clevel, shuffle=Blosc.SHUFFLE)
+    codec = Blosc(cname=str(settings.cname.value), clevel=settings.clevel, shuffle=Blosc.NOSHUFFLE)
     raw = sum(value.nbytes for value in maps.values())
     packed = sum(len(codec.encode(np.ascontiguousarray(v.swapaxes(0, 1)))) for v in maps.values())
     return raw / packed
@@ -147,7 +147,7 @@ def _maps(backbone: Backbone, images: NDArray[Any], dtype: str) -> dict[str, Ten
 
 def _cast(maps: Tensor, dtype: str, layer: str) -> Tensor:
     """To the store's dtype, refusing what it cannot hold (NaN compares false, so it is refused too)."""
-    low, high = (float(value) for value in maps.aminmax())
+    low, high = float(maps.amin()), float(maps.amax())  # aminmax is 10 times slower where channels come last
     limit = float(np.finfo(dtype).max)
     if not (low >= -limit and high <= limit):
         raise BoldreamsError(

@@ -1,4 +1,4 @@
-"""Reads single filters out of the shards of a layer's maps, on several threads.
+"""Reads single filters out of the shards of layers' maps, on several threads.
 
 zarr answers one selection a call, and a tenth of the filters, in the order of their ranks, is dozens of selections of
 a millisecond and more each. The chunks that hold them decode in a tenth of that (make bench, "store").
@@ -8,103 +8,130 @@ The format is that of Zarr v3's ``sharding_indexed`` codec with its index at the
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numcodecs import Blosc
+from numcodecs.blosc import decompress  # what any setting of Blosc has packed
 from numpy.typing import NDArray
 
 from boldreams_cli.console import MismatchError
 
 EMPTY = 2**64 - 1  # offset of a chunk that holds zeros only and is not stored
 THREADS = min(8, os.cpu_count() or 1)
-
 ONE_THREAD_BYTES = 2**21  # threads cost more than they spare below this
 
-Take = Callable[[int, int, NDArray[np.floating]], None]
+Rows = NDArray[np.int64] | slice
 
 
-class _Chunk(NamedTuple):
-    path: Path
-    file: int
-    offset: int
-    length: int
-    shard: int
-    column: int
-
-
-class Shards:
-    """The shards of one layer's maps.
+class Wanted(NamedTuple):
+    """Filters of one layer, and where their maps go.
 
     Parameters
     ----------
     folder : of the Zarr array.
-    filters : that a shard holds.
+    stored : filters that a shard holds.
     chunk : (rows, height, width) of one filter's chunk.
-    dtype : of the maps.
+    positions : of the wanted filters in the array.
+    out : (images, wanted filters, height, width) of the array's dtype, any layout.
     """
 
-    def __init__(self, folder: Path, filters: int, chunk: tuple[int, int, int], dtype: np.dtype) -> None:
-        self.folder, self.filters, self.chunk, self.dtype = folder, filters, chunk, dtype
-        self.chunk_bytes = int(np.prod(chunk)) * dtype.itemsize
-        self.codec = Blosc()  # decodes what any setting of it has encoded
+    folder: Path
+    stored: int
+    chunk: tuple[int, int, int]
+    positions: Sequence[int]
+    out: NDArray[Any]
 
-    def read(self, shards: Sequence[int], positions: Sequence[int], take: Take) -> None:
-        """Decode the chunks of some filters and hand each to `take`.
 
-        Parameters
-        ----------
-        shards : numbers of the shards, along the rows.
-        positions : of filters in the layer's maps.
-        take : called with the shard, the index into `positions`, and (rows, height, width), which is overwritten
-            after the call; on several threads.
+class _Part(NamedTuple):
+    """Some wanted filters of one shard."""
 
-        Raises
-        ------
-        MismatchError
-            If a shard is damaged.
-        """
-        with ExitStack() as opened:
-            chunks: list[_Chunk] = []
-            for shard in shards:
-                path = self.folder / "c" / str(shard) / "0" / "0" / "0"
-                if not path.is_file():  # zarr stores no shard of zeros
-                    chunks += [_Chunk(path, -1, EMPTY, 0, shard, column) for column in range(len(positions))]
-                    continue
-                file = opened.enter_context(path.open("rb")).fileno()
-                places = self._index(path, file)[list(positions)].tolist()
-                chunks += [_Chunk(path, file, at, size, shard, column) for column, (at, size) in enumerate(places)]
-            if len(chunks) * self.chunk_bytes < ONE_THREAD_BYTES:
-                self._decode(chunks, take)
-                return
-            with ThreadPoolExecutor(THREADS) as pool:
-                for done in [pool.submit(self._decode, chunks[part::THREADS], take) for part in range(THREADS)]:
-                    done.result()
+    layer: Wanted
+    shard: int
+    target: Rows
+    source: Rows
+    columns: range
 
-    def _index(self, path: Path, file: int) -> NDArray[np.uint64]:
-        """(filters, 2) offset and length of each chunk; after it come four bytes of a checksum."""
-        length = 16 * self.filters
-        end = os.fstat(file).st_size - 4
-        data = os.pread(file, length, max(0, end - length))
-        if len(data) != length or end < length:
-            raise _damaged(path)
-        return np.frombuffer(data, dtype="<u8").reshape(-1, 2)
 
-    def _decode(self, chunks: Sequence[_Chunk], take: Take) -> None:
-        maps = np.empty(self.chunk, self.dtype)  # one for all: fresh memory costs as much as decoding
-        for chunk in chunks:
-            if chunk.offset == EMPTY:
-                maps.fill(0)
-            else:
-                try:
-                    self.codec.decode(os.pread(chunk.file, chunk.length, chunk.offset), out=maps)
-                except (RuntimeError, ValueError, OSError) as error:
-                    raise _damaged(chunk.path) from error
-            take(chunk.shard, chunk.column, maps)
+def read(layers: Iterable[Wanted], rows: NDArray[Any]) -> None:
+    """Decode the chunks that hold some filters of some images.
+
+    Parameters
+    ----------
+    layers : of one store.
+    rows : (images,) rows of the arrays.
+
+    Raises
+    ------
+    MismatchError
+        If a shard is damaged.
+    """
+    layers = list(layers)
+    threads = THREADS if sum(layer.out.nbytes for layer in layers) > ONE_THREAD_BYTES else 1
+    parts = _parts(layers, rows, threads)
+    if threads == 1:
+        _decode(parts)
+        return
+    # One pool for all layers, and one task a thread: handing out the parts one by one costs as much as decoding them.
+    waiting = iter(list(parts))  # of a list, as threads may share it
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(_decode, waiting) for _ in range(threads)]:
+            done.result()
+
+
+def _parts(layers: Sequence[Wanted], rows: NDArray[Any], split: int) -> Iterator[_Part]:
+    for layer in layers:
+        shards, local = np.divmod(np.asarray(rows), layer.chunk[0])
+        for shard in np.unique(shards).tolist():
+            chosen = np.flatnonzero(shards == shard)
+            for first in range(split):
+                columns = range(first, len(layer.positions), split)
+                yield _Part(layer, shard, _as_slice(chosen), _as_slice(local[chosen]), columns)
+
+
+def _as_slice(indices: NDArray[np.int64]) -> Rows:
+    """Neighbouring indices as a slice, which spares a copy."""
+    if len(indices) and (np.diff(indices) == 1).all():
+        return slice(int(indices[0]), int(indices[-1]) + 1)
+    return indices
+
+
+def _index(path: Path, file: int, filters: int) -> NDArray[np.uint64]:
+    """(filters, 2) offset and length of each chunk; after it come four bytes of a checksum."""
+    length = 16 * filters
+    end = os.fstat(file).st_size - 4
+    data = os.pread(file, length, max(0, end - length))
+    if len(data) != length or end < length:
+        raise _damaged(path)
+    return np.frombuffer(data, dtype="<u8").reshape(-1, 2)
+
+
+def _decode(parts: Iterator[_Part]) -> None:
+    for part in parts:
+        path = part.layer.folder / "c" / str(part.shard) / "0" / "0" / "0"
+        if path.is_file():
+            with path.open("rb", buffering=0) as stream:
+                _decode_part(part, path, stream.fileno())
+        else:  # zarr stores no shard of zeros
+            part.layer.out[part.target, part.columns.start :: part.columns.step] = 0
+
+
+def _decode_part(part: _Part, path: Path, file: int) -> None:
+    layer, target, source = part.layer, part.target, part.source
+    places = _index(path, file, layer.stored)[list(layer.positions)].tolist()
+    maps = np.empty(layer.chunk, layer.out.dtype)  # one for all: fresh memory costs as much as decoding
+    for column in part.columns:
+        offset, length = places[column]
+        if offset == EMPTY:
+            layer.out[target, column] = 0
+            continue
+        try:
+            decompress(os.pread(file, length, offset), maps)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise _damaged(path) from error
+        layer.out[target, column] = maps[source]
 
 
 def _damaged(path: Path) -> MismatchError:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from boldreams_cli.console import StopFlag
@@ -32,9 +33,21 @@ def ready(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Ready:
     backbone = backbones.load("alexnet", "random")
     images = sorted({int(image) for image in responses.trial_images})
     with Stimuli(layout.stimuli) as stimuli:
-        import numpy as np
-
         source = extraction.Source(np.array(images), [responses.train_images], stimuli.read, stimuli.identity())
         plan = extraction.make_plan(backbone, source, cache, "float16", None)
         store = extraction.extract(backbone, source, plan, cache, StopFlag(), 16).store
     return Ready(cache, backbone, store, responses)
+
+
+@pytest.fixture
+def images_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every image whose maps are read from a store during the test."""
+    asked: list[int] = []
+    real = FeatureStore.read_layers
+
+    def watched(self: FeatureStore, wanted: list[tuple[str, np.ndarray, np.ndarray]], rows: np.ndarray) -> None:
+        asked.extend(self.images[rows].tolist())
+        real(self, wanted, rows)
+
+    monkeypatch.setattr(FeatureStore, "read_layers", watched)
+    return asked

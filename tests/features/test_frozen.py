@@ -1,11 +1,11 @@
-"""The coarse first convolution against torch's own."""
+"""Faster layers against those they replace."""
 
 import pytest
 import torch
 from torch import nn
 
 from boldreams_cli.features import backbones
-from boldreams_cli.features.strided import CoarseConvolution, replace_coarse
+from boldreams_cli.features.frozen import CoarseConvolution, hasten
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ def test_values_and_gradients_are_torchs(kernel: int, stride: int, padding: int,
     torch.manual_seed(0)
     plain = nn.Conv2d(3, 8, kernel, stride, padding).requires_grad_(False)
     network = nn.Sequential(plain, nn.ReLU())
-    replace_coarse(network)
+    hasten(network)
     assert isinstance(network[0], CoarseConvolution)
     assert network[0].weight is plain.weight
     pixels = torch.randn(2, 3, size, size + 1, requires_grad=True)
@@ -36,6 +36,28 @@ def test_only_alexnets_first_convolution_is_coarse() -> None:
 
 def test_weights_in_training_have_their_gradient() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 8, 4))
-    replace_coarse(network)
+    hasten(network)
     network(torch.randn(1, 3, 16, 16, requires_grad=True)).sum().backward()
     assert network[0].weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "size"), [("efficientnet_lite0", "pretrained", 96), ("rn50x4", "random", 64)]
+)
+def test_folded_norms_leave_the_maps_and_gradients(name: str, weights: str, size: int) -> None:
+    layers = list(backbones.entry(name).layers)[:3]
+    plain, fast = (backbones.load(name, weights, layers=layers, trainable=trainable) for trainable in (True, False))
+    norms = [sum(isinstance(module, nn.BatchNorm2d) for module in part.modules()) for part in (plain, fast)]
+    assert norms[0] > norms[1] == 0
+    assert plain.digest == fast.digest
+    pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    maps, gradients = [], []
+    for backbone in (plain, fast):
+        found = backbone(pixels)
+        maps.append(found)
+        gradients.append(torch.autograd.grad(sum(value.square().sum() for value in found.values()), pixels)[0])
+    for layer in layers:
+        scale = float(maps[0][layer].detach().abs().max())
+        torch.testing.assert_close(maps[1][layer], maps[0][layer], rtol=1e-4, atol=1e-5 * scale)
+    # In norm: rounding puts the odd unit on the other side of its ReLU.
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 1e-3
