@@ -127,7 +127,9 @@ def _loading(store: FeatureStore, rows: np.ndarray, best: dict[str, np.ndarray],
     layers = {name: filters.tolist() for name, filters in best.items()}
     groups = make_groups({name: store.layers[name][1:] for name in layers}, "shared")
     layouts = [MapLayout(group, layers) for group in groups]
-    packed = [codec.encode(chunk) for chunk in _chunks(store, rows, best)]
+    # The same bytes: chunks hold all rows of a shard, those of test images too.
+    whole = np.flatnonzero(np.isin(np.arange(len(store.images)) // store.rows_per_shard, rows // store.rows_per_shard))
+    packed = [codec.encode(chunk) for chunk in _chunks(store, whole, best)]
     path = folder / "raw.bin"
     path.write_bytes(b"".join(packed))
     lengths = [len(part) for part in packed]
@@ -138,9 +140,9 @@ def _loading(store: FeatureStore, rows: np.ndarray, best: dict[str, np.ndarray],
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()
         with path.open("rb") as stream:
-            for length in lengths:
-                codec.decode(stream.read(length))
+            kept = [codec.decode(stream.read(length)) for length in lengths]  # as maps are, to be fitted to
         bare.append(time.perf_counter() - start)
+        del kept
     return _rates("store: rate of loading 10 % against read and decompress", 1 / min(ours), 1 / min(bare), "/s", 0.7)
 
 
