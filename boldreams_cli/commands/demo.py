@@ -23,7 +23,7 @@ PERCENT = "10"
 # The published training needs the paper's 25,000 trials; this one also suits a few hundred (README, "Two recipes").
 TRAINING = ("--recipe", "fast")
 DREAMS = ("V1", "ecc_1", "ecc_2", "ecc_3", "ecc_4", "ecc_5", "faces", "places")
-DREAMING = ("--steps", "48", "--lr", "0.05", "--count", "2")
+DREAMING = ("--steps", "96", "--lr", "0.05", "--count", "2")
 
 
 @click.command()
@@ -88,7 +88,7 @@ def _pictures(folder: Path, common: tuple[str, ...], root: tuple[str, ...], subj
     gallery = folder / "gallery.jpg"
     _gallery(gallery, folder / "nsd", found)
     several = [argument for area in ("V1", "faces", "places") for argument in ("--roi", area)]
-    attributed = _run("attribute", *selectors, *root, *several, "--count", "1", "--steps", "128")
+    attributed = _run("attribute", *selectors, *root, *several, "--count", "1")
     found["gallery"] = str(gallery)
     found["attributions"] = [file for item in attributed["results"] for file in item["files"]]
     return found
