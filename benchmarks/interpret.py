@@ -1,6 +1,6 @@
 """What a dream step and an integrated-gradients step cost, against a bare forward and backward pass.
 
-    python -m benchmarks.interpret [--backbone NAME] [--weights W] [--rounds N] [--json FILE]
+    python -m benchmarks.interpret [--backbone NAME] [--weights W] [--rounds N] [--give-back] [--json FILE]
 
 Needs no data: the readout is random. The bare pass is that of the network as its library builds it; "our network" is
 the same pass of the network as boldreams runs it (features/frozen.py). The contenders take turns step by step, and the
@@ -158,9 +158,11 @@ def main() -> None:
     parser.add_argument("--backbone", action="append", choices=list(DEFAULTS))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--give-back", action="store_true", help="freed memory to the system, as without memory.py")
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     chosen = parser.parse_args()
-    keep_freed()  # as every command does
+    if not chosen.give_back:
+        keep_freed()  # as every command does
     device = torch.device(chosen.device)
     found = [measure(name, DEFAULTS[name], chosen.rounds, device) for name in chosen.backbone or DEFAULTS]
     print(f"{'backbone':20} {'step':22} {'ms':>8} {'ratio':>7} {'of best':>8}   (at most 1.15 of the bare pass)")

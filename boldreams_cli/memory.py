@@ -13,7 +13,7 @@ KEPT = 512 << 20  # bytes of freed blocks
 def keep_freed() -> None:
     """Reuse freed blocks of the size of maps, rather than give them back and have the next step fault them in anew.
 
-    Saves a sixth of the time of a step of EfficientNet-lite0 (benchmarks/RESULTS.md). Does nothing without glibc.
+    A dream's step of EfficientNet-lite0 takes a tenth less (benchmarks/RESULTS.md). Does nothing without glibc.
     """
     if sys.platform != "linux":
         return
