@@ -16,7 +16,7 @@ from boldreams_cli.encoding.maps import MapLayout, read_groups
 from boldreams_cli.encoding.spec import make_groups
 from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features.ranking import filter_count
-from boldreams_cli.features.store import FeatureStore
+from boldreams_cli.features.store import CODEC, FeatureStore
 
 # Several units of work, as in use; the targets are for the first two.
 IMAGES = {"alexnet": 1024, "vgg11": 160, "efficientnet_lite0": 256, "rn50x4": 64}
@@ -86,7 +86,6 @@ def reading(brain: Brain) -> list[dict[str, object]]:
     ]
 
 
-LZ4 = Blosc(cname="lz4", clevel=9, shuffle=Blosc.NOSHUFFLE)  # as `store.compressor`
 ZSTD = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE)
 
 
@@ -106,7 +105,7 @@ def _codecs(store: FeatureStore, rows: np.ndarray, best: dict[str, np.ndarray]) 
     chunks = _chunks(store, rows, best)
     total = sum(chunk.nbytes for chunk in chunks) / 1e6
     figures = []
-    for codec in (LZ4, ZSTD):
+    for codec in (CODEC, ZSTD):
         start = time.perf_counter()
         packed = [codec.encode(chunk) for chunk in chunks]
         middle = time.perf_counter()
@@ -123,13 +122,12 @@ def _codecs(store: FeatureStore, rows: np.ndarray, best: dict[str, np.ndarray]) 
 
 
 def _loading(store: FeatureStore, rows: np.ndarray, best: dict[str, np.ndarray], folder: Path) -> dict[str, object]:
-    codec = LZ4
     layers = {name: filters.tolist() for name, filters in best.items()}
     groups = make_groups({name: store.layers[name][1:] for name in layers}, "shared")
     layouts = [MapLayout(group, layers) for group in groups]
     # The same bytes: chunks hold all rows of a shard, those of test images too.
     whole = np.flatnonzero(np.isin(np.arange(len(store.images)) // store.rows_per_shard, rows // store.rows_per_shard))
-    packed = [codec.encode(chunk) for chunk in _chunks(store, whole, best)]
+    packed = [CODEC.encode(chunk) for chunk in _chunks(store, whole, best)]
     path = folder / "raw.bin"
     path.write_bytes(b"".join(packed))
     lengths = [len(part) for part in packed]
@@ -140,7 +138,7 @@ def _loading(store: FeatureStore, rows: np.ndarray, best: dict[str, np.ndarray],
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()
         with path.open("rb") as stream:
-            kept = [codec.decode(stream.read(length)) for length in lengths]  # as maps are, to be fitted to
+            kept = [CODEC.decode(stream.read(length)) for length in lengths]  # as maps are, to be fitted to
         bare.append(time.perf_counter() - start)
         del kept
     return _rates("store: rate of loading 10 % against read and decompress", 1 / min(ours), 1 / min(bare), "/s", 0.7)

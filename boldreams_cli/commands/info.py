@@ -10,6 +10,8 @@ import click
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "zarr", "zarrs", "numpy", "nibabel", "captum")
+
 
 @click.command()
 @options.output_options
@@ -77,44 +79,13 @@ def _overview(cache: Path, device: str, output: Output) -> None:
     import torch
 
     from boldreams_cli import __version__
-    from boldreams_cli.encoding.spec import find_models
-    from boldreams_cli.features.store import stores
-    from boldreams_cli.files import read_json
 
-    packages = (
-        "torch",
-        "torchvision",
-        "open_clip_torch",
-        "timm",
-        "zarr",
-        "zarrs",
-        "numpy",
-        "nibabel",
-        "captum",
-    )
     versions = {"boldreams": __version__, "python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in packages}
+    versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
     where = options.pick_device(device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} threads"
-    held: list[dict[str, Any]] = []
-    for store in stores(cache):
-        done = int(store.done().sum())
-        held.append(
-            {
-                "store": str(store.path),
-                "backbone": store.spec["backbone"],
-                "fingerprint": store.fingerprint,
-                "weights": store.group.attrs["weights"],
-                "rows": len(store.images),
-                "done": done,
-                "keep_percent": (store.spec["keep"] or {}).get("percent", 100.0),
-            }
-        )
+    held, models = _features(cache), _models(cache)
     responses = sorted(str(path) for path in (cache / "responses").glob("subj*.zarr"))
-    models = []
-    for folder in find_models(cache):
-        scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
-        models.append({"model": str(folder), "r_mean": scores.get("r_mean")})
     output.show(
         {
             "cache": str(cache),
@@ -138,3 +109,31 @@ def _overview(cache: Path, device: str, output: Output) -> None:
         "models:",
         *(f"  {m['model']}" + (f": r {m['r_mean']:.4f}" if m["r_mean"] is not None else "") for m in models),
     )
+
+
+def _features(cache: Path) -> list[dict[str, Any]]:
+    from boldreams_cli.features.store import stores
+
+    return [
+        {
+            "store": str(store.path),
+            "backbone": store.spec["backbone"],
+            "fingerprint": store.fingerprint,
+            "weights": store.group.attrs["weights"],
+            "rows": len(store.images),
+            "done": int(store.done().sum()),
+            "keep_percent": (store.spec["keep"] or {}).get("percent", 100.0),
+        }
+        for store in stores(cache)
+    ]
+
+
+def _models(cache: Path) -> list[dict[str, Any]]:
+    from boldreams_cli.encoding.spec import find_models
+    from boldreams_cli.files import read_json
+
+    found = []
+    for folder in find_models(cache):
+        scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
+        found.append({"model": str(folder), "r_mean": scores.get("r_mean")})
+    return found

@@ -1,9 +1,8 @@
 """Faster equals of a network's layers, for weights that stay as they are (`python -m benchmarks.interpret`).
 
 Normalisation by batch norm's fixed statistics is part of the convolution before it. And the gradient of a coarse first
-convolution to the pixels is that of an ordinary one: AlexNet's steps four pixels at a time over three channels, where
-oneDNN reaches a fifth of its usual rate and needs a quarter of a whole step of a dream; with the pixels of a step
-counted as channels it does not.
+convolution to the pixels is that of an ordinary one: AlexNet's steps four pixels at a time over three channels, which
+is slow on a CPU; with the pixels of a step counted as channels it is not.
 """
 
 from __future__ import annotations

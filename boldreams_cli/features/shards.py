@@ -86,9 +86,9 @@ def _parts(layers: Sequence[Wanted], rows: NDArray[Any], split: int) -> Iterator
         shards, local = np.divmod(np.asarray(rows), layer.chunk[0])
         for shard in np.unique(shards).tolist():
             chosen = np.flatnonzero(shards == shard)
-            for first in range(split):
-                columns = range(first, len(layer.positions), split)
-                yield _Part(layer, shard, _as_slice(chosen), _as_slice(local[chosen]), columns)
+            target, source = _as_slice(chosen), _as_slice(local[chosen])
+            for first in range(min(split, len(layer.positions))):
+                yield _Part(layer, shard, target, source, range(first, len(layer.positions), split))
 
 
 def _as_slice(indices: NDArray[np.int64]) -> Rows:

@@ -60,10 +60,7 @@ class Spectrum:
 
 
 def fast_side(size: int) -> int:
-    """The side at which transforms are done: the next even one of small prime factors.
-
-    227 is prime and takes 3 times as long as 240; the odd 225 takes 1.5 times as long as 224 (MKL).
-    """
+    """The side at which transforms are done: the next even one of small prime factors, which MKL is fastest at."""
     return 2 * int(next_fast_len(-(-size // 2)))
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs import BloscCodec
 
 from boldreams_cli.console import BoldreamsError, MismatchError
+from boldreams_cli.features import store as features_store
 from boldreams_cli.features.store import FeatureStore, shard_rows, stores
 
 SPEC = {
@@ -153,6 +155,17 @@ def test_any_rows_and_filters_in_any_order_are_zarrs(tmp_path: Path) -> None:
         np.testing.assert_array_equal(
             store.read_maps("a", rows, filters), whole[rows][:, store.positions("a", filters)], strict=True
         )
+
+
+def test_a_store_of_another_codec_is_read_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(features_store, "compressor", lambda: BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"))
+        _, maps = filled(tmp_path, list(range(20)))
+    store = FeatureStore.create(tmp_path, SPEC, "random:0")
+    assert "zstd" in str(store.array("layers/a/maps").metadata)
+    store.add_images(range(20, 40))
+    store.array("layers/a/maps", "atomic")[20:40] = maps["a"]
+    np.testing.assert_array_equal(store.read_maps("a", np.arange(40), np.arange(40)), np.tile(maps["a"], (2, 1, 1, 1)))
 
 
 def test_damaged_shard_is_named(tmp_path: Path) -> None:
