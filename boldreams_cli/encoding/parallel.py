@@ -5,6 +5,7 @@ Whoever starts the processes (``--devices N`` or torchrun), each finds its place
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -114,6 +115,9 @@ def joined(device: torch.device) -> Iterator[Process]:
         device = torch.device("cuda", local)
     if rank:
         logger.setLevel(logging.ERROR)
+    # DistributedDataParallel imports it, and imported while there is a group it keeps the group for good: then the
+    # group's threads outlive the interpreter, which now and then aborts the process after a finished training.
+    importlib.import_module("torch._dynamo")
     backend, bound = ("nccl", device) if device.type == "cuda" else ("gloo", None)
     distributed.init_process_group(backend, timeout=TIMEOUT, device_id=bound)
     try:
