@@ -20,7 +20,7 @@ from boldreams_cli.simulation import Experiment, write
 
 @dataclass
 class Brain:
-    """What the parts measure on."""
+    """What the parts measure on; seconds are those of the extraction of the training images, which a fit needs."""
 
     folder: Path
     backbone: Backbone
@@ -58,4 +58,5 @@ def make_brain(folder: Path, weights: str, images: int) -> Brain:
     plan = extraction.make_plan(backbone, source, folder / "cache", "float16", None)
     start = time.perf_counter()
     result = extraction.extract(backbone, source, plan, folder / "cache", StopFlag(), backbone.entry.batch_size)
-    return Brain(folder, backbone, result.store, responses, stimuli, time.perf_counter() - start)
+    seconds = (time.perf_counter() - start) * len(responses.train_images) / len(ids)
+    return Brain(folder, backbone, result.store, responses, stimuli, seconds)

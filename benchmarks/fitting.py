@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from benchmarks.brain import Brain
@@ -33,11 +34,16 @@ LIVE_STEPS = 12
 
 
 class Live(nn.Module):
-    """The published model, plainly: backbone, fields, weights, autograd."""
+    """The published model, plainly: AlexNet as torchvision builds it, fields, weights, autograd.
+
+    Its weights are random: they do not change its speed.
+    """
 
     def __init__(self, brain: Brain, layouts: list[MapLayout], voxels: int) -> None:
         super().__init__()
-        self.backbone, self.layouts = brain.backbone, layouts
+        self.preprocessing = brain.backbone.entry.preprocessing
+        self.features = torchvision.models.get_model("alexnet", weights=None).features.requires_grad_(False)
+        self.layouts = layouts
         sizes = [(layout.count, layout.group.pixels) for layout in layouts]
         fields, weights, bias = published_start(sizes, voxels, torch.Generator().manual_seed(0))
         self.fields, self.weights = nn.ParameterList(fields), nn.ParameterList(weights)
@@ -45,8 +51,11 @@ class Live(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(images, height, width, 3) uint8 -> (images, voxels)."""
+        maps = {}
         with torch.no_grad():
-            maps = self.backbone.maps_of(images)
+            value = self.preprocessing.normalise(self.preprocessing.resize(images).float() / 255).contiguous()
+            for name, layer in self.features.named_children():
+                value = maps[f"features.{name}"] = layer(value)
         out = self.bias
         for layout, field, weight in zip(self.layouts, self.fields, self.weights, strict=True):
             chosen = [maps[name][:, layout.filters[name]].flatten(2) for name in layout.group.layers]

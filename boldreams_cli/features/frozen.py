@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from boldreams_cli.features.winograd import WinogradConvolution
+
 COARSE = 4  # steps of two pixels gain nothing
 
 
@@ -29,8 +31,9 @@ def hasten(network: nn.Module) -> None:
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 setattr(parent, name, _folded(first, second))
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Conv2d and CoarseConvolution.fits(child):
-                setattr(parent, name, CoarseConvolution(child))
+            for faster in (CoarseConvolution, WinogradConvolution):
+                if type(child) is nn.Conv2d and faster.fits(child):
+                    setattr(parent, name, faster(child))
 
 
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
