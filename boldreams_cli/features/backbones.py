@@ -157,10 +157,17 @@ class Backbone(nn.Module):
         maps, self._maps = self._maps, {}
         return {name: maps[name] for name in self.layers}
 
+    def inputs(self, images: Tensor) -> Tensor:
+        """What is done to (images, height, width, 3) uint8 stimuli on the CPU, be it by another thread ahead."""
+        return self.entry.preprocessing.resize(images)
+
+    def maps_of_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Maps of what `inputs` gives, moved to this backbone's device."""
+        return self(inputs.to(next(self.parameters()).device).float() / 255)
+
     def maps_of(self, images: Tensor) -> dict[str, Tensor]:
         """Maps of (images, height, width, 3) uint8 stimuli, moved to this backbone's device."""
-        device = next(self.parameters()).device
-        return self(self.entry.preprocessing.resize(images).to(device).float() / 255)
+        return self.maps_of_inputs(self.inputs(images))
 
 
 def entry(name: str) -> Entry:
@@ -318,7 +325,7 @@ def _registry() -> dict[str, Entry]:
             preprocessing=Preprocessing(227, *IMAGENET),
             stages=alexnet[0],
             pretrained=alexnet[1],
-            batch_size=16,
+            batch_size=32,
             dream={"steps": 1024, "rate": 5e-3, "scale": (1.0, 1.0)},
         ),
         Entry(
