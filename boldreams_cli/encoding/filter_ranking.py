@@ -52,7 +52,7 @@ def rank_images(
 def _standard_deviations(
     backbone: Backbone, images: ResizedImages, training: NDArray[Any], stop: StopFlag
 ) -> dict[str, NDArray[np.float64]]:
-    device = next(backbone.parameters()).device
+    device = backbone.device
     step = backbone.entry.batch_size if device.type == "cpu" else 64
     means: dict[str, list[NDArray[np.float32]]] = {name: [] for name in backbone.layers}
     with torch.inference_mode(), progress(f"rank {backbone.entry.name}", len(training), "images") as shown:

@@ -193,7 +193,7 @@ class ResponseOfArea(nn.Module):
         super().__init__()
         self.full = full
         weights = full.model.weights
-        device = next(full.backbone.parameters()).device
+        device = full.backbone.device
         self.templates = [
             template(weights.group_field(group), weights.group_weights(group), voxel_weights).to(device)
             for group in full.model.spec.groups

@@ -189,7 +189,7 @@ def pixels_of(full: FullModel, images: Sequence[Wanted], cache: Path, nsd_root: 
     (some, 3, size, size) in [0, 1], on the model's device.
     """
     resized = ResizedImages.find(cache, full.model.spec.training.get("stimuli", ""))
-    device = next(full.backbone.parameters()).device
+    device = full.backbone.device
     with progress("predict", len(images), "images") as shown:
         for start in range(0, len(images), IMAGES_IN_A_PASS):
             pixels = _pixels(images[start : start + IMAGES_IN_A_PASS], full, resized, nsd_root)

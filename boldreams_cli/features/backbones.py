@@ -157,13 +157,18 @@ class Backbone(nn.Module):
         maps, self._maps = self._maps, {}
         return {name: maps[name] for name in self.layers}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.parameters()).device
+
     def inputs(self, images: Tensor) -> Tensor:
         """What is done to (images, height, width, 3) uint8 stimuli on the CPU, be it by another thread ahead."""
         return self.entry.preprocessing.resize(images)
 
     def maps_of_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
         """Maps of what `inputs` gives, moved to this backbone's device."""
-        return self(inputs.to(next(self.parameters()).device).float() / 255)
+        return self(inputs.to(self.device).float() / 255)
 
     def maps_of(self, images: Tensor) -> dict[str, Tensor]:
         """Maps of (images, height, width, 3) uint8 stimuli, moved to this backbone's device."""

@@ -71,7 +71,7 @@ class Attributor:
     def __init__(self, full: FullModel, rois: Sequence[str], responses: Responses, settings: Settings) -> None:
         self.full, self.rois, self.responses, self.settings = full, list(rois), responses, settings
         self.means = Means(full, [voxels_of(full.model, responses.areas, roi) for roi in rois])
-        self.device = next(full.backbone.parameters()).device
+        self.device = full.backbone.device
         self._batch: dict[int, int] = {}
 
     def best_test_images(self, cache: Path, nsd_root: Path | None, count: int, memory: int) -> list[Job]:

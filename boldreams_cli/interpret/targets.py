@@ -196,7 +196,7 @@ class AreaTarget:
     def __post_init__(self) -> None:
         areas = [self.voxels] if self.minus is None else [self.voxels, self.minus]
         self._means = Means(self.full, areas)
-        device = next(self.full.backbone.parameters()).device
+        device = self.full.backbone.device
         self._betas = Betas(self.full.model, self.voxels, device) if self.each else None
 
     @property
