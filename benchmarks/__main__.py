@@ -44,14 +44,14 @@ def main() -> None:
     chosen = parser.parse_args()
     keep_freed()  # as every command does, the baselines too
     rows: list[Row] = []
-    print(f"{'what':58} {'measured':>12} {'baseline':>12} {'ratio':>7} {'target':>9}")
+    print(f"{'what':64} {'measured':>12} {'baseline':>12} {'ratio':>7} {'target':>9}")
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
         brain = make_brain(Path(folder), chosen.weights, chosen.images)
         for name in chosen.parts or PARTS:
             for row in PARTS[name](brain):
                 rows.append({"part": name} | row)
                 print(
-                    f"{row['what']:58} {row['measured']:>12} {row['baseline']:>12} {row['ratio']:7.2f} "
+                    f"{row['what']:64} {row['measured']:>12} {row['baseline']:>12} {row['ratio']:7.2f} "
                     f"{row['target']:>9}",
                     flush=True,
                 )
