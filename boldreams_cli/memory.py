@@ -13,8 +13,8 @@ KEPT = 512 << 20  # bytes of freed blocks
 def keep_freed() -> None:
     """Reuse freed blocks of the size of maps, rather than give them back and have the next step fault them in anew.
 
-    A dream's step of EfficientNet-lite0 takes a tenth less (benchmarks/RESULTS.md). In one arena, blocks that a thread
-    freed serve the others too: an extraction of VGG11 faults in a tenth of the pages. Does nothing without glibc.
+    A dream's step of EfficientNet-lite0 takes a tenth less (benchmarks/RESULTS.md). There is one arena, so that blocks
+    which one thread freed serve the others too. Does nothing without glibc.
     """
     if sys.platform != "linux":
         return

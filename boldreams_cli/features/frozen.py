@@ -2,7 +2,8 @@
 
 Normalisation by batch norm's fixed statistics is part of the convolution before it. And the gradient of a coarse first
 convolution to the pixels is that of an ordinary one: AlexNet's steps four pixels at a time over three channels, which
-is slow on a CPU; with the pixels of a step counted as channels it is not.
+is slow on a CPU; with the pixels of a step counted as channels it is not. Ordinary 3 x 3 convolutions become those of
+`winograd`.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class WinogradConvolution(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name
         """(n, channels, H, W) -> maps of that size."""
-        if input.device.type != "cpu" or input.dtype != torch.float32 or self.weight.requires_grad:
+        if input.device.type != "cpu" or input.dtype != torch.float32 or self.weight.requires_grad or not len(input):
             return super().forward(input)
         outputs = best_outputs(len(input), self.in_channels, self.out_channels, *input.shape[-2:])
         return super().forward(input) if outputs is None else _Convolution.apply(input, self, outputs)

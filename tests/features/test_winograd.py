@@ -88,6 +88,7 @@ def test_other_convolutions_and_trained_weights_stay_torchs() -> None:
     assert network[0].weight.grad is not None
     double = network.double().requires_grad_(False)(torch.randn(1, 256, 56, 56).double())
     assert double.dtype == torch.float64
+    assert network.float()(torch.randn(0, 256, 56, 56)).shape == (0, 256, 56, 56)
 
 
 @pytest.mark.parametrize("name", ["vgg11", "rn50x4"])
