@@ -7,13 +7,13 @@ The costs in winograd.py (PRODUCT, VALUE, KERNEL) are from this table. "-" where
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
 
+from benchmarks.interpret import seconds
 from boldreams_cli.features.winograd import WinogradConvolution, best_outputs
 from boldreams_cli.memory import keep_freed
 
@@ -34,17 +34,12 @@ SIZES = [
     (640, 640, 9),
 ]
 TURNS = 8
+CPU = torch.device("cpu")
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Of the fastest call."""
-    call()
-    times = []
-    for _ in range(TURNS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def fastest(call: Callable[[], object]) -> float:
+    """Seconds of the fastest call, after one that is slower."""
+    return min([seconds(call, CPU) for _ in range(1 + TURNS)][1:])
 
 
 def ratios(layer: WinogradConvolution, plain: nn.Conv2d, images: int, side: int) -> tuple[float, float, float]:
@@ -54,11 +49,11 @@ def ratios(layer: WinogradConvolution, plain: nn.Conv2d, images: int, side: int)
         for count in (plain.in_channels, plain.out_channels)
     )
     with torch.inference_mode():
-        ours, torchs = (seconds(partial(convolution, maps)) for convolution in (layer, plain))
+        ours, torchs = (fastest(partial(convolution, maps)) for convolution in (layer, plain))
     maps.requires_grad_()
     back = []
     for found in (layer(maps), plain(maps)):
-        back.append(seconds(partial(torch.autograd.grad, found, maps, gradient, retain_graph=True)))
+        back.append(fastest(partial(torch.autograd.grad, found, maps, gradient, retain_graph=True)))
     return ours, ours / torchs, back[0] / back[1]
 
 

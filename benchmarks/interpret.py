@@ -111,7 +111,7 @@ def contenders(
     }
 
 
-def seconds(call: Callable[[], None], device: torch.device) -> float:
+def seconds(call: Callable[[], object], device: torch.device) -> float:
     """Of one call."""
     start = time.perf_counter()
     call()

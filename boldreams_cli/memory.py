@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-TRIM, MAP, ARENAS = -1, -3, -8  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX of mallopt(3)
+TRIM, MAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
 LARGEST_KEPT = 64 << 20  # bytes of a block; larger ones go back to the system when freed
 KEPT = 512 << 20  # bytes of freed blocks
 
@@ -13,8 +13,7 @@ KEPT = 512 << 20  # bytes of freed blocks
 def keep_freed() -> None:
     """Reuse freed blocks of the size of maps, rather than give them back and have the next step fault them in anew.
 
-    A dream's step of EfficientNet-lite0 takes a tenth less (benchmarks/RESULTS.md). There is one arena, so that blocks
-    which one thread freed serve the others too. Does nothing without glibc.
+    A dream's step of EfficientNet-lite0 takes a tenth less (benchmarks/RESULTS.md). Does nothing without glibc.
     """
     if sys.platform != "linux":
         return
@@ -22,4 +21,3 @@ def keep_freed() -> None:
     if hasattr(library, "mallopt"):  # musl has none
         library.mallopt(MAP, LARGEST_KEPT)
         library.mallopt(TRIM, KEPT)
-        library.mallopt(ARENAS, 1)

@@ -162,17 +162,9 @@ class Backbone(nn.Module):
         """Where the network is."""
         return next(self.parameters()).device
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """What is done to (images, height, width, 3) uint8 stimuli on the CPU, be it by another thread ahead."""
-        return self.entry.preprocessing.resize(images)
-
-    def maps_of_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Maps of what `inputs` gives, moved to this backbone's device."""
-        return self(inputs.to(self.device).float() / 255)
-
     def maps_of(self, images: Tensor) -> dict[str, Tensor]:
         """Maps of (images, height, width, 3) uint8 stimuli, moved to this backbone's device."""
-        return self.maps_of_inputs(self.inputs(images))
+        return self(self.entry.preprocessing.resize(images).to(self.device).float() / 255)
 
 
 def entry(name: str) -> Entry:

@@ -322,21 +322,20 @@ class _Pass:
         return bool((filters.diff() == 1).all())
 
     def _batches(self, first: int, end: int) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-        """Rows and maps of each batch; the next images are read and resized while these go through the network."""
+        """Rows and maps of each batch; the next images are read while these go through the network."""
         starts = range(first, end, self.batch_size)
 
         def read(start: int) -> Tensor:
-            ids = self.store.images[start : min(start + self.batch_size, end)]
-            return self.backbone.inputs(torch.from_numpy(self.source.read(ids)))
+            return torch.from_numpy(self.source.read(self.store.images[start : min(start + self.batch_size, end)]))
 
         with ThreadPoolExecutor(1) as reader:
             coming = reader.submit(read, first)
             for start in starts:
-                inputs = coming.result()
+                images = coming.result()
                 if start != starts[-1]:
                     coming = reader.submit(read, start + self.batch_size)
                 with torch.inference_mode():
-                    yield start, start + len(inputs), self.backbone.maps_of_inputs(inputs)
+                    yield start, start + len(images), self.backbone.maps_of(images)
 
     def _write(
         self, begin: int, first: int, end: int, maps: dict[str, NDArray[Any]], means: dict[str, NDArray[Any]]

@@ -60,13 +60,9 @@ class TextBackbone(Backbone):
         total[there] = embedded
         return {LAYER: (total.sum(1) / there.sum(1, keepdim=True))[:, :, None, None]}
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """Tokens as they are."""
-        return images
-
-    def maps_of_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
+    def maps_of(self, images: Tensor) -> dict[str, Tensor]:
         """As `forward`, moved to this backbone's device."""
-        return self(inputs.to(self.tower.device))
+        return self(images.to(self.tower.device))
 
 
 def load(clip_name: str = clip.DEFAULT, weights: str = "pretrained", seed: int = 0) -> TextBackbone:

@@ -1,7 +1,7 @@
 """Convolutions in a half to a quarter of the multiplications (Winograd; Lavin & Gray 2016, arXiv 1509.09308).
 
-A tile of n x n inputs and a kernel of r x r give m x m outputs, m = n - r + 1, through n * n products of transforms
-rather than m * m * r * r of the values themselves; summed over channels, these are n * n matrix products. cuDNN does
+A tile of n x n inputs and a kernel of 3 x 3 give m x m outputs, m = n - 2, through n * n products of transforms
+rather than m * m * 9 of the values themselves; summed over channels, these are n * n matrix products. cuDNN does
 so on GPUs; PyTorch on a CPU does not. Rounding takes 1e-6 to 3e-6 of the values rather than 2e-7: a hundredth of what
 the store's float16 takes.
 """
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-TAPS = 3  # of a kernel along each side; larger ones have other tiles and gain little in the networks we have
+TAPS = 3  # of a kernel along each side
 # At these n - 1 points, and at infinity, the polynomials are evaluated. More of them round too coarsely for float32.
 POINTS = (0.0, 1.0, -1.0, 2.0, -0.5, -2.0)
 OUTPUTS = range(2, len(POINTS) - TAPS + 3)  # of a tile along each side
@@ -28,19 +28,19 @@ BUFFER_BYTES = 64 << 20
 
 
 @lru_cache
-def transforms(outputs: int, taps: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Matrices of the one-dimensional algorithm, with n = `outputs` + `taps` - 1.
+def transforms(outputs: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Matrices of the one-dimensional algorithm, with n = `outputs` + 2.
 
     Parameters
     ----------
-    outputs, taps : sizes of the result and of the kernel.
+    outputs : of a kernel of three.
 
     Returns
     -------
-    into (n, n), kernel (n, taps) and out (outputs, n), such that the correlation of n values d with a kernel g is
+    into (n, n), kernel (n, 3) and out (outputs, n), such that the correlation of n values d with a kernel g is
     ``out @ ((kernel @ g) * (into @ d))``.
     """
-    n = outputs + taps - 1
+    n = outputs + TAPS - 1
 
     def evaluation(terms: int) -> NDArray[np.float64]:
         powers = np.vander(POINTS[: n - 1], terms, increasing=True)
@@ -49,7 +49,7 @@ def transforms(outputs: int, taps: int) -> tuple[NDArray[np.float64], NDArray[np
     # Products of polynomials are interpolated from their values; a correlation is the transpose of a product.
     into = np.linalg.inv(evaluation(n)).T
     scale = np.abs(into).sum(1, keepdims=True)  # even magnitudes, for the sake of rounding
-    return into / scale, evaluation(taps) * scale, evaluation(outputs).T
+    return into / scale, evaluation(TAPS) * scale, evaluation(outputs).T
 
 
 def best_outputs(images: int, channels: int, filters: int, height: int, width: int) -> int | None:
@@ -67,7 +67,7 @@ def best_outputs(images: int, channels: int, filters: int, height: int, width: i
 
 def transformed(kernels: Tensor, outputs: int) -> Tensor:
     """Transform (filters, channels, 3, 3) kernels, once for all maps: (n * n, channels, filters)."""
-    kernel = torch.from_numpy(transforms(outputs, TAPS)[1])
+    kernel = torch.from_numpy(transforms(outputs)[1])
     values = torch.einsum("ia,jb,kcab->ijck", kernel, kernel, kernels.double())
     return values.flatten(0, 1).to(kernels.dtype).contiguous()
 
@@ -89,7 +89,7 @@ def convolve(maps: Tensor, kernels: Tensor, bias: Tensor | None, outputs: int) -
     images, channels, height, width = maps.shape
     n, filters = outputs + TAPS - 1, kernels.shape[2]
     down, right = -(-height // outputs), -(-width // outputs)
-    kron = [torch.from_numpy(np.kron(matrix, matrix)).to(maps.dtype) for matrix in transforms(outputs, TAPS)[::2]]
+    kron = [torch.from_numpy(np.kron(matrix, matrix)).to(maps.dtype) for matrix in transforms(outputs)[::2]]
     block = max(1, min(images, BUFFER_BYTES // (4 * n * n * down * right * max(channels, filters))))
     padded = maps.new_zeros(block, down * outputs + TAPS - 1, right * outputs + TAPS - 1, channels)
     tiles = maps.new_empty(n, n, block, down, right, channels)
