@@ -7,9 +7,11 @@ The format is that of Zarr v3's ``sharding_indexed`` codec with its index at the
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from boldreams_cli.console import MismatchError
 EMPTY = 2**64 - 1  # offset of a chunk that holds zeros only and is not stored
 THREADS = min(8, os.cpu_count() or 1)
 ONE_THREAD_BYTES = 2**21  # threads cost more than they spare below this
+BLOCK_BYTES = 2**20  # of maps decoded before they are copied to their place: about what a core's own cache holds
 
 Rows = NDArray[np.int64] | slice
 
@@ -46,13 +49,14 @@ class Wanted(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Some wanted filters of one shard."""
+    """Neighbouring wanted filters of one shard."""
 
     layer: Wanted
     shard: int
     target: Rows
     source: Rows
-    columns: range
+    start: int
+    stop: int
 
 
 def read(layers: Iterable[Wanted], rows: NDArray[Any]) -> None:
@@ -75,9 +79,12 @@ def read(layers: Iterable[Wanted], rows: NDArray[Any]) -> None:
         _decode(parts)
         return
     # One pool for all layers, and one task a thread: handing out the parts one by one costs as much as decoding them.
+    # This thread takes its share: were it to sleep, the system may run all others where one of them is.
     waiting = iter(list(parts))  # of a list, as threads may share it
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(_decode, waiting) for _ in range(threads)]:
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(_decode, waiting) for _ in range(threads - 1)]
+        _decode(waiting)
+        for done in others:
             done.result()
 
 
@@ -87,8 +94,9 @@ def _parts(layers: Sequence[Wanted], rows: NDArray[Any], split: int) -> Iterator
         for shard in np.unique(shards).tolist():
             chosen = np.flatnonzero(shards == shard)
             target, source = _as_slice(chosen), _as_slice(local[chosen])
-            for first in range(min(split, len(layer.positions))):
-                yield _Part(layer, shard, target, source, range(first, len(layer.positions), split))
+            edges = np.linspace(0, len(layer.positions), min(split, len(layer.positions)) + 1).astype(int).tolist()
+            for start, stop in pairwise(edges):
+                yield _Part(layer, shard, target, source, start, stop)
 
 
 def _as_slice(indices: NDArray[np.int64]) -> Rows:
@@ -115,23 +123,35 @@ def _decode(parts: Iterator[_Part]) -> None:
             with path.open("rb", buffering=0) as stream:
                 _decode_part(part, path, stream.fileno())
         else:  # zarr stores no shard of zeros
-            part.layer.out[part.target, part.columns.start :: part.columns.step] = 0
+            part.layer.out[part.target, part.start : part.stop] = 0
 
 
 def _decode_part(part: _Part, path: Path, file: int) -> None:
-    layer, target, source = part.layer, part.target, part.source
-    places = _index(path, file, layer.stored)[list(layer.positions)].tolist()
-    maps = np.empty(layer.chunk, layer.out.dtype)  # one for all: fresh memory costs as much as decoding
-    for column in part.columns:
-        offset, length = places[column]
-        if offset == EMPTY:
-            layer.out[target, column] = 0
-            continue
-        try:
-            decompress(os.pread(file, length, offset), maps)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise _damaged(path) from error
-        layer.out[target, column] = maps[source]
+    layer = part.layer
+    places = _index(path, file, layer.stored)[layer.positions[part.start : part.stop]].tolist()
+    # One block for all: fresh memory costs as much as decoding. Several filters at a time, as one copy of all their
+    # maps of an image takes less time, and less waiting of threads for each other, than a copy each.
+    maps_bytes = math.prod(layer.chunk) * layer.out.itemsize
+    block = np.empty((min(len(places), max(1, BLOCK_BYTES // maps_bytes)), *layer.chunk), layer.out.dtype)
+    for first in range(0, len(places), len(block)):
+        some = places[first : first + len(block)]
+        for maps, (offset, length) in zip(block, some, strict=False):
+            _decode_chunk(path, file, offset, length, maps)
+        kept = block[: len(some)]
+        # of an index, take is faster than brackets
+        kept = kept[:, part.source] if isinstance(part.source, slice) else kept.take(part.source, axis=1)
+        column = part.start + first
+        layer.out[part.target, column : column + len(some)] = kept.swapaxes(0, 1)
+
+
+def _decode_chunk(path: Path, file: int, offset: int, length: int, maps: NDArray[Any]) -> None:
+    if offset == EMPTY:
+        maps[:] = 0
+        return
+    try:
+        decompress(os.pread(file, length, offset), maps)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise _damaged(path) from error
 
 
 def _damaged(path: Path) -> MismatchError:
