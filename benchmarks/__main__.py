@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import fitting, storing
 from benchmarks.brain import Brain, make_brain
-from boldreams_cli.memory import keep_freed
+from boldreams_cli.machine import keep_freed
 
 Row = dict[str, object]
 PARTS: dict[str, Callable[[Brain], list[Row]]] = {

@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.interpret import seconds
 from boldreams_cli.features.winograd import WinogradConvolution, best_outputs
-from boldreams_cli.memory import keep_freed
+from boldreams_cli.machine import keep_freed
 
 # Channels, filters, side: of AlexNet, VGG11 and RN50x4.
 SIZES = [

@@ -26,7 +26,7 @@ from boldreams_cli.encoding.spec import FittedModel, Group, ModelSpec, ReadoutWe
 from boldreams_cli.encoding.statistics import pearson_r
 from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.features.store import FeatureStore
-from boldreams_cli.memory import keep_freed
+from boldreams_cli.machine import keep_freed
 
 CPU = torch.device("cpu")
 GB = 2**30

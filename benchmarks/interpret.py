@@ -28,7 +28,7 @@ from boldreams_cli.interpret.dreaming import Dreamer, Settings
 from boldreams_cli.interpret.integration import integrated_gradients
 from boldreams_cli.interpret.objectives import Objective
 from boldreams_cli.interpret.targets import AreaTarget
-from boldreams_cli.memory import keep_freed
+from boldreams_cli.machine import keep_freed
 
 VOXELS, COUNT, POINTS = 200, 4, 4
 TURNS = 8  # of each contender in a round
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--backbone", action="append", choices=list(DEFAULTS))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--give-back", action="store_true", help="freed memory to the system, as without memory.py")
+    parser.add_argument("--give-back", action="store_true", help="freed memory to the system, as without machine.py")
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     chosen = parser.parse_args()
     if not chosen.give_back:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boldreams_cli import console, memory
+from boldreams_cli import console, machine
 from boldreams_cli.console import BoldreamsError, ChoiceError, logger
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def output_options(command: Command) -> Command:
     @functools.wraps(command)
     def run(*args: Any, as_json: bool, verbose: bool, quiet: bool, debug: bool, **kwargs: Any) -> None:
         console.start_logging(1 if verbose else -1 if quiet else 0)
-        memory.keep_freed()
+        machine.keep_freed()
         try:
             command(*args, output=Output(as_json), **kwargs)
         except BrokenPipeError:  # `boldreams score | head`: end as quietly as a signal would have it

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, distributed
 
 from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError, logger
+from boldreams_cli.machine import cores
 
 LAUNCHER = "_BOLDREAMS_LAUNCHER"  # process that started this one, after whose death it should end
 TIMEOUT = timedelta(hours=12)  # the others wait for the first to resize and rank
@@ -181,11 +182,11 @@ def _environments(processes: int) -> Iterator[dict[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores() // processes)
     for rank in range(processes):
         own: dict[str, object] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
         own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, LAUNCHER: os.getpid()}
-        defaults = {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+        defaults = {"OMP_NUM_THREADS": str(threads)}
         if sys.platform == "linux":
             defaults["GLOO_SOCKET_IFNAME"] = "lo"  # all on this machine, whatever its name resolves to
         yield defaults | os.environ | {key: str(value) for key, value in own.items()}

@@ -20,9 +20,10 @@ from numcodecs.blosc import decompress  # what any setting of Blosc has packed
 from numpy.typing import NDArray
 
 from boldreams_cli.console import MismatchError
+from boldreams_cli.machine import cores
 
 EMPTY = 2**64 - 1  # offset of a chunk that holds zeros only and is not stored
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, cores())
 ONE_THREAD_BYTES = 2**21  # threads cost more than they spare below this
 BLOCK_BYTES = 2**20  # of maps decoded before they are copied to their place: about what a core's own cache holds
 

@@ -1,8 +1,9 @@
-"""How this process gets memory from the system."""
+"""What this process takes of the machine: its memory and its cores."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 TRIM, MAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
@@ -21,3 +22,10 @@ def keep_freed() -> None:
     if hasattr(library, "mallopt"):  # musl has none
         library.mallopt(MAP, LARGEST_KEPT)
         library.mallopt(TRIM, KEPT)
+
+
+def cores() -> int:
+    """Cores that this process may use: in a batch job those it was given, not all of the machine."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
