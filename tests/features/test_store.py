@@ -8,6 +8,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from boldreams_cli.console import BoldreamsError, MismatchError
+from boldreams_cli.features import shards
 from boldreams_cli.features import store as features_store
 from boldreams_cli.features.store import FeatureStore, shard_rows, stores
 
@@ -142,7 +143,14 @@ def test_zarrs_own_pipeline_reads_what_the_fast_one_wrote(tmp_path: Path) -> Non
     np.testing.assert_array_equal(store.array("layers/a/maps", "atomic")[:], maps["a"])
 
 
-def test_any_rows_and_filters_in_any_order_are_zarrs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("threads", "chunks"), [(1, 40), (1, 2), (3, 2), (3, 0)])
+def test_any_rows_and_filters_in_any_order_are_zarrs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, chunks: int
+) -> None:
+    # As for large maps: several threads, and blocks of a few chunks of one filter each.
+    monkeypatch.setattr(shards, "THREADS", threads)
+    monkeypatch.setattr(shards, "ONE_THREAD_BYTES", 0)
+    monkeypatch.setattr(shards, "BLOCK_BYTES", chunks * 16 * 9 * 9 * 2)
     store, _ = filled(tmp_path, list(range(40)))
     array = store.array("layers/a/maps", "atomic")
     array[16:32, 3] = 0  # a chunk that zarr does not store
@@ -168,7 +176,10 @@ def test_a_store_of_another_codec_is_read_and_gone_on_with(tmp_path: Path, monke
     np.testing.assert_array_equal(store.read_maps("a", np.arange(40), np.arange(40)), np.tile(maps["a"], (2, 1, 1, 1)))
 
 
-def test_damaged_shard_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_damaged_shard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    monkeypatch.setattr(shards, "THREADS", threads)
+    monkeypatch.setattr(shards, "ONE_THREAD_BYTES", 0)
     store, _ = filled(tmp_path, list(range(20)))
     path = store.path / "layers/a/maps/c/0/0/0/0"
     whole = path.read_bytes()
