@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from boldreams_cli.console import StopFlag
-from boldreams_cli.features import backbones, extraction
-from boldreams_cli.features.backbones import Backbone
-from boldreams_cli.features.store import FeatureStore
-from boldreams_cli.nsd.layout import Layout
-from boldreams_cli.nsd.responses import Responses, prepare
-from boldreams_cli.nsd.stimuli import Stimuli
-from boldreams_cli.simulation import Experiment, write
+from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.responses import Responses, prepare
+from boldreams_cli.features import extraction
+from boldreams_cli.features.backbones import registry
+from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.simulation.experiment import Experiment, write
 
 
 @dataclass
@@ -51,7 +52,7 @@ def make_brain(folder: Path, weights: str, images: int) -> Brain:
     write(settings, folder / "nsd")
     layout = Layout.at(folder / "nsd")
     responses = prepare(layout, 1, folder / "cache")
-    backbone = backbones.load("alexnet", weights)
+    backbone = registry.load("alexnet", weights)
     stimuli = Stimuli(layout.stimuli)
     ids = np.union1d(responses.train_images, responses.test_images)
     source = extraction.Source(ids, [responses.train_images], stimuli.read, stimuli.identity())

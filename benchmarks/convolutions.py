@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.interpret import seconds
-from boldreams_cli.features.winograd import WinogradConvolution, best_outputs
+from boldreams_cli.features.backbones.winograd import WinogradConvolution, best_outputs
 from boldreams_cli.machine import keep_freed
 
 # Channels, filters, side: of AlexNet, VGG11 and RN50x4.

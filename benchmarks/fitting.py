@@ -15,17 +15,20 @@ from torch import Tensor, nn
 
 from benchmarks.brain import Brain
 from boldreams_cli.console import StopFlag
-from boldreams_cli.encoding.fast import FastSettings, train_fast
-from boldreams_cli.encoding.fitting import fit, rank_filters
-from boldreams_cli.encoding.maps import MapLayout, ResidentMaps
-from boldreams_cli.encoding.model import Predictor, predict_stored
-from boldreams_cli.encoding.pooling import PooledMaps
-from boldreams_cli.encoding.readout import published_start
-from boldreams_cli.encoding.settings import FitSettings
-from boldreams_cli.encoding.spec import FittedModel, Group, ModelSpec, ReadoutWeights, make_groups
-from boldreams_cli.encoding.statistics import pearson_r
+from boldreams_cli.encoding.evaluation.statistics import pearson_r
+from boldreams_cli.encoding.fit import fit
+from boldreams_cli.encoding.inputs.layout import Group, MapLayout, make_groups
+from boldreams_cli.encoding.inputs.maps import ResidentMaps
+from boldreams_cli.encoding.inputs.pooled import PooledMaps
+from boldreams_cli.encoding.inputs.ranking import rank_filters
+from boldreams_cli.encoding.model.full import Predictor, predict_stored
+from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
+from boldreams_cli.encoding.model.weights import ReadoutWeights
+from boldreams_cli.encoding.numerics.contraction import published_start
+from boldreams_cli.encoding.readouts.settings import FitSettings
+from boldreams_cli.encoding.readouts.smooth import FastSettings, train_fast
+from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
-from boldreams_cli.features.store import FeatureStore
 from boldreams_cli.machine import keep_freed
 
 CPU = torch.device("cpu")
@@ -244,7 +247,7 @@ def fit_in_little(folder: str) -> None:
 
 def fit_made_up(folder: str, images: int, allowed: float) -> None:
     """Run the fit alone, so that the peak is its own."""
-    from boldreams_cli.features.store import stores
+    from boldreams_cli.features.feature_store import stores
 
     class MadeUp:
         subject, fingerprint = 1, "none"

@@ -39,7 +39,7 @@ Run = Callable[..., Done]
 @pytest.fixture(scope="session")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An NSD root with two subjects whose brains are known, made once."""
-    from boldreams_cli.simulation import Experiment, write
+    from boldreams_cli.simulation.experiment import Experiment, write
 
     root = tmp_path_factory.mktemp("experiment") / "nsd"
     write(Experiment.small(), root)

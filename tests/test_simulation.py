@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.features import backbones
-from boldreams_cli.nsd.captions import read_captions
-from boldreams_cli.nsd.design import Design
-from boldreams_cli.nsd.layout import Layout
-from boldreams_cli.nsd.responses import Responses, prepare
-from boldreams_cli.nsd.rois import GROUPS
-from boldreams_cli.nsd.stimuli import Stimuli
-from boldreams_cli.photographs import PHOTOGRAPHS, Crops
-from boldreams_cli.simulated_brain import gaussian_fields
-from boldreams_cli.simulation import Experiment, Truth, field_distance, recovered_centres, write
+from boldreams_cli.data.areas import GROUPS
+from boldreams_cli.data.nsd.captions import read_captions
+from boldreams_cli.data.nsd.design import Design
+from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.responses import Responses, prepare
+from boldreams_cli.features.backbones import registry
+from boldreams_cli.simulation.brain import gaussian_fields
+from boldreams_cli.simulation.experiment import Experiment, Truth, field_distance, recovered_centres, write
+from boldreams_cli.simulation.photographs import PHOTOGRAPHS, Crops
 
 SMALL = Experiment.small()
 
@@ -126,7 +126,7 @@ def test_betas_are_the_signal_and_noise_of_stated_size(
 
 
 def test_sessions_differ_before_they_are_scored(layout: Layout, truth: Truth) -> None:
-    from boldreams_cli.nsd.betas import read_session
+    from boldreams_cli.data.nsd.betas import read_session
 
     known = truth.subjects[1]
     means = [read_session(path, known.positions, SMALL.grids[0]).mean(0) for path in layout.sessions(1).values()]
@@ -134,7 +134,7 @@ def test_sessions_differ_before_they_are_scored(layout: Layout, truth: Truth) ->
 
 
 def test_truth_gives_the_signal(layout: Layout, truth: Truth) -> None:
-    backbone = backbones.load(SMALL.backbone)
+    backbone = registry.load(SMALL.backbone)
     known = truth.subjects[2]
     images = known.images[:3]
     with Stimuli(layout.stimuli) as stimuli:
@@ -189,7 +189,7 @@ def test_impossible_experiments_are_refused() -> None:
 
 
 def test_too_few_photographs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boldreams_cli.photographs.PHOTOGRAPHS", PHOTOGRAPHS[:4])
+    monkeypatch.setattr("boldreams_cli.simulation.photographs.PHOTOGRAPHS", PHOTOGRAPHS[:4])
     with pytest.raises(BoldreamsError, match="reinstall"):
         Crops(0)
 

@@ -59,9 +59,10 @@ def attribute(
     and a picture of each image, and a sheet of all, into attributions/AREA in the model's folder.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.encoding.model import FullModel
-    from boldreams_cli.encoding.prediction import find_images
-    from boldreams_cli.interpret import attribution, targets
+    from boldreams_cli.encoding.evaluation.predict import find_images
+    from boldreams_cli.encoding.model.full import FullModel
+    from boldreams_cli.interpret import targets
+    from boldreams_cli.interpret.attribution import attributor as attribution
 
     model = choice.resolve()
     targets.check_gradients(model)

@@ -16,7 +16,7 @@ from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
 if TYPE_CHECKING:
-    from boldreams_cli.simulation import SubjectTruth
+    from boldreams_cli.simulation.experiment import SubjectTruth
 
 BACKBONE = "efficientnet_lite0"
 PERCENT = "10"
@@ -44,7 +44,7 @@ def demo(folder: Path, subjects: int, pictures: bool, seed: int, output: Output)
     Needs no data and no internet. Writes NSD's layout to OUTPUT/nsd, runs the commands that a user would, and
     compares what they find with the truth: accuracy with its ceiling, and receptive fields with the true ones.
     """
-    from boldreams_cli.simulation import Experiment, write
+    from boldreams_cli.simulation.experiment import Experiment, write
 
     _forget_user_settings()
     truth = write(Experiment(subjects=subjects, seed=seed), folder / "nsd")
@@ -100,8 +100,8 @@ def _gallery(path: Path, nsd_root: Path, areas: dict[str, dict[str, Any]]) -> No
     from PIL import Image
 
     from boldreams_cli import plots
-    from boldreams_cli.nsd.layout import Layout
-    from boldreams_cli.nsd.stimuli import Stimuli
+    from boldreams_cli.data.nsd.layout import Layout
+    from boldreams_cli.data.nsd.stimuli import Stimuli
 
     columns = []
     with Stimuli(Layout.at(nsd_root).stimuli) as stimuli:
@@ -142,8 +142,8 @@ def _compare(model: Path, known: SubjectTruth, rois: dict[str, Any]) -> dict[str
     """Add the median distance of recovered from true fields to the scores of each area."""
     import numpy as np
 
-    from boldreams_cli.encoding.spec import FittedModel
-    from boldreams_cli.simulation import field_distance, recovered_centres_of_groups
+    from boldreams_cli.encoding.model.spec import FittedModel
+    from boldreams_cli.simulation.experiment import field_distance, recovered_centres_of_groups
 
     fitted = FittedModel.load(model)
     fields = [fitted.weights.fields[group.name].numpy() for group in fitted.spec.groups]

@@ -12,8 +12,8 @@ from boldreams_cli.commands import options
 from boldreams_cli.commands.options import ModelChoice, Output
 
 if TYPE_CHECKING:
-    from boldreams_cli.encoding.spec import FittedModel
-    from boldreams_cli.nsd.responses import Responses
+    from boldreams_cli.data.responses import Responses
+    from boldreams_cli.encoding.model.spec import FittedModel
 
 
 class VoxelPlace(click.ParamType):
@@ -95,9 +95,11 @@ def dream(
     by Ctrl-C or SIGTERM it keeps the images so far, and the same command goes on from there.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.encoding.model import FullModel
-    from boldreams_cli.interpret import gallery, objectives, targets
-    from boldreams_cli.interpret.dreaming import Settings
+    from boldreams_cli.encoding.model.full import FullModel
+    from boldreams_cli.interpret import targets
+    from boldreams_cli.interpret.dreams import objectives
+    from boldreams_cli.interpret.dreams import record as gallery
+    from boldreams_cli.interpret.dreams.loop import Settings
 
     kind = objectives.choose(objective, target, minus)
     _check(roi, voxel, filter_, kind, count)

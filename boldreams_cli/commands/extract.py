@@ -14,9 +14,9 @@ from boldreams_cli.commands.options import Output
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from boldreams_cli.features.backbones import Backbone
+    from boldreams_cli.data.nsd.layout import Layout
+    from boldreams_cli.features.backbones.registry import Backbone
     from boldreams_cli.features.extraction import Plan, Source
-    from boldreams_cli.nsd.layout import Layout
 
 
 @click.command()
@@ -82,11 +82,12 @@ def extract(
     Images that the store already has are not computed again, and a run that was stopped goes on where it was.
     """
     from boldreams_cli.console import ChoiceError, duration, stop_on_signals
-    from boldreams_cli.features import backbones, extraction
+    from boldreams_cli.features import extraction
+    from boldreams_cli.features.backbones import registry
 
     if shard_index >= shard_count:
         raise ChoiceError(f"--shard-index counts from 0 to {shard_count - 1} (--shard-count {shard_count})")
-    entry = backbones.entry(backbone)
+    entry = registry.entry(backbone)
     where = options.pick_device(device)
     layout = options.layout_of(nsd_root)
     with ExitStack() as stack:
@@ -94,7 +95,7 @@ def extract(
             network, source = _captions(layout, subjects, sessions, captions_dir, (clip, weights, seed))
         else:
             source = _images(layout, subjects, sessions, stack)
-            network = backbones.load(backbone, weights, seed)
+            network = registry.load(backbone, weights, seed)
         network = network.to(where)
         plan = extraction.make_plan(network, source, cache, dtype, keep_percent)
         if dry_run:
@@ -122,8 +123,8 @@ def extract(
 
 
 def _images(layout: Layout, subjects: tuple[int, ...], sessions: str | None, stack: ExitStack) -> Source:
+    from boldreams_cli.data.nsd.stimuli import Stimuli
     from boldreams_cli.features.extraction import Source
-    from boldreams_cli.nsd.stimuli import Stimuli
 
     images, training = _shown(layout, subjects, sessions)
     stimuli = stack.enter_context(Stimuli(layout.stimuli))
@@ -149,7 +150,7 @@ def _shown(layout: Layout, subjects: tuple[int, ...], sessions: str | None) -> t
     import numpy as np
 
     from boldreams_cli.console import BoldreamsError
-    from boldreams_cli.nsd.preparation import subject_images, subject_training_images
+    from boldreams_cli.data.nsd.preparation import subject_images, subject_training_images
 
     chosen = list(subjects) or layout.subjects()
     if not chosen:

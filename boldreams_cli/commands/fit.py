@@ -13,7 +13,7 @@ from boldreams_cli.commands.options import Output
 from boldreams_cli.commands.tuning import Tuning, tuning_options
 
 if TYPE_CHECKING:
-    from boldreams_cli.encoding.fitting import FitResult
+    from boldreams_cli.encoding.fit import FitResult
 
 
 @click.command()
@@ -96,10 +96,10 @@ def fit(
     --clip-gradient 1.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.encoding import fitting
-    from boldreams_cli.encoding.settings import settings_for
-    from boldreams_cli.encoding.training import matrix_precision
-    from boldreams_cli.nsd.responses import responses_for
+    from boldreams_cli.data.responses import responses_for
+    from boldreams_cli.encoding import fit as fitting
+    from boldreams_cli.encoding.readouts.separable import matrix_precision
+    from boldreams_cli.encoding.readouts.settings import settings_for
 
     where = options.pick_device(device)
     backbone = options.choose_backbone(cache, backbone)
@@ -113,11 +113,11 @@ def fit(
         if tuning is None:
             store = options.choose_store(cache, backbone, features)
             if readout != "separable":
-                from boldreams_cli.encoding.closed_form import fit_closed_form
+                from boldreams_cli.encoding.readouts.closed_form import fit_closed_form
 
                 result = fit_closed_form(store, responses(), settings, cache, where, memory, stop)
             elif recipe == "fast":
-                from boldreams_cli.encoding.fast import fit_fast
+                from boldreams_cli.encoding.readouts.smooth import fit_fast
 
                 result = fit_fast(store, responses(), settings, cache, where, memory, stop)
             else:

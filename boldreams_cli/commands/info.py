@@ -38,7 +38,7 @@ def info(cache: Path, nsd_root: Path | None, layers: str | None, rois: int | Non
 
 
 def _layers(name: str, output: Output) -> None:
-    from boldreams_cli.features.backbones import entry
+    from boldreams_cli.features.backbones.registry import entry
 
     chosen = entry(name)
     rows = [
@@ -59,7 +59,7 @@ def _layers(name: str, output: Output) -> None:
 
 
 def _rois(subject: int, cache: Path, nsd_root: Path | None, output: Output) -> None:
-    from boldreams_cli.nsd.responses import areas_of
+    from boldreams_cli.data.responses import areas_of
 
     areas = areas_of(subject, cache, nsd_root)
     groups, labels = areas.counts(), areas.label_counts()
@@ -112,7 +112,7 @@ def _overview(cache: Path, device: str, output: Output) -> None:
 
 
 def _features(cache: Path) -> list[dict[str, Any]]:
-    from boldreams_cli.features.store import stores
+    from boldreams_cli.features.feature_store import stores
 
     return [
         {
@@ -129,7 +129,7 @@ def _features(cache: Path) -> list[dict[str, Any]]:
 
 
 def _models(cache: Path) -> list[dict[str, Any]]:
-    from boldreams_cli.encoding.spec import find_models
+    from boldreams_cli.encoding.model.folder import find_models
     from boldreams_cli.files import read_json
 
     found = []

@@ -21,10 +21,10 @@ from boldreams_cli.console import BoldreamsError, ChoiceError, logger
 if TYPE_CHECKING:
     import torch
 
-    from boldreams_cli.encoding.spec import FittedModel
-    from boldreams_cli.features.store import FeatureStore
-    from boldreams_cli.nsd.layout import Layout
-    from boldreams_cli.nsd.responses import Responses
+    from boldreams_cli.data.nsd.layout import Layout
+    from boldreams_cli.data.responses import Responses
+    from boldreams_cli.encoding.model.spec import FittedModel
+    from boldreams_cli.features.feature_store import FeatureStore
 
 Command = Callable[..., Any]
 
@@ -231,14 +231,14 @@ def pick_device(name: str) -> torch.device:
 
 def layout_of(nsd_root: Path | None) -> Layout:
     """The NSD root as a layout."""
-    from boldreams_cli.nsd.layout import Layout
+    from boldreams_cli.data.nsd.layout import Layout
 
     return Layout.at(nsd_root)
 
 
 def choose_backbone(cache: Path, backbone: str | None) -> str:
     """--backbone, else the one that the cache holds, else alexnet; says which."""
-    from boldreams_cli.features.backbones import entry
+    from boldreams_cli.features.backbones.registry import entry
 
     if backbone is not None:
         return entry(backbone).name
@@ -260,7 +260,7 @@ def choose_store(cache: Path, backbone: str, features: str | None) -> FeatureSto
         If there is none.
     """
     from boldreams_cli.console import MismatchError, listing
-    from boldreams_cli.features.store import stores
+    from boldreams_cli.features.feature_store import stores
 
     found = [store for store in stores(cache, backbone) if features in (None, store.fingerprint)]
     if not found:
@@ -313,7 +313,8 @@ class ModelChoice:
         ChoiceError
             If not exactly one matches.
         """
-        from boldreams_cli.encoding.spec import FittedModel, find_models, the_model
+        from boldreams_cli.encoding.model.folder import find_models, the_model
+        from boldreams_cli.encoding.model.spec import FittedModel
 
         if self.model is not None:
             return FittedModel.load(self.model)
@@ -346,7 +347,7 @@ def model_options(command: Command) -> Command:
         **kwargs: Any,
     ) -> None:
         if backbone is not None:
-            from boldreams_cli.features.backbones import entry
+            from boldreams_cli.features.backbones.registry import entry
 
             backbone = entry(backbone).name
         command(*args, choice=ModelChoice(cache, backbone, percent, subject, finetune, readout, model), **kwargs)
@@ -363,7 +364,7 @@ def responses_of(model: FittedModel, cache: Path) -> Responses:
         If the cache no longer holds them.
     """
     from boldreams_cli.console import MismatchError
-    from boldreams_cli.nsd.responses import Responses
+    from boldreams_cli.data.responses import Responses
 
     name = f"subj{model.spec.subject:02d}-{model.spec.responses}.zarr"
     path = cache / "responses" / name

@@ -56,15 +56,15 @@ def predict(
     Writes an .npz with `betas` (images, voxels), z-scored units, and `images`. Images in the feature store need
     no backbone; others are read from the files or the NSD root and go through the full model.
     """
-    from boldreams_cli.encoding import prediction
+    from boldreams_cli.encoding.evaluation import predict
     from boldreams_cli.files import written_whole
 
     model = choice.resolve()
     where = options.pick_device(device)
     asked = list(images) if images or captions else ["test"]
-    wanted = prediction.find_images(asked, lambda: options.responses_of(model, choice.cache))
-    wanted += [prediction.Wanted(caption=text) for text in captions]
-    betas = prediction.predict(model, wanted, choice.cache, nsd_root, where, memory, weights, captions_dir)
+    wanted = predict.find_images(asked, lambda: options.responses_of(model, choice.cache))
+    wanted += [predict.Wanted(caption=text) for text in captions]
+    betas = predict.predict(model, wanted, choice.cache, nsd_root, where, memory, weights, captions_dir)
     path = file or model.folder / "predictions.npz"
     import numpy as np
 

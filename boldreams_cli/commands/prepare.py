@@ -30,7 +30,7 @@ def prepare(
     the same where it is missing.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.nsd import responses
+    from boldreams_cli.data import responses
 
     layout = options.layout_of(nsd_root)
     subject = options.the_subject(subject, cache, nsd_root)

@@ -23,11 +23,11 @@ def score(choice: ModelChoice, nsd_root: Path | None, memory: int, device: str, 
     rois.csv, correlation.nii.gz and figures into the model's folder. Reads the feature store, or for a finetuned
     model the images.
     """
-    from boldreams_cli.encoding import scoring
+    from boldreams_cli.encoding.evaluation import score
 
     model = choice.resolve()
     responses = options.responses_of(model, choice.cache)
-    scores = scoring.score(model, responses, choice.cache, nsd_root, options.pick_device(device), memory)
+    scores = score.score(model, responses, choice.cache, nsd_root, options.pick_device(device), memory)
     scores.save()
     summary = scores.summary()
     output.show(

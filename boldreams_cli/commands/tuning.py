@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import torch
 
     from boldreams_cli.console import StopFlag
-    from boldreams_cli.encoding.finetuning import FinetuneResult
-    from boldreams_cli.encoding.settings import FitSettings
-    from boldreams_cli.nsd.responses import Responses
+    from boldreams_cli.data.responses import Responses
+    from boldreams_cli.encoding.finetuning.run import FinetuneResult
+    from boldreams_cli.encoding.readouts.settings import FitSettings
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Tuning:
         SystemExit
             With the exit code of the processes that were started here, which have said all there is to say.
         """
-        from boldreams_cli.encoding import finetuning, parallel
-        from boldreams_cli.encoding.finetuning_setup import FinetuneSettings, Source
+        from boldreams_cli.encoding.finetuning import processes, run
+        from boldreams_cli.encoding.finetuning.start import FinetuneSettings, Source
 
         tuned = FinetuneSettings(
             **asdict(settings),
@@ -78,10 +78,10 @@ class Tuning:
         )
         tuned.check()
         source = Source(cache, layout_of(nsd_root), backbone, features, self.weights, responses)
-        if self.devices > 1 and not parallel.joined_already():
-            raise SystemExit(parallel.launch(self.devices, device, stop))
-        with parallel.joined(device) as process:
-            result = finetuning.finetune(source, tuned, process, memory, stop, resume, self.micro_batch)
+        if self.devices > 1 and not processes.joined_already():
+            raise SystemExit(processes.launch(self.devices, device, stop))
+        with processes.joined(device) as process:
+            result = run.finetune(source, tuned, process, memory, stop, resume, self.micro_batch)
         return result if process.leads else None
 
 

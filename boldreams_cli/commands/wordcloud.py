@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from boldreams_cli.encoding.spec import FittedModel
-    from boldreams_cli.interpret.matching import Matcher
-    from boldreams_cli.interpret.vocabulary import Vocabulary
+    from boldreams_cli.encoding.model.spec import FittedModel
+    from boldreams_cli.interpret.words.matching import Matcher
+    from boldreams_cli.interpret.words.vocabulary import Vocabulary
 
 REFERENCES = 200
 
@@ -77,9 +77,9 @@ def wordcloud(
     model. Font size is in proportion to the score.
     """
     from boldreams_cli.console import ChoiceError
-    from boldreams_cli.features import backbones
-    from boldreams_cli.interpret import vocabulary as vocabularies
-    from boldreams_cli.interpret import words
+    from boldreams_cli.features.backbones import registry
+    from boldreams_cli.interpret.words import cloud as words
+    from boldreams_cli.interpret.words import vocabulary as vocabularies
 
     if (image is None) == (roi is None):
         raise ChoiceError("say what the words are for: either --image ID or FILE, or --roi AREA")
@@ -87,7 +87,7 @@ def wordcloud(
     chosen = vocabularies.find(vocabulary, choice.cache)
     asked = _Asked(choice, nsd_root, clip, weights, seed, options.pick_device(device))
     subject: int | str = int(image) if image is not None and image.isdecimal() else str(image or roi)
-    if model is not None and roi is not None and backbones.entry(model.spec.backbone).reads == "captions":
+    if model is not None and roi is not None and registry.entry(model.spec.backbone).reads == "captions":
         if score != "cosine":
             raise ChoiceError("a text model ranks words by the area's predicted beta; --score does not apply")
         score, values = "beta", asked.betas(model, roi, chosen)
@@ -121,7 +121,7 @@ class _Asked:
     def matcher(self, model: FittedModel | None, vocabulary: Vocabulary) -> Matcher:
         """CLIP, or the backbone's classifier for ImageNet's classes."""
         from boldreams_cli.features import clip
-        from boldreams_cli.interpret.matching import ClassifierMatcher, ClipMatcher
+        from boldreams_cli.interpret.words.matching import ClassifierMatcher, ClipMatcher
 
         if vocabulary.name == "imagenet":
             backbone = (
@@ -136,8 +136,8 @@ class _Asked:
     def picture(self, matcher: Matcher, image: str) -> Tensor:
         """Features of the one image."""
         from boldreams_cli.console import ChoiceError
-        from boldreams_cli.encoding.prediction import find_images, read_images
-        from boldreams_cli.interpret.matching import picture_features
+        from boldreams_cli.encoding.evaluation.predict import find_images, read_images
+        from boldreams_cli.interpret.words.matching import picture_features
 
         found = find_images([image], _no_word)
         if len(found) != 1:
@@ -148,11 +148,11 @@ class _Asked:
         """Features of the reference pictures: of a folder, or a sample of the subject's training images."""
         import numpy as np
 
-        from boldreams_cli.encoding.prediction import find_images, read_picture
+        from boldreams_cli.data.nsd.preparation import subject_training_images
+        from boldreams_cli.data.nsd.stimuli import Stimuli
+        from boldreams_cli.encoding.evaluation.predict import find_images, read_picture
         from boldreams_cli.files import digest
-        from boldreams_cli.interpret.matching import reference_features
-        from boldreams_cli.nsd.preparation import subject_training_images
-        from boldreams_cli.nsd.stimuli import Stimuli
+        from boldreams_cli.interpret.words.matching import reference_features
 
         cache = self.choice.cache
         if folder is not None:
@@ -169,12 +169,12 @@ class _Asked:
 
     def betas(self, model: FittedModel, roi: str, vocabulary: Vocabulary) -> Tensor:
         """The area's mean beta, as a text model predicts it from each word."""
-        from boldreams_cli.encoding import text
-        from boldreams_cli.interpret.matching import embed_vocabulary
-        from boldreams_cli.interpret.words import predicted_betas
+        from boldreams_cli.encoding.model import captions
+        from boldreams_cli.interpret.words.cloud import predicted_betas
+        from boldreams_cli.interpret.words.matching import embed_vocabulary
 
         voxels = options.responses_of(model, self.choice.cache).areas.select(roi)
-        network = text.tower_of(model, self.device, self.weights)
+        network = captions.tower_of(model, self.device, self.weights)
         return predicted_betas(model, voxels, embed_vocabulary(network, vocabulary, self.choice.cache))
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing, progress
 from boldreams_cli.features import weights as weight_files
-from boldreams_cli.features.backbones import CLIP as COLOURS
-from boldreams_cli.features.backbones import Preprocessing
+from boldreams_cli.features.backbones.registry import CLIP as COLOURS
+from boldreams_cli.features.backbones.registry import Preprocessing
 
 DEFAULT = "RN50x4"
 TEXTS_IN_A_PASS = 128

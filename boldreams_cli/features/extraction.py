@@ -14,18 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import (
-    BoldreamsError,
-    MismatchError,
-    StopFlag,
-    StoppedError,
-    logger,
-    progress,
-    size,
-)
-from boldreams_cli.features.backbones import Backbone
+from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError, logger, progress, size
+from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features.feature_store import CODEC, FeatureStore, shard_rows
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std, joint_order
-from boldreams_cli.features.store import CODEC, FeatureStore, shard_rows
 from boldreams_cli.files import fingerprint, free_bytes, locked
 
 ReadImages = Callable[[NDArray[Any]], NDArray[Any]]

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from boldreams_cli.data.nsd.captions import CAPTIONS_PER_IMAGE, SPLITS, read_captions
+from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.features import clip
-from boldreams_cli.features.backbones import Backbone, entry
+from boldreams_cli.features.backbones.registry import Backbone, entry
 from boldreams_cli.features.clip import Clip
 from boldreams_cli.features.extraction import Source
 from boldreams_cli.files import digest
-from boldreams_cli.nsd.captions import CAPTIONS_PER_IMAGE, SPLITS, read_captions
-from boldreams_cli.nsd.layout import Layout
 
 NAME, LAYER = "clip-text", "last"
 ABSENT = -1  # in place of tokens, where an image has fewer than five captions

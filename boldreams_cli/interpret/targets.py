@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
-from boldreams_cli.encoding.maps import MapLayout, open_maps
-from boldreams_cli.encoding.model import IMAGE_BLOCK, FullModel
-from boldreams_cli.encoding.spec import FittedModel
-from boldreams_cli.features.backbones import entry
-from boldreams_cli.features.store import FeatureStore
-from boldreams_cli.interpret.words import folder_name
-from boldreams_cli.nsd.rois import Areas
+from boldreams_cli.data.areas import Areas
+from boldreams_cli.encoding.inputs.layout import MapLayout
+from boldreams_cli.encoding.inputs.maps import open_maps
+from boldreams_cli.encoding.model.full import IMAGE_BLOCK, FullModel
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.features.backbones.registry import entry
+from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.interpret.words.cloud import folder_name
 
 LEAK = 0.01
 Reader = Callable[[Sequence[Tensor]], Tensor]

@@ -69,7 +69,7 @@ def test_area_of_a_text_model(run: Run, cache: Path, nouns: Path, tmp_path: Path
     captions = [item for word in WORDS for item in ("--caption", word)]
     predicted = run("predict", *captions, "--output", tmp_path / "p.npz", "--json", BOLDREAMS_CACHE=cache)
     assert predicted.json["images"] == list(WORDS)
-    from boldreams_cli.nsd.responses import Responses
+    from boldreams_cli.data.responses import Responses
 
     faces = Responses.open(next((cache / "responses").glob("*.zarr"))).areas.select("faces")
     betas = np.load(tmp_path / "p.npz")["betas"][:, faces].mean(1)
@@ -82,7 +82,9 @@ def test_dreams_of_an_area(run: Run, experiment: Path, cache: Path, nouns: Path,
     """An image model's folder with dreams in it, as `dream` leaves them."""
     import torch
 
-    from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, make_groups
+    from boldreams_cli.encoding.inputs.layout import make_groups
+    from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
+    from boldreams_cli.encoding.model.weights import ReadoutWeights
 
     shapes = {"features.2": (1, 1)}
     spec = ModelSpec(1, "alexnet", {"digest": "", "source": "random:0"}, {}, {"features.2": [0]}, shapes,

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from boldreams_cli.console import StopFlag
-from boldreams_cli.features import backbones, extraction
-from boldreams_cli.features.backbones import Backbone
-from boldreams_cli.features.store import FeatureStore
-from boldreams_cli.nsd.layout import Layout
-from boldreams_cli.nsd.responses import Responses, prepare
-from boldreams_cli.nsd.stimuli import Stimuli
+from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.responses import Responses, prepare
+from boldreams_cli.features import extraction
+from boldreams_cli.features.backbones import registry
+from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features.feature_store import FeatureStore
 
 
 class Ready(NamedTuple):
@@ -30,7 +31,7 @@ def ready(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Ready:
     cache = tmp_path_factory.mktemp("encoding")
     layout = Layout.at(experiment)
     responses = prepare(layout, 1, cache)
-    backbone = backbones.load("alexnet", "random")
+    backbone = registry.load("alexnet", "random")
     images = sorted({int(image) for image in responses.trial_images})
     with Stimuli(layout.stimuli) as stimuli:
         source = extraction.Source(np.array(images), [responses.train_images], stimuli.read, stimuli.identity())

@@ -8,13 +8,13 @@ import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
-from boldreams_cli.encoding.closed_form import CENTRES, SIZES, fit_closed_form
-from boldreams_cli.encoding.fitting import FitResult
-from boldreams_cli.encoding.model import FullModel, predict_stored
-from boldreams_cli.encoding.pooling import interpolation
-from boldreams_cli.encoding.readout import gaussian_fields
-from boldreams_cli.encoding.settings import settings_for
-from boldreams_cli.encoding.spec import FittedModel, find_models
+from boldreams_cli.encoding.fit import FitResult
+from boldreams_cli.encoding.model.folder import find_models
+from boldreams_cli.encoding.model.full import FullModel, predict_stored
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.encoding.numerics.fields import gaussian_fields, interpolation
+from boldreams_cli.encoding.readouts.closed_form import CENTRES, SIZES, fit_closed_form
+from boldreams_cli.encoding.readouts.settings import settings_for
 
 from .conftest import Ready
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from boldreams_cli.console import StopFlag
-from boldreams_cli.encoding.fast import FastSettings, fit_fast, train_fast
-from boldreams_cli.encoding.fitting import FitResult, fit
-from boldreams_cli.encoding.maps import MapLayout
-from boldreams_cli.encoding.model import predict_stored
-from boldreams_cli.encoding.pooling import PooledMaps, interpolation
-from boldreams_cli.encoding.settings import settings_for
-from boldreams_cli.encoding.spec import FittedModel, make_groups
-from boldreams_cli.encoding.statistics import pearson_r
+from boldreams_cli.encoding.evaluation.statistics import pearson_r
+from boldreams_cli.encoding.fit import FitResult, fit
+from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups
+from boldreams_cli.encoding.inputs.pooled import PooledMaps
+from boldreams_cli.encoding.model.full import predict_stored
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.encoding.numerics.fields import interpolation
+from boldreams_cli.encoding.readouts.settings import settings_for
+from boldreams_cli.encoding.readouts.smooth import FastSettings, fit_fast, train_fast
 
 from .conftest import Ready
 

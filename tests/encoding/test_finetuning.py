@@ -15,25 +15,27 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, StoppedError
-from boldreams_cli.encoding import finetuning_loop, fitting, scoring
-from boldreams_cli.encoding.filter_ranking import rank_images
-from boldreams_cli.encoding.finetuning import FinetuneResult, finetune
-from boldreams_cli.encoding.finetuning_setup import FinetuneSettings, Source, load_start, prepare
-from boldreams_cli.encoding.fitting import rank_filters
-from boldreams_cli.encoding.image_trials import ImageTrials, hold_out
-from boldreams_cli.encoding.model import FullModel
-from boldreams_cli.encoding.network import Network
-from boldreams_cli.encoding.parallel import Process
-from boldreams_cli.encoding.settings import FitSettings
-from boldreams_cli.encoding.spec import FittedModel
-from boldreams_cli.encoding.stimulus_cache import resized_images
-from boldreams_cli.features import backbones, extraction
-from boldreams_cli.features.backbones import IMAGENET, Preprocessing
-from boldreams_cli.features.store import FeatureStore
-from boldreams_cli.nsd import responses as responses_module
-from boldreams_cli.nsd.layout import Layout
-from boldreams_cli.nsd.responses import Responses
-from boldreams_cli.nsd.stimuli import Stimuli
+from boldreams_cli.data import responses as responses_module
+from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.responses import Responses
+from boldreams_cli.encoding import fit
+from boldreams_cli.encoding.evaluation import score
+from boldreams_cli.encoding.finetuning import loop
+from boldreams_cli.encoding.finetuning.network import Network
+from boldreams_cli.encoding.finetuning.processes import Process
+from boldreams_cli.encoding.finetuning.run import FinetuneResult, finetune
+from boldreams_cli.encoding.finetuning.start import FinetuneSettings, Source, load_start, prepare
+from boldreams_cli.encoding.inputs.pixels import resized_images
+from boldreams_cli.encoding.inputs.ranking import rank_filters, rank_images
+from boldreams_cli.encoding.inputs.trials import ImageTrials, hold_out
+from boldreams_cli.encoding.model.full import FullModel
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.encoding.readouts.settings import FitSettings
+from boldreams_cli.features import extraction
+from boldreams_cli.features.backbones import registry
+from boldreams_cli.features.backbones.registry import IMAGENET, Preprocessing
+from boldreams_cli.features.feature_store import FeatureStore
 
 CPU, GB = torch.device("cpu"), 2**30
 SETTINGS = FinetuneSettings(5.0, epochs=2, rate=1e-3, batch_size=8)
@@ -51,8 +53,8 @@ class Small(NamedTuple):
 @pytest.fixture(scope="module", autouse=True)
 def _small_alexnet() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        seen = replace(backbones.BACKBONES["alexnet"], preprocessing=Preprocessing(63, *IMAGENET))
-        patch.setitem(backbones.BACKBONES, "alexnet", seen)
+        seen = replace(registry.BACKBONES["alexnet"], preprocessing=Preprocessing(63, *IMAGENET))
+        patch.setitem(registry.BACKBONES, "alexnet", seen)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the networks are small; threads that wait for each other take longer
         yield
@@ -60,7 +62,7 @@ def _small_alexnet() -> Iterator[None]:
 
 
 def extracted(root: Path, responses: Responses, cache: Path) -> FeatureStore:
-    backbone = backbones.load("alexnet", "random")
+    backbone = registry.load("alexnet", "random")
     with Stimuli(Layout.at(root).stimuli) as stimuli:
         shown = np.unique(responses.trial_images)
         source = extraction.Source(shown, [responses.train_images], stimuli.read, stimuli.identity())
@@ -119,7 +121,7 @@ class StopAt(StopFlag):
 
 def test_gradients_are_autograds(small: Small, whole: FinetuneResult) -> None:
     spec, trials, voxels = whole.model.spec, 5, 9
-    backbone = backbones.load("alexnet", "random")
+    backbone = registry.load("alexnet", "random")
     network = Network(backbone, spec, voxels, 16, 3, CPU)
     network.width = 4  # the test should cross blocks of voxels
     generator = torch.Generator().manual_seed(0)
@@ -142,14 +144,14 @@ def test_gradients_are_autograds(small: Small, whole: FinetuneResult) -> None:
 
 
 def test_the_backbone_moves_and_only_when_it_is_finetuned(small: Small, whole: FinetuneResult, tmp_path: Path) -> None:
-    start = backbones.load("alexnet", "random")
+    start = registry.load("alexnet", "random")
     moved = load_file(whole.model.folder / "backbone.safetensors")
     assert all(not torch.equal(moved[name], value) for name, value in start.network.state_dict().items())
     known = whole.model.spec.backbone_weights
     assert known["start"] == start.digest != known["digest"]
     assert whole.losses[-1] < whole.losses[0]
     cache = tmp_path / "frozen"
-    frozen = fitting.fit(small.store, small.responses, FitSettings(5.0, epochs=1), cache, CPU, GB, StopFlag())
+    frozen = fit.fit(small.store, small.responses, FitSettings(5.0, epochs=1), cache, CPU, GB, StopFlag())
     assert not frozen.model.spec.finetuned
     assert not (frozen.model.folder / "backbone.safetensors").exists()
     rebuilt = FullModel.rebuild(frozen.model, CPU)
@@ -173,19 +175,19 @@ def test_a_finetuned_model_is_rebuilt_with_its_own_backbone(
 
 
 def test_finetuned_scores_above_frozen_on_a_brain_of_another_network(tmp_path: Path) -> None:
-    from boldreams_cli.simulation import Experiment, write
+    from boldreams_cli.simulation.experiment import Experiment, write
 
     root, cache = tmp_path / "nsd", tmp_path / "cache"
     write(Experiment.small(subjects=1, images=150, shared=45, repeats=1, voxels=2, ncsnr=(2.0, 3.0), sample=40), root)
     responses = responses_module.prepare(Layout.at(root), 1, cache)
     small = Small(root, responses, extracted(root, responses, cache), cache)
     common = {"percent": 1.0, "epochs": 5, "rate": 3e-3, "batch_size": 4}
-    frozen = fitting.fit(small.store, responses, FitSettings(**common), cache, CPU, GB, StopFlag())
+    frozen = fit.fit(small.store, responses, FitSettings(**common), cache, CPU, GB, StopFlag())
     settings = FinetuneSettings(**common, backbone_rate=3e-4)
     tuned = finetune(source_of(small, cache, None), settings, Process(CPU), GB, StopFlag())
     assert tuned.model.spec.layers == frozen.model.spec.layers
     assert tuned.losses[-1] < frozen.losses[-1]
-    r = [np.nanmean(scoring.score(model, responses, cache, root, CPU, GB).r) for model in (frozen.model, tuned.model)]
+    r = [np.nanmean(score.score(model, responses, cache, root, CPU, GB).r) for model in (frozen.model, tuned.model)]
     assert r[1] > r[0] + 0.03
 
 
@@ -203,7 +205,7 @@ def test_stopped_in_mid_epoch_and_resumed_is_the_same_bit_for_bit(
 def test_killed_it_resumes_from_the_last_epoch(
     small: Small, whole: FinetuneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = finetuning_loop.Trainer._step, []
+    real, calls = loop.Trainer._step, []
 
     def step(*arguments: Any) -> float:
         at = arguments[1]
@@ -212,7 +214,7 @@ def test_killed_it_resumes_from_the_last_epoch(
             raise KeyboardInterrupt  # as a kill: no handler of ours sees it
         return real(*arguments)
 
-    monkeypatch.setattr(finetuning_loop.Trainer, "_step", step)
+    monkeypatch.setattr(loop.Trainer, "_step", step)
     with pytest.raises(KeyboardInterrupt):
         run(small, tmp_path)
     assert calls[-1] == (1, 1)
@@ -257,7 +259,7 @@ def test_ranking_without_a_store_is_the_stores(small: Small, tmp_path: Path) -> 
 
 def test_resized_stimuli_are_those_of_extract_and_kept(small: Small, tmp_path: Path) -> None:
     layout, shown = Layout.at(small.root), np.unique(small.responses.trial_images)
-    preprocessing = backbones.BACKBONES["alexnet"].preprocessing
+    preprocessing = registry.BACKBONES["alexnet"].preprocessing
     images = resized_images(tmp_path, layout, preprocessing, shown, StopFlag())
     asked = shown[[5, 0, 5]]
     with Stimuli(layout.stimuli) as stimuli:
@@ -331,7 +333,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(
 
 def test_warm_up_and_a_rate_of_its_own_for_the_backbone(small: Small, whole: FinetuneResult, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=1, backbone_rate=1e-6, warmup=1000, clip_gradient=1e-3)
-    start = backbones.load("alexnet", "random").network.state_dict()
+    start = registry.load("alexnet", "random").network.state_dict()
     moved = load_file(run(small, tmp_path, settings).model.folder / "backbone.safetensors")
     largest = max(float((moved[name] - value).abs().max()) for name, value in start.items())
     assert 0 < largest < 1e-7
@@ -346,9 +348,9 @@ def test_batch_norm_statistics_are_frozen_unless_asked(
         stages.features[0] = torch.nn.Sequential(stages.features[0], norm)
         return stages
 
-    plain = backbones.BACKBONES["alexnet"]
+    plain = registry.BACKBONES["alexnet"]
     normed = replace(plain, stages=lambda: with_norm(plain.stages))
-    monkeypatch.setitem(backbones.BACKBONES, "alexnet", normed)
+    monkeypatch.setitem(registry.BACKBONES, "alexnet", normed)
     settings = replace(SETTINGS, epochs=1)
     for kind in ("frozen", "train"):
         result = run(small, tmp_path / kind, replace(settings, batch_norm=kind))

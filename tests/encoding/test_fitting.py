@@ -10,14 +10,18 @@ import torch
 from torch import nn
 
 from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, StoppedError
-from boldreams_cli.encoding import fitting, maps
-from boldreams_cli.encoding.fitting import FitResult, fit, rank_filters
-from boldreams_cli.encoding.model import FullModel, Predictor, predict_stored
-from boldreams_cli.encoding.readout import learning_rate, published_start
-from boldreams_cli.encoding.settings import FitSettings
-from boldreams_cli.encoding.spec import FittedModel, find_models, make_groups, the_model
-from boldreams_cli.encoding.statistics import pearson_r
-from boldreams_cli.encoding.training import batch_order
+from boldreams_cli.encoding import fit as fitting
+from boldreams_cli.encoding.evaluation.statistics import pearson_r
+from boldreams_cli.encoding.fit import FitResult, fit
+from boldreams_cli.encoding.inputs import maps
+from boldreams_cli.encoding.inputs.layout import make_groups
+from boldreams_cli.encoding.inputs.ranking import rank_filters
+from boldreams_cli.encoding.model.folder import find_models, the_model
+from boldreams_cli.encoding.model.full import FullModel, Predictor, predict_stored
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.encoding.numerics.contraction import learning_rate, published_start
+from boldreams_cli.encoding.readouts.separable import batch_order
+from boldreams_cli.encoding.readouts.settings import FitSettings
 
 from .conftest import Ready
 
@@ -57,8 +61,8 @@ class Live(nn.Module):
 
 
 def test_fit_is_the_live_backbones_training(ready: Ready, experiment: Path, tmp_path: Path) -> None:
-    from boldreams_cli.nsd.layout import Layout
-    from boldreams_cli.nsd.stimuli import Stimuli
+    from boldreams_cli.data.nsd.layout import Layout
+    from boldreams_cli.data.nsd.stimuli import Stimuli
 
     responses = ready.responses
     result = run(ready, tmp_path, percent=100, epochs=2, rate=1e-3, seed=3)
@@ -182,8 +186,8 @@ def test_voxels_without_betas_are_named_and_never_zero(
 
 
 def test_full_model_agrees_with_the_store_within_float16(ready: Ready, experiment: Path, tmp_path: Path) -> None:
-    from boldreams_cli.nsd.layout import Layout
-    from boldreams_cli.nsd.stimuli import Stimuli
+    from boldreams_cli.data.nsd.layout import Layout
+    from boldreams_cli.data.nsd.stimuli import Stimuli
 
     model = run(ready, tmp_path, percent=100).model
     ids = ready.responses.test_images

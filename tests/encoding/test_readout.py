@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from boldreams_cli.encoding.readout import (
+from boldreams_cli.encoding.numerics.contraction import (
     contract,
     contract_gradients,
     learning_rate,

@@ -6,8 +6,9 @@ import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.model_selection import LeaveOneOut
 
-from boldreams_cli.encoding.readout import GroupReader, gaussian_fields, template
-from boldreams_cli.encoding.ridge import Ridge
+from boldreams_cli.encoding.numerics.contraction import GroupReader, template
+from boldreams_cli.encoding.numerics.fields import gaussian_fields
+from boldreams_cli.encoding.numerics.ridge import Ridge
 
 
 @pytest.mark.parametrize("features", [12, 60])

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
-from boldreams_cli.encoding.statistics import mean_and_error, noise_ceiling, pearson_r
+from boldreams_cli.encoding.evaluation.statistics import mean_and_error, noise_ceiling, pearson_r
 
 
 def test_pearson_r_is_scipys() -> None:

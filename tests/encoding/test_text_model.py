@@ -9,19 +9,22 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag
-from boldreams_cli.encoding import fitting, prediction, scoring, text
-from boldreams_cli.encoding.linear import LinearTraining
-from boldreams_cli.encoding.maps import MapLayout
-from boldreams_cli.encoding.model import FullModel, predict_stored
-from boldreams_cli.encoding.readout import learning_rate
-from boldreams_cli.encoding.settings import FitSettings, settings_for
-from boldreams_cli.encoding.spec import FittedModel, Group
-from boldreams_cli.encoding.training import batch_order
-from boldreams_cli.features import backbones, extraction
+from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.responses import Responses, prepare
+from boldreams_cli.encoding import fit
+from boldreams_cli.encoding.evaluation import predict, score
+from boldreams_cli.encoding.inputs.layout import Group, MapLayout
+from boldreams_cli.encoding.model import captions
+from boldreams_cli.encoding.model.full import FullModel, predict_stored
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.encoding.numerics.contraction import learning_rate
+from boldreams_cli.encoding.readouts.captions import LinearTraining
+from boldreams_cli.encoding.readouts.separable import batch_order
+from boldreams_cli.encoding.readouts.settings import FitSettings, settings_for
+from boldreams_cli.features import extraction
 from boldreams_cli.features import text as text_features
-from boldreams_cli.features.store import FeatureStore
-from boldreams_cli.nsd.layout import Layout
-from boldreams_cli.nsd.responses import Responses, prepare
+from boldreams_cli.features.backbones import registry
+from boldreams_cli.features.feature_store import FeatureStore
 from tests import tiny_clip
 
 CPU, MEMORY = torch.device("cpu"), 2**30
@@ -73,7 +76,7 @@ class Ready:
         return result.store
 
     def fit(self, memory: int = MEMORY) -> FittedModel:
-        found = fitting.fit(self.store, self.responses, self.settings, self.cache, CPU, memory, StopFlag())
+        found = fit.fit(self.store, self.responses, self.settings, self.cache, CPU, memory, StopFlag())
         self.losses = found.losses
         return found.model
 
@@ -192,12 +195,12 @@ def test_checkpoint_of_a_linear_readout() -> None:
 def test_captions_are_predicted_as_from_the_store(ready: Ready) -> None:
     images = ready.store.images[:6]
     stored = predict_stored(ready.model, ready.store, images, CPU, MEMORY)
-    through = text.predict_captions(ready.model, [ready.captions[int(number)] for number in images], CPU)
+    through = captions.predict_captions(ready.model, [ready.captions[int(number)] for number in images], CPU)
     assert np.allclose(stored, through, rtol=1e-4, atol=1e-5)
     x = embedding(ready, ["a zebra"])[ready.model.spec.layers["last"]]
     expected = ready.model.weights.weights["last"] @ x + ready.model.weights.bias
-    wanted = [prediction.Wanted(caption="a zebra"), prediction.Wanted(nsd_id=int(images[0]))]
-    found = prediction.predict(ready.model, wanted, ready.cache, None, CPU, MEMORY)
+    wanted = [predict.Wanted(caption="a zebra"), predict.Wanted(nsd_id=int(images[0]))]
+    found = predict.predict(ready.model, wanted, ready.cache, None, CPU, MEMORY)
     assert np.allclose(found[0], expected.numpy(), rtol=1e-4, atol=1e-5)
     assert np.allclose(found[1], stored[0], rtol=1e-4, atol=1e-5)
     assert [image.name for image in wanted] == ["a zebra", int(images[0])]
@@ -206,9 +209,9 @@ def test_captions_are_predicted_as_from_the_store(ready: Ready) -> None:
 def test_an_image_that_the_store_lacks_is_read_from_its_captions(ready: Ready) -> None:
     seen = set(ready.store.images.tolist())
     other = next(number for number in ready.captions if number not in seen)
-    found = prediction.predict(
+    found = predict.predict(
         ready.model,
-        [prediction.Wanted(nsd_id=other)],
+        [predict.Wanted(nsd_id=other)],
         ready.cache,
         ready.layout.root,
         CPU,
@@ -216,25 +219,25 @@ def test_an_image_that_the_store_lacks_is_read_from_its_captions(ready: Ready) -
         None,
         ready.captions_dir,
     )
-    assert np.allclose(found, text.predict_captions(ready.model, [ready.captions[other]], CPU), atol=1e-5)
+    assert np.allclose(found, captions.predict_captions(ready.model, [ready.captions[other]], CPU), atol=1e-5)
 
 
 def test_score(ready: Ready) -> None:
-    scores = scoring.score(ready.model, ready.responses, ready.cache, None, CPU, MEMORY)
+    scores = score.score(ready.model, ready.responses, ready.cache, None, CPU, MEMORY)
     assert np.isfinite(scores.r).all()
 
 
 def test_pictures_and_captions_are_not_mixed_up(ready: Ready, tmp_path: Path) -> None:
     with pytest.raises(ChoiceError, match=r"reads captions.*--caption TEXT"):
-        prediction.predict(ready.model, [prediction.Wanted(file=tmp_path)], ready.cache, None, CPU, MEMORY)
+        predict.predict(ready.model, [predict.Wanted(file=tmp_path)], ready.cache, None, CPU, MEMORY)
     with pytest.raises(ChoiceError, match="reads captions"):
         FullModel.rebuild(ready.model, CPU)  # what dream and attribute ask for
     with pytest.raises(ChoiceError, match="reads captions"):
-        backbones.load("clip-text", "random")
-    assert backbones.entry("clip-text").reads == "captions"
+        registry.load("clip-text", "random")
+    assert registry.entry("clip-text").reads == "captions"
 
 
 def test_other_weights_are_refused(ready: Ready) -> None:
     with pytest.raises(MismatchError, match="--weights FILE"):
-        text.rebuild(ready.model, CPU, "random:4")
-    assert text.tower_of(ready.model, CPU).digest == ready.backbone.digest
+        captions.rebuild(ready.model, CPU, "random:4")
+    assert captions.tower_of(ready.model, CPU).digest == ready.backbone.digest

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boldreams_cli.encoding import training as training_module
-from boldreams_cli.encoding.maps import MapLayout
-from boldreams_cli.encoding.readout import learning_rate, published_start
-from boldreams_cli.encoding.spec import Group
-from boldreams_cli.encoding.training import ReadoutTraining, batch_order
+from boldreams_cli.encoding.inputs.layout import Group, MapLayout
+from boldreams_cli.encoding.numerics.contraction import learning_rate, published_start
+from boldreams_cli.encoding.readouts import separable as training_module
+from boldreams_cli.encoding.readouts.separable import ReadoutTraining, batch_order
 
 GROUPS = [Group("6x6", 6, 6, ("a",)), Group("3x3", 3, 3, ("b", "c"))]
 FILTERS = {"a": [0, 1, 2], "b": list(range(5)), "c": list(range(8))}

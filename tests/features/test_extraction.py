@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError
-from boldreams_cli.features import backbones, extraction
-from boldreams_cli.features.backbones import Backbone
+from boldreams_cli.features import extraction
+from boldreams_cli.features.backbones import registry
+from boldreams_cli.features.backbones.registry import Backbone
 from boldreams_cli.features.extraction import Source, extract, make_plan
 from boldreams_cli.features.ranking import filter_order, filter_std
 
@@ -17,7 +18,7 @@ IMAGES = np.arange(40)
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return backbones.load("alexnet", "random")
+    return registry.load("alexnet", "random")
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_ranking_pass_of_an_array_waits_for_the_others(backbone: Backbone, sourc
 
 
 def test_what_float16_cannot_hold_is_refused(source: Source, tmp_path: Path) -> None:
-    loud = backbones.load("alexnet", "random")
+    loud = registry.load("alexnet", "random")
     with torch.no_grad():
         loud.network.features[0].weight.mul_(1e8)
     with pytest.raises(BoldreamsError, match=r"features.* float16 cannot hold; use --dtype float32"):

@@ -8,9 +8,9 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from boldreams_cli.console import BoldreamsError, MismatchError
+from boldreams_cli.features import feature_store as features_store
 from boldreams_cli.features import shards
-from boldreams_cli.features import store as features_store
-from boldreams_cli.features.store import FeatureStore, shard_rows, stores
+from boldreams_cli.features.feature_store import FeatureStore, shard_rows, stores
 
 SPEC = {
     "backbone": "alexnet",

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from boldreams_cli import cli
-from boldreams_cli.encoding.model import FullModel
-from boldreams_cli.encoding.spec import FittedModel, ModelSpec, ReadoutWeights, find_models, make_groups
-from boldreams_cli.features import backbones
-from boldreams_cli.nsd.responses import Responses, find
+from boldreams_cli.data.responses import Responses, find
+from boldreams_cli.encoding.inputs.layout import make_groups
+from boldreams_cli.encoding.model.folder import find_models
+from boldreams_cli.encoding.model.full import FullModel
+from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
+from boldreams_cli.encoding.model.weights import ReadoutWeights
+from boldreams_cli.features.backbones import registry
 
 CPU = torch.device("cpu")
 
@@ -55,7 +58,7 @@ def copied(fitted: Fitted, tmp_path: Path) -> Fitted:
 
 
 def by_hand(
-    backbone: backbones.Backbone, fields: dict[tuple[int, int], torch.Tensor], layers: dict[str, list[int]]
+    backbone: registry.Backbone, fields: dict[tuple[int, int], torch.Tensor], layers: dict[str, list[int]]
 ) -> FullModel:
     """A full model whose voxels have the fields given, (voxels, height, width) by resolution, and weights of 1."""
     size = backbone.entry.preprocessing.size

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError, StoppedError
-from boldreams_cli.encoding.model import predict_stored, store_of
-from boldreams_cli.features import backbones
-from boldreams_cli.interpret import attribution, integration
-from boldreams_cli.interpret.attribution import STEPS, Attributor, Settings
-from boldreams_cli.interpret.integration import Respond, integrated_gradients
+from boldreams_cli.encoding.model.full import predict_stored, store_of
+from boldreams_cli.features.backbones import registry
+from boldreams_cli.interpret.attribution import integration
+from boldreams_cli.interpret.attribution.attributor import STEPS, Attributor, Settings
+from boldreams_cli.interpret.attribution.integration import Respond, integrated_gradients
 from tests.interpret.conftest import CPU, Fitted, by_hand
 from tests.interpret.test_dreaming import After
 
@@ -82,7 +82,7 @@ def test_batches_and_shared_passes_do_not_change_the_result(fitted: Fitted) -> N
         np.testing.assert_allclose(single.values[0], both.values[area], atol=1e-5 * np.abs(both.values).max())
 
 
-def real_area(backbone: backbones.Backbone) -> tuple[Respond, Tensor]:
+def real_area(backbone: registry.Backbone) -> tuple[Respond, Tensor]:
     """The sum of twenty filters of each layer over all pixels, and a photograph."""
     size = backbone.entry.preprocessing.size
     with torch.inference_mode():
@@ -94,7 +94,7 @@ def real_area(backbone: backbones.Backbone) -> tuple[Respond, Tensor]:
 
 
 def test_alexnet_is_complete_and_a_riemann_sum_agrees(alexnet_weights: Path) -> None:
-    respond, image = real_area(backbones.load("alexnet", str(alexnet_weights)))
+    respond, image = real_area(registry.load("alexnet", str(alexnet_weights)))
     result = integrated_gradients(respond, image, torch.zeros_like(image), STEPS, 16)
     assert result.completeness_error[0] < 0.01
     riemann = 0.0
@@ -108,7 +108,7 @@ def test_alexnet_is_complete_and_a_riemann_sum_agrees(alexnet_weights: Path) -> 
 
 def test_efficientnet_is_complete_at_the_default_steps() -> None:
     """Its gradients jump near black, where evenly spread points miss 1.4 % even at 256."""
-    respond, image = real_area(backbones.load("efficientnet_lite0", "pretrained"))
+    respond, image = real_area(registry.load("efficientnet_lite0", "pretrained"))
     result = integrated_gradients(respond, image, torch.zeros_like(image), STEPS, 16)
     assert result.completeness_error[0] < 0.01
 
@@ -201,7 +201,7 @@ def test_batch_follows_from_memory(fitted: Fitted) -> None:
     attributor = Attributor(fitted.full, ["V1"], fitted.responses, Settings(memory=1))
     image = torch.rand(3, 227, 227)
     assert attributor._fitting_batch(attributor.means.areas[0], image) == 1
-    size = attribution.kept(attributor.means.areas[0], image)
+    size = attributor.kept(attributor.means.areas[0], image)
     assert 1e6 < size < 3e7  # AlexNet's maps, without its weights
 
 
@@ -220,6 +220,6 @@ def test_stop_keeps_finished_images(fitted: Fitted, tmp_path: Path) -> None:
     jobs = attributor.best_test_images(fitted.cache, None, 3, 2**30)
     done = []
     with pytest.raises(StoppedError, match="finished maps"):
-        done.extend(attribution.attribute(attributor, jobs, tmp_path, fitted.root, After(1)))
+        done.extend(attributor.attribute(attributor, jobs, tmp_path, fitted.root, After(1)))
     assert len(done) == 1
     assert all(path.is_file() for path in done[0]["files"])

@@ -9,9 +9,9 @@ from lucent.optvis import param
 from PIL import Image
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
-from boldreams_cli.interpret import parameterization, spectra, transforms
-from boldreams_cli.interpret.parameterization import Spectrum
-from boldreams_cli.interpret.transforms import Transforms
+from boldreams_cli.interpret.dreams import parameterization, spectra, transforms
+from boldreams_cli.interpret.dreams.parameterization import Spectrum
+from boldreams_cli.interpret.dreams.transforms import Transforms
 from tests.interpret.conftest import CPU, Fitted
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
-from boldreams_cli.interpret import vocabulary
+from boldreams_cli.interpret.words import vocabulary
 from tests.conftest import SHARED
 
 ZIP = SHARED / "brown.zip"

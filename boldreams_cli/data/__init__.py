@@ -1,0 +1,1 @@
+"""The data sets: subjects, images, responses (paper, section 2.1)."""

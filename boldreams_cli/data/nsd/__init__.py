@@ -1,0 +1,1 @@
+"""The Natural Scenes Dataset: the only place that knows its files."""

@@ -1,0 +1,283 @@
+"""Single-trial betas, one session at a time (NSD manual, "Functional data (NSD)")."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, listing
+from boldreams_cli.data.nsd.layout import Layout
+
+UNITS_PER_PERCENT = 300  # NSD stores percent signal change x 300 as int16
+PAPER_SESSIONS = range(1, 38)
+BLOCK_BYTES = 64_000_000  # what reading a session takes beside its result
+BLOCK_COLUMNS = 4096
+Shape = tuple[int, int, int]
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise on a bad file into one error that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BoldreamsError(f"no betas file {path}; download it from NSD") from error
+    except PermissionError as error:
+        raise BoldreamsError(f"may not read {path}; check its permissions") from error
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError) as error:
+        hint = ""
+        if path.suffix == ".mat":
+            hint = " (betas in .mat form must be MATLAB v7.3, that is HDF5)"
+        raise BoldreamsError(
+            f"{path} is truncated or damaged: {error}{hint}; delete it and download it again"
+        ) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The dataset ``betas`` (trials, Z, Y, X) of an HDF5 or MATLAB v7.3 file."""
+    with _named_errors(path), h5py.File(path, "r") as file:
+        dataset = file.get("betas")
+        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 4:
+            there = listing(f"{name} {getattr(item, 'shape', '')}".strip() for name, item in file.items())
+            raise BoldreamsError(f"{path} has no dataset betas (trials, Z, Y, X); it holds {there}; download it again")
+        _check_integers(path, dataset.dtype)
+        yield dataset
+
+
+def _check_integers(path: Path, dtype: np.dtype[Any]) -> None:
+    # Floats would already be in percent: dividing them by 300 as well would go unnoticed after z-scoring,
+    # but not in a mean or a figure.
+    if not np.issubdtype(dtype, np.integer):
+        raise BoldreamsError(
+            f"{path} holds {dtype} betas; NSD's are int16 (percent signal change x 300); download it again"
+        )
+
+
+def _nifti(path: Path) -> Any:
+    """Proxy of a 4D NIfTI file, of which only the header has been read."""
+    proxy: Any = nibabel.load(path).dataobj
+    if len(proxy.shape) != 4:
+        raise BoldreamsError(f"{path} has shape {proxy.shape}; betas are (X, Y, Z, trials); download it again")
+    _check_integers(path, proxy.dtype)
+    return proxy
+
+
+def header(path: Path) -> tuple[Shape, int]:
+    """Volume shape (X, Y, Z) and number of trials of a betas file, without reading its data.
+
+    Raises
+    ------
+    BoldreamsError
+        If the file is missing, damaged, or not four-dimensional integers.
+    """
+    if path.name.endswith(".nii.gz"):
+        with _named_errors(path):
+            x, y, z, trials = (int(length) for length in _nifti(path).shape)
+    else:
+        with _opened(path) as dataset:
+            trials, z, y, x = (int(length) for length in dataset.shape)
+    return (x, y, z), trials
+
+
+def trials_in(path: Path) -> int:
+    """Count the trials of a betas file from its header; errors as `header`."""
+    return header(path)[1]
+
+
+def read_session(path: Path, voxels: NDArray[np.integer], shape: Shape) -> NDArray[np.float32]:
+    """Betas of one session.
+
+    Reads the file once from start to end, with bounded memory beside the result.
+
+    Parameters
+    ----------
+    path : ``betas_sessionNN`` as .nii.gz (X, Y, Z, trials), .hdf5 or MATLAB v7.3 .mat (trials, Z, Y, X).
+    voxels : (V, 3) integer, indices x, y, z.
+    shape : (X, Y, Z) that the file must have.
+
+    Returns
+    -------
+    (trials, V) float32, percent signal change.
+
+    Raises
+    ------
+    BoldreamsError
+        If the file is missing, truncated or damaged, or its volumes have another shape.
+    """
+    found, trials = header(path)
+    if found != tuple(shape):
+        raise BoldreamsError(
+            f"{path} has volumes of {found}, the subject's masks {tuple(shape)}; "
+            f"it belongs to another subject or space: download it again"
+        )
+    betas = np.empty((trials, len(voxels)), np.float32)
+    if path.name.endswith(".nii.gz"):
+        with _named_errors(path):
+            _fill_from_nifti(betas, path, voxels)
+    else:
+        with _opened(path) as dataset:
+            _fill_from_hdf5(betas, dataset, voxels)
+    betas /= UNITS_PER_PERCENT
+    return betas
+
+
+def _fill_from_nifti(betas: NDArray[np.float32], path: Path, voxels: NDArray[np.integer]) -> None:
+    """Stream the file volume by volume: gzip cannot seek, so each byte is decompressed once."""
+    proxy = _nifti(path)
+    shape, dtype = proxy.shape[:3], proxy.dtype
+    places = np.ravel_multi_index(tuple(voxels.T), shape, order="F")
+    bytes_each = int(np.prod(shape)) * dtype.itemsize
+    with gzip.open(path) as stream:
+        stream.seek(proxy.offset)
+        for row in betas:
+            volume = stream.read(bytes_each)
+            if len(volume) < bytes_each:
+                raise EOFError("the data end too early")
+            row[:] = np.frombuffer(volume, dtype)[places]
+        while stream.read(1 << 20):  # to the end, where gzip compares its checksum
+            pass
+    if (proxy.slope, proxy.inter) != (1, 0):
+        betas *= proxy.slope
+        betas += proxy.inter
+
+
+def _fill_from_hdf5(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np.integer]) -> None:
+    """Read blocks that follow the file's chunks, so that each chunk is read once.
+
+    NSD's own files have one chunk per voxel with all its trials: reading those trial by trial would
+    touch the whole file each time, so they are read in slabs of z.
+    """
+    trials, chunks = len(betas), dataset.chunks or (1, 1, 1, 1)
+    low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+    x, y, z = (voxels - low).T
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low[::-1], high[::-1], strict=True))
+    if chunks[0] > 1 and chunks[0] * 2 > trials:
+        depth = chunks[1]
+        for start in range(int(low[2]) // depth * depth, int(high[2]), depth):
+            inside = (voxels[:, 2] >= start) & (voxels[:, 2] < start + depth)
+            if inside.any():
+                block = dataset[:, start : min(start + depth, dataset.shape[1]), box[1], box[2]]
+                betas[:, inside] = block[:, voxels[inside, 2] - start, y[inside], x[inside]]
+        return
+    bytes_each = int(np.prod(high - low)) * dataset.dtype.itemsize
+    step = max(1, BLOCK_BYTES // bytes_each // chunks[0]) * chunks[0]
+    for start in range(0, trials, step):
+        block = dataset[(slice(start, start + step), *box)]
+        betas[start : start + step] = block[:, z, y, x]
+
+
+def zscore(betas: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Centre and scale each voxel over the trials of one session (paper, section 2.1).
+
+    Parameters
+    ----------
+    betas : (trials, V) float32.
+
+    Returns
+    -------
+    (trials, V) float32 with mean 0 and standard deviation 1 (ddof 0, as scipy.stats.zscore; sums in
+    float64); a column that is constant or not finite throughout becomes all NaN.
+    """
+    scores = np.empty(betas.shape, np.float32)
+    if not len(betas):
+        return scores
+    for start in range(0, betas.shape[1], BLOCK_COLUMNS):
+        part = slice(start, start + BLOCK_COLUMNS)
+        block = betas[:, part].astype(np.float64)
+        # Compared by value: the rounded deviation of a constant need not be exactly 0.
+        good = np.isfinite(block).all(axis=0) & (block.max(axis=0) > block.min(axis=0))
+        block[:, ~good] = np.nan
+        block -= block.mean(axis=0)
+        scores[:, part] = block / np.sqrt((block**2).mean(axis=0))
+    return scores
+
+
+def parse_sessions(text: str) -> list[int]:
+    """Read ``"1-37"`` or ``"1,3,5-7"`` as sorted session numbers.
+
+    Raises
+    ------
+    ChoiceError
+        If it is malformed.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?", part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last:
+            raise ChoiceError(f"cannot read the sessions {text!r}; write e.g. --sessions 1-37 or 1,3,5-7")
+        found.update(range(first, last + 1))
+    return sorted(found)
+
+
+def default_sessions(available: Iterable[int]) -> list[int]:
+    """The paper's sessions 1-37, as far as they are there."""
+    return sorted(set(PAPER_SESSIONS).intersection(available))
+
+
+def choose_sessions(layout: Layout, subject: int, sessions: str | None) -> list[int]:
+    """Sessions asked for (`sessions` as for `parse_sessions`) or the default ones.
+
+    Raises
+    ------
+    ChoiceError
+        If the subject has no betas or a session is not there; the message lists those that are.
+    """
+    layout.check_subject(subject)
+    available = layout.sessions(subject)
+    chosen = default_sessions(available) if sessions is None else parse_sessions(sessions)
+    missing = [number for number in chosen if number not in available]
+    if missing or not chosen:
+        lacking = listing(missing) if missing else f"{PAPER_SESSIONS[0]}-{PAPER_SESSIONS[-1]}"
+        raise ChoiceError(
+            f"subject {subject} has no betas of session {lacking}; "
+            f"there are {listing(available, limit=50)} (--sessions)"
+        )
+    return chosen
+
+
+def session_trials(layout: Layout, subject: int, sessions: list[int]) -> dict[int, tuple[int, int]]:
+    """Place of each session in the subject's whole sequence of trials, from the files' headers.
+
+    Returns
+    -------
+    session -> (first trial, trials), 0-based.
+
+    Raises
+    ------
+    ChoiceError
+        If a session asked for is not there.
+    BoldreamsError
+        If an earlier session is missing and the others differ in length, so that its length is unknown.
+    """
+    files = layout.sessions(subject)
+    if missing := [number for number in sessions if number not in files]:
+        raise ChoiceError(f"no betas of session {listing(missing)}; there are {listing(files, limit=50)} (--sessions)")
+    last = max(sessions)
+    known = {number: trials_in(path) for number, path in files.items() if number <= last}
+    absent = [number for number in range(1, last) if number not in known]
+    usual = set(known.values())
+    if absent and len(usual) > 1:
+        raise BoldreamsError(
+            f"the betas of session {listing(absent)} of subject {subject} are missing and sessions differ in "
+            f"length ({listing(sorted(usual))} trials), so later trials cannot be placed; "
+            f"download the missing ones"
+        )
+    places, first = {}, 0
+    for number in range(1, last + 1):
+        count = known.get(number, max(usual))
+        places[number] = (first, count)
+        first += count
+    return {number: places[number] for number in sorted(sessions)}

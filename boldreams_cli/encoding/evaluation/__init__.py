@@ -1,0 +1,1 @@
+"""Predictions, accuracy and its statistics (paper, section 3.1)."""

@@ -1,0 +1,221 @@
+"""Betas of any images: out of the feature store where it has them, else through the full model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, progress
+from boldreams_cli.data.nsd.captions import read_captions
+from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.responses import Responses
+from boldreams_cli.encoding.inputs.pixels import ResizedImages
+from boldreams_cli.encoding.model.captions import predict_captions
+from boldreams_cli.encoding.model.full import FullModel, predict_stored
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.features.backbones.registry import entry
+from boldreams_cli.features.feature_store import FeatureStore
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGES_IN_A_PASS = 8
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One image to predict: an nsdId or a file; or a caption."""
+
+    nsd_id: int | None = None
+    file: Path | None = None
+    caption: str | None = None
+
+    @property
+    def name(self) -> int | str:
+        """Its nsdId, the path of its file, or the caption."""
+        return self.nsd_id if self.nsd_id is not None else self.caption or str(self.file)
+
+
+def find_images(asked: Sequence[str], responses: Callable[[], Responses]) -> list[Wanted]:
+    """Resolve ``--image``: nsdIds, files, folders, or the words ``test`` and ``train``.
+
+    Raises
+    ------
+    ChoiceError
+        If one is none of these.
+    """
+    found: list[Wanted] = []
+    for item in asked:
+        path = Path(item).expanduser()
+        if item in ("test", "train"):
+            owned = responses()
+            ids = owned.test_images if item == "test" else owned.train_images
+            found += [Wanted(nsd_id=int(number)) for number in ids]
+        elif item.isdecimal():
+            found.append(Wanted(nsd_id=int(item)))
+        elif path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not files:
+                raise ChoiceError(f"the folder {path} holds no pictures ({' '.join(SUFFIXES)})")
+            found += [Wanted(file=file) for file in files]
+        elif path.is_file():
+            found.append(Wanted(file=path))
+        else:
+            raise ChoiceError(f"no image {item!r}: --image takes an nsdId, a file, a folder, or test or train")
+    return found
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Read a picture as (height, width, 3) uint8; a transparent one is laid on black.
+
+    Raises
+    ------
+    BoldreamsError
+        If it is no picture or is damaged.
+    """
+    try:
+        with Image.open(path) as opened:
+            picture: Image.Image = opened
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
+            return np.array(picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise BoldreamsError(f"{path} is not a picture that can be read: {error}") from error
+
+
+def predict(
+    model: FittedModel,
+    images: Sequence[Wanted],
+    cache: Path,
+    nsd_root: Path | None,
+    device: torch.device,
+    memory: int,
+    weights: str | None = None,
+    captions_dir: Path | None = None,
+) -> NDArray[np.float32]:
+    """Predict betas.
+
+    Parameters
+    ----------
+    model : fitted.
+    images : from `find_images`, or captions.
+    cache : that may hold the model's feature store, or the stimuli that it was finetuned on.
+    nsd_root : for nsdIds that the cache lacks.
+    device : to compute on.
+    memory : bytes that stored maps may take.
+    weights : of the backbone, where they are not at the place that the spec names.
+    captions_dir : of COCO's captions files, in place of those under the root; for text models.
+
+    Returns
+    -------
+    (images, voxels); NaN for voxels excluded from the fit.
+
+    Raises
+    ------
+    ChoiceError
+        If a caption is asked of a model that reads images, or a picture of one that reads captions.
+    """
+    reads = entry(model.spec.backbone).reads
+    if wrong := [image.name for image in images if (image.caption if reads == "images" else image.file) is not None]:
+        other = "--caption TEXT or an nsdId" if reads == "captions" else "--image"
+        raise ChoiceError(f"{model.folder} reads {reads}, not {wrong[0]!r}; give {other}, or choose another model")
+    betas = np.empty((len(images), model.spec.voxels), dtype=np.float32)
+    stored = _stored(model, images, cache)
+    if stored.any():
+        store = FeatureStore(_store_path(model, cache))
+        ids = np.array([image.nsd_id for image, there in zip(images, stored, strict=True) if there])
+        betas[stored] = predict_stored(model, store, ids, device, memory)
+    rest = np.flatnonzero(~stored)
+    if len(rest):
+        asked = [images[int(index)] for index in rest]
+        if reads == "captions":
+            betas[rest] = predict_captions(model, _captions(asked, nsd_root, captions_dir), device, weights)
+        else:
+            betas[rest] = _through_network(model, asked, cache, nsd_root, device, weights)
+    return betas
+
+
+def _captions(images: Sequence[Wanted], nsd_root: Path | None, captions_dir: Path | None) -> list[list[str]]:
+    """Captions of each image: its own, or COCO's."""
+    ids = [image.nsd_id for image in images if image.nsd_id is not None]
+    known = read_captions(Layout.at(nsd_root), ids, captions_dir) if ids else {}
+    return [known[image.nsd_id] if image.nsd_id is not None else [image.caption or ""] for image in images]
+
+
+def _store_path(model: FittedModel, cache: Path) -> Path:
+    return cache / "features" / f"{model.spec.backbone}-{model.spec.store}.zarr"
+
+
+def _stored(model: FittedModel, images: Sequence[Wanted], cache: Path) -> NDArray[np.bool_]:
+    """Which images the model's store has, finished."""
+    path = _store_path(model, cache)
+    if not path.is_dir() or model.spec.finetuned:
+        return np.zeros(len(images), dtype=bool)
+    store = FeatureStore(path)
+    there = set(store.images[store.done()].tolist())
+    return np.array([image.nsd_id in there for image in images])
+
+
+def _through_network(
+    model: FittedModel,
+    images: Sequence[Wanted],
+    cache: Path,
+    nsd_root: Path | None,
+    device: torch.device,
+    weights: str | None,
+) -> NDArray[np.float32]:
+    full = FullModel.rebuild(model, device, weights)
+    with torch.inference_mode():
+        return np.concatenate([full(pixels).cpu().numpy() for pixels in pixels_of(full, images, cache, nsd_root)])
+
+
+def pixels_of(full: FullModel, images: Sequence[Wanted], cache: Path, nsd_root: Path | None) -> Iterator[torch.Tensor]:
+    """Read images as the model sees them, a few at a time.
+
+    Parameters
+    ----------
+    full : the full model.
+    images : nsdIds and files.
+    cache : that may hold the resized stimuli that the model was finetuned on.
+    nsd_root : for other nsdIds.
+
+    Yields
+    ------
+    (some, 3, size, size) in [0, 1], on the model's device.
+    """
+    resized = ResizedImages.find(cache, full.model.spec.training.get("stimuli", ""))
+    device = full.backbone.device
+    with progress("predict", len(images), "images") as shown:
+        for start in range(0, len(images), IMAGES_IN_A_PASS):
+            pixels = _pixels(images[start : start + IMAGES_IN_A_PASS], full, resized, nsd_root)
+            yield pixels.to(device).float() / 255
+            shown.advance(len(pixels))
+
+
+def _pixels(
+    images: Sequence[Wanted], full: FullModel, resized: ResizedImages | None, nsd_root: Path | None
+) -> torch.Tensor:
+    """Pixels of images at the backbone's size: those that finetuning resized, where it has them all."""
+    ids = np.array([-1 if image.nsd_id is None else image.nsd_id for image in images])
+    if resized is not None and resized.holds(ids).all():
+        return torch.from_numpy(resized.read(ids))
+    resize = full.backbone.entry.preprocessing.resize
+    # One at a time: pictures of different sizes do not stack before they are resized.
+    return torch.cat([resize(torch.from_numpy(picture)[None]) for picture in read_images(images, nsd_root)])
+
+
+def read_images(images: Sequence[Wanted], nsd_root: Path | None) -> list[NDArray[np.uint8]]:
+    """Read the pixels of images, each (height, width, 3) uint8."""
+    ids = [image.nsd_id for image in images if image.nsd_id is not None]
+    stimuli: dict[int, NDArray[np.uint8]] = {}
+    if ids:
+        with Stimuli(Layout.at(nsd_root).stimuli) as opened:
+            stimuli = dict(zip(ids, opened.read(ids), strict=True))
+    return [
+        stimuli[image.nsd_id] if image.nsd_id is not None else read_picture(image.file or Path()) for image in images
+    ]

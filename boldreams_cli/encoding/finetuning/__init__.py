@@ -1,0 +1,1 @@
+"""Backbone and readout trained together, from images."""

@@ -1,0 +1,270 @@
+"""The loop of finetuning: steps, epochs, validation, checkpoints, and the model that is left at the end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
+from boldreams_cli.encoding.finetuning.network import Network
+from boldreams_cli.encoding.finetuning.processes import Process
+from boldreams_cli.encoding.finetuning.start import FinetuneSettings
+from boldreams_cli.encoding.fit import CHECKPOINT
+from boldreams_cli.encoding.inputs.trials import ImageTrials
+from boldreams_cli.encoding.model.checkpoint import (
+    load_optimizer_state,
+    optimizer_state,
+    read_note,
+    read_tensors,
+    write_checkpoint,
+)
+from boldreams_cli.encoding.model.saving import assemble, keep_previous
+from boldreams_cli.encoding.model.spec import BACKBONE, FittedModel, ModelSpec
+from boldreams_cli.encoding.numerics.contraction import learning_rate
+from boldreams_cli.encoding.readouts.separable import batch_order
+from boldreams_cli.features import weights as weight_files
+from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.files import write_text, written_whole
+
+BEST = "checkpoint-best.safetensors"
+LAST = "last"  # folder of the last epoch's model, where validation chose an earlier one
+
+
+@dataclass
+class Whereabouts:
+    """Where a training is: what a checkpoint notes beside the weights.
+
+    Parameters
+    ----------
+    epoch, batch : to do next, counted from 0.
+    losses : of each epoch so far, the sum of squared errors; that of an unfinished one is partial.
+    validation : of each epoch so far, mean squared error.
+    """
+
+    epoch: int
+    batch: int
+    losses: list[float]
+    validation: list[float]
+
+    @property
+    def best(self) -> int:
+        """The epoch with the lowest validation loss, or without validation the last one."""
+        return int(np.argmin(self.validation)) if self.validation else len(self.losses) - 1
+
+
+class Trainer:
+    """The network, its optimizer, and the loop over epochs and batches."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        spec: ModelSpec,
+        trials: ImageTrials,
+        settings: FinetuneSettings,
+        process: Process,
+        micro_batch: int | None,
+        folder: Path,
+    ) -> None:
+        self.spec, self.trials, self.settings, self.process, self.folder = spec, trials, settings, process, folder
+        self.device, self.key = process.device, spec.training["key"]
+        size = settings.batch_size
+        self.micro_batch = min(size, micro_batch or size)
+        self.network = Network(backbone, spec, trials.voxels, self.micro_batch, settings.seed, self.device)
+        self._set_batch_norm(training=settings.batch_norm == "train")
+        rate = settings.backbone_rate or settings.rate
+        groups = [
+            {"params": self.network.backbone_parameters, "share": rate / settings.rate},
+            {"params": self.network.readout_parameters, "share": 1.0},
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=settings.rate, fused=True)
+        self.parallel: nn.Module = self.network
+        if process.count > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            # Buffers are frozen statistics, the same everywhere.
+            self.parallel = DistributedDataParallel(self.network, device_ids=devices, broadcast_buffers=False)
+        self.steps = -(-len(trials.training) // size)
+
+    def _set_batch_norm(self, training: bool) -> None:
+        for module in self.network.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(training)
+
+    def train(self, at: Whereabouts, stop: StopFlag) -> None:
+        """Train until the last epoch, or until validation has not improved for long enough."""
+        settings = self.settings
+        what = f"finetune {self.spec.backbone} {settings.percent:g} %"
+        with progress(what, settings.epochs * len(self.trials.training), "trials") as shown:
+            shown.done = at.epoch * len(self.trials.training) + at.batch * settings.batch_size
+            while at.epoch < settings.epochs and not self._stale(at):
+                for count in self._epoch(at, stop):
+                    shown.advance(count, f"loss {at.losses[-1] / (self._done(at) * self.trials.voxels):.4f}")
+                self._check_weights(at)
+                if len(self.trials.held_out):
+                    at.validation.append(self._validate())
+                at.epoch, at.batch = at.epoch + 1, 0
+                if at.validation and at.best == at.epoch - 1:
+                    self._write(BEST, at, self.network.state_dict())
+                self._write(CHECKPOINT, at, self._state())
+
+    def _stale(self, at: Whereabouts) -> bool:
+        patience = self.settings.early_stop
+        return patience is not None and bool(at.validation) and at.epoch - 1 - at.best >= patience
+
+    def _done(self, at: Whereabouts) -> int:
+        return min(at.batch * self.settings.batch_size, len(self.trials.training))
+
+    def _epoch(self, at: Whereabouts, stop: StopFlag) -> Iterator[int]:
+        """Train on the batches of an epoch that are still to do; yields the trials of each."""
+        settings, process = self.settings, self.process
+        if len(at.losses) == at.epoch:
+            at.losses.append(0.0)
+        order = batch_order(len(self.trials.training), settings.batch_size, settings.seed, at.epoch)
+        todo = [self.trials.training[chosen] for chosen in order[at.batch :]]
+        mine = [np.array_split(batch, process.count)[process.rank] for batch in todo]
+        # A process without a share of a small last batch takes part with one trial that does not count.
+        read = [part if len(part) else batch[:1] for part, batch in zip(mine, todo, strict=True)]
+        for batch, part, (pixels, betas) in zip(todo, mine, self.trials.batches(read, self.device), strict=True):
+            rate = self._rate(at)
+            at.losses[-1] += self._step(at, pixels, betas, len(batch) if len(part) else 0, rate, stop)
+            at.batch += 1
+            yield len(batch)
+            if stop:
+                self._write(CHECKPOINT, at, self._state())
+                stop.check(f"checkpoint at epoch {at.epoch + 1}, batch {at.batch}")
+
+    def _rate(self, at: Whereabouts) -> float:
+        step = at.epoch * self.steps + at.batch + 1
+        grown = min(1.0, step / self.settings.warmup) if self.settings.warmup else 1.0
+        return learning_rate(self.settings.rate, at.epoch) * grown
+
+    def _step(self, at: Whereabouts, pixels: Tensor, betas: Tensor, batch: int, rate: float, stop: StopFlag) -> float:
+        """One step of Adam on this process's share of a batch of `batch` trials (0: none of them counts).
+
+        Returns the sum of squared errors over the whole batch, and raises `stop` if any process was stopped.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        # The processes' gradients are averaged, so each loss is multiplied by their number.
+        values = self.trials.voxels
+        scale = self.process.count / (batch * values) if batch else 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        pieces = list(zip(pixels.split(self.micro_batch), betas.split(self.micro_batch), strict=True))
+        for number, (images, wanted) in enumerate(pieces):
+            with self._without_averaging(number < len(pieces) - 1):
+                with self._autocast():
+                    loss = self.parallel(images, wanted, scale)
+                loss.backward()
+            total += loss.detach() / (scale or 1.0)
+        told = torch.tensor(float(self.process.should_stop(stop)), dtype=torch.float64, device=self.device)
+        error, stopped = self.process.sum(torch.stack([total, told])).tolist()
+        if stopped and not stop:
+            stop.signal = signal.SIGTERM  # another process was told
+        self._check_finite(error, "loss", at)
+        self._clip(at)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        self.optimizer.step()
+        return float(error)
+
+    def _without_averaging(self, wanted: bool) -> AbstractContextManager[None]:
+        return (
+            self.parallel.no_sync() if wanted and isinstance(self.parallel, DistributedDataParallel) else nullcontext()
+        )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+
+    def _clip(self, at: Whereabouts) -> None:
+        if self.settings.clip_gradient is not None:
+            norm = nn.utils.clip_grad_norm_(self.parallel.parameters(), self.settings.clip_gradient)
+            self._check_finite(float(norm), "gradient", at)
+
+    @staticmethod
+    def _check_finite(value: float, what: str, at: Whereabouts) -> None:
+        if not np.isfinite(value):
+            raise BoldreamsError(
+                f"the {what} is not finite in epoch {at.epoch + 1}, batch {at.batch + 1}; use --warmup 200 "
+                "--clip-gradient 1 and a smaller --backbone-lr (1e-5) or --lr"
+            )
+
+    def _check_weights(self, at: Whereabouts) -> None:
+        """Check before they are kept that the last step has left all weights finite."""
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.network.parameters()]).all()
+        self._check_finite(0.0 if finite else float("nan"), "value of a weight", at)
+
+    def _validate(self) -> float:
+        """Mean squared error of the held-out trials; each process takes some of the batches."""
+        trials, size = self.trials.held_out, self.micro_batch
+        order = [trials[start : start + size] for start in range(0, len(trials), size)]
+        mine = order[self.process.rank :: self.process.count]
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._set_batch_norm(training=False)
+        with self._autocast():
+            for pixels, betas in self.trials.batches(mine, self.device):
+                total += self.network.error(pixels, betas)
+        self._set_batch_norm(training=self.settings.batch_norm == "train")
+        return float(self.process.sum(total)) / (len(trials) * self.trials.voxels)
+
+    def _state(self) -> dict[str, Tensor]:
+        buffers = {f"buffer.{name}": value for name, value in self.network.named_buffers()}
+        return optimizer_state(self.optimizer) | buffers
+
+    def _write(self, name: str, at: Whereabouts, tensors: dict[str, Tensor]) -> None:
+        if self.process.leads:
+            write_checkpoint(self.folder / name, self.key, asdict(at), tensors)
+
+    def restore(self, resume: bool) -> Whereabouts:
+        """Take up the last checkpoint of the same settings, if there is one."""
+        path = self.folder / CHECKPOINT
+        note = read_note(path, self.key) if resume else None
+        if note is None:
+            return Whereabouts(0, 0, [], [])
+        state = read_tensors(path)
+        load_optimizer_state(self.optimizer, state)
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(state[f"buffer.{name}"])
+        at = Whereabouts(**note)
+        logger.info("going on from %s, epoch %d, batch %d", path, at.epoch + 1, at.batch)
+        return at
+
+    def finish(self, at: Whereabouts) -> None:
+        """Save the model, and beside it the last epoch's where validation chose an earlier one."""
+        keep_previous(self.folder, self.spec)
+        if at.best != len(at.losses) - 1:
+            self._save(self.folder / LAST)
+            self.network.load_state_dict(read_tensors(self.folder / BEST))
+            logger.info("epoch %d has the lowest validation loss; the last epoch is in %s", at.best + 1, LAST)
+        write_text(self.folder / "log.csv", self._log(at))
+        self._save(self.folder)
+        for name in (CHECKPOINT, BEST):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _save(self, folder: Path) -> None:
+        state = {name: value.cpu().contiguous() for name, value in self.network.backbone.network.state_dict().items()}
+        with written_whole(folder / BACKBONE) as temporary:
+            save_file(state, temporary)
+        start = self.spec.backbone_weights
+        known = {"digest": weight_files.digest(state), "source": start["source"], "start": start["digest"]}
+        parts = [self.network.weights()]
+        weights = assemble(self.spec, parts, self.trials.included, self.trials.responses.voxels)
+        FittedModel(folder, replace(self.spec, backbone_weights=known), weights).save()
+
+    def _log(self, at: Whereabouts) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["epoch", "lr", "train_loss", *(["validation_loss"] if at.validation else [])])
+        count = len(self.trials.training) * self.trials.voxels
+        for epoch, loss in enumerate(at.losses):
+            rate = learning_rate(self.settings.rate, epoch)
+            writer.writerow([epoch + 1, rate, loss / count, *at.validation[epoch : epoch + 1]])
+        return text.getvalue()

@@ -1,0 +1,231 @@
+"""What finetuning starts from: settings, weights, the order of filters, and the spec of the model to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, listing, logger
+from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.responses import Responses
+from boldreams_cli.encoding.inputs.layout import make_groups
+from boldreams_cli.encoding.inputs.pixels import ResizedImages, resized_images
+from boldreams_cli.encoding.inputs.ranking import rank_filters, rank_images
+from boldreams_cli.encoding.model.spec import ModelSpec
+from boldreams_cli.encoding.readouts.settings import FitSettings
+from boldreams_cli.features.backbones import registry
+from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features.feature_store import FeatureStore, stores
+from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.files import fingerprint
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(FitSettings):
+    """What decides the weights of a finetuned model, besides the data; the defaults are the paper's.
+
+    Parameters
+    ----------
+    backbone_rate : of Adam on the backbone; None is the readout's.
+    clip_gradient : largest norm of the gradient of all weights; None does not clip.
+    warmup : steps in which the rates grow linearly from zero.
+    batch_norm : ``frozen`` statistics, or those of each batch (``train``).
+    validation_fraction : of the training images, held out.
+    early_stop : epochs without a better validation loss after which training ends; None never ends it.
+    """
+
+    backbone_rate: float | None = None
+    clip_gradient: float | None = None
+    warmup: int = 0
+    batch_norm: str = "frozen"
+    validation_fraction: float = 0.0
+    early_stop: int | None = None
+
+    def check(self) -> None:
+        """Raise ChoiceError for values that make no sense."""
+        super().check()
+        if not 0 <= self.validation_fraction < 1:
+            raise ChoiceError(
+                f"--validation-fraction takes a number from 0 up to, not including, 1, not {self.validation_fraction:g}"
+            )
+        if self.early_stop is not None and not self.validation_fraction:
+            raise ChoiceError("--early-stop needs held-out images; add --validation-fraction 0.1")
+        if self.batch_norm not in ("frozen", "train"):
+            raise ChoiceError(f"unknown --batch-norm {self.batch_norm!r}; choose frozen or train")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a finetuned model comes from.
+
+    Parameters
+    ----------
+    cache : folder that may hold stores and will hold the model.
+    layout : of the NSD root.
+    backbone : its name.
+    features : fingerprint of the store to rank by, None for any.
+    weights : ``pretrained``, ``random`` or a file; None is what the stores were made with, else ``pretrained``.
+    responses : of the subject, prepared when called.
+    """
+
+    cache: Path
+    layout: Layout
+    backbone: str
+    features: str | None
+    weights: str | None
+    responses: Callable[[], Responses]
+
+
+@dataclass(frozen=True)
+class Start:
+    """All that there is before the first step."""
+
+    responses: Responses
+    images: ResizedImages
+    backbone: Backbone
+    spec: ModelSpec
+
+
+def prepare(source: Source, settings: FinetuneSettings, device: torch.device, stop: StopFlag) -> Start:
+    """Prepare responses, images, backbone and spec, as far as the cache does not have them.
+
+    Parameters
+    ----------
+    source, settings : of the model to be.
+    device : to rank on, where there is no store to rank by.
+    stop : looked at between images.
+
+    Raises
+    ------
+    StoppedError
+        If a signal came.
+    """
+    responses = source.responses()
+    backbone, held = load_start(source.cache, source.backbone, source.features, source.weights, settings.seed)
+    preprocessing = backbone.entry.preprocessing
+    shown = np.unique(responses.trial_images)
+    images = resized_images(source.cache, source.layout, preprocessing, shown, stop)
+    order = rank_for(backbone, held, images, responses.train_images, device, stop)
+    return Start(responses, images, backbone, make_spec(backbone, order, images, responses, settings, device))
+
+
+def load_start(
+    cache: Path, name: str, features: str | None, weights: str | None, seed: int
+) -> tuple[Backbone, list[FeatureStore]]:
+    """Load the backbone to start from, and find the stores that were made with it.
+
+    Parameters
+    ----------
+    cache : that may hold stores of the backbone.
+    name : of the backbone.
+    features : fingerprint of the store to use.
+    weights : ``pretrained``, ``random`` or a file; None is what the stores were made with, else ``pretrained``.
+    seed : of random weights.
+
+    Raises
+    ------
+    ChoiceError
+        If the stores were made with different weights and nothing says which.
+    MismatchError
+        If there is no such store, or the weights are no longer those that it was made with.
+    """
+    held = [store for store in stores(cache, name) if features in (None, store.fingerprint)]
+    if features is not None and not held:
+        raise MismatchError(f"{cache} holds no store {features} of {name}; leave out --features, or run extract")
+    required = features is not None or (weights is None and bool(held))
+    if weights is None:
+        sources = {store.spec["weights_digest"]: str(store.group.attrs["weights"]) for store in held}
+        if len(sources) > 1:
+            raise ChoiceError(
+                f"{cache} holds stores of {name} with weights {listing(sources.values())}; choose with --weights or "
+                "--features"
+            )
+        weights = next(iter(sources.values()), "pretrained")
+    backbone = registry.load(name, weights, seed, trainable=True)
+    same = [store for store in held if store.spec["weights_digest"] == backbone.digest]
+    if required and not same:
+        raise MismatchError(
+            f"the weights {weights} of {name} are not those that {held[0].path.name} was made with; give the right "
+            "ones with --weights, or extract again"
+        )
+    return backbone, same
+
+
+def rank_for(
+    backbone: Backbone,
+    held: list[FeatureStore],
+    images: ResizedImages,
+    training: NDArray[Any],
+    device: torch.device,
+    stop: StopFlag,
+) -> dict[str, NDArray[np.int64]]:
+    """Order the filters by a store that has all training images, or else in a pass of its own.
+
+    Parameters
+    ----------
+    backbone : with weights; moved to `device` for the pass.
+    held : stores made with these weights.
+    images : resized stimuli.
+    training : sorted nsdIds of the training images: never test images.
+    device : to compute on.
+    stop : looked at after each batch of that pass.
+
+    Returns
+    -------
+    Layer -> (filters,) indices, best first.
+    """
+    for store in held:
+        if np.isin(training, store.images[store.done("mean")]).all():
+            logger.info("filters ranked by %s", store.path.name)
+            return {name: order for name, (order, _) in rank_filters(store, training).items()}
+    return rank_images(backbone.to(device), images, training, stop)
+
+
+def make_spec(
+    backbone: Backbone,
+    order: dict[str, NDArray[np.int64]],
+    images: ResizedImages,
+    responses: Responses,
+    settings: FinetuneSettings,
+    device: torch.device,
+) -> ModelSpec:
+    """Spec of the model to be; ``training.key`` is the hash of all that decides its weights.
+
+    Parameters
+    ----------
+    backbone : with the weights to start from, on `device`.
+    order : of the filters, from `rank_for`.
+    images, responses : of the subject.
+    settings : of the training.
+    device : its type is noted: results are the same bit for bit on a CPU only.
+    """
+    size = backbone.entry.preprocessing.size
+    with torch.inference_mode():
+        maps = backbone.to(device)(torch.zeros((1, 3, size, size), device=device))
+    shapes = {name: (value.shape[2], value.shape[3]) for name, value in maps.items()}
+    counts = {name: filter_count(value.shape[1], settings.percent) for name, value in maps.items()}
+    spec = ModelSpec(
+        subject=responses.subject,
+        backbone=backbone.entry.name,
+        backbone_weights={"digest": backbone.digest, "source": backbone.weights},
+        preprocessing=backbone.entry.preprocessing.to_dict(),
+        layers={name: [int(index) for index in order[name][:count]] for name, count in counts.items()},
+        shapes=shapes,
+        groups=make_groups(shapes, settings.rf),
+        percent=settings.percent,
+        finetuned=True,
+        readout="separable",
+        store="",
+        responses=responses.fingerprint,
+        voxels=len(responses.voxels),
+        training=asdict(settings) | {"device": device.type, "stimuli": images.fingerprint},
+    )
+    decisive = spec.to_dict() | {"backbone_weights": backbone.digest}
+    spec.training["key"] = fingerprint(decisive)
+    return spec

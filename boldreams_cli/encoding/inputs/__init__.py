@@ -1,0 +1,1 @@
+"""What solvers may read: maps, betas, pixels, the order of filters."""

@@ -1,0 +1,150 @@
+"""Maps of the chosen filters, ready for training: in memory where they fit, else in a scratch file on disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boldreams_cli.console import BoldreamsError, logger, size
+from boldreams_cli.encoding.inputs.layout import MapLayout
+from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.files import free_bytes
+
+SCRATCH_BLOCK_BYTES = 128 * 2**20
+RESERVED_BYTES = 800 * 2**20  # what Python and torch take themselves, and copies in flight
+
+
+def usable(memory: int) -> int:
+    """Bytes of ``--memory`` that are left for data."""
+    return max(memory - RESERVED_BYTES, memory // 4)
+
+
+def read_groups(
+    store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout]
+) -> list[NDArray[np.floating]]:
+    """Read the maps of every group from the store, (images, A, C) each."""
+    groups = [np.empty((len(rows), *layout.shape), dtype=store.spec["dtype"]) for layout in layouts]
+    wanted = [place for layout, group in zip(layouts, groups, strict=True) for place in layout.places(group)]
+    store.read_layers(wanted, rows)
+    return groups
+
+
+class MapSource(Protocol):
+    """Gives batches of maps by image."""
+
+    def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
+        """Yield, for each array of image indices, the maps of every group, (images, A, C) float32."""
+        ...
+
+
+class ResidentMaps:
+    """All maps in memory, or in the memory of the device, in the store's dtype."""
+
+    def __init__(
+        self, store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout], device: torch.device
+    ) -> None:
+        self.device = device
+        self.groups = [torch.from_numpy(group).to(device) for group in read_groups(store, rows, layouts)]
+
+    def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
+        """See MapSource."""
+        for images in order:
+            chosen = torch.from_numpy(images).to(self.device)
+            yield [group[chosen].float() for group in self.groups]
+
+
+class ScratchMaps:
+    """Maps decoded once into a file without a name, which vanishes with the process, and read image by image.
+
+    Read with pread rather than mapped, so that they do not count as this process's memory.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        rows: NDArray[np.int64],
+        layouts: Sequence[MapLayout],
+        device: torch.device,
+        folder: Path,
+    ) -> None:
+        self.device, self.layouts = device, layouts
+        self.dtype = np.dtype(store.spec["dtype"])
+        values = [a * c for a, c in (layout.shape for layout in layouts)]
+        self.values, self.image_bytes = values, sum(values) * self.dtype.itemsize
+        needed = self.image_bytes * len(rows)
+        folder.mkdir(parents=True, exist_ok=True)
+        if needed > free_bytes(folder):
+            raise BoldreamsError(
+                f"the maps take {size(needed)}, more than --memory, and {folder} has only "
+                f"{size(free_bytes(folder))} free for them; use a smaller --percent, more --memory, or a larger disk"
+            )
+        logger.info("maps of %s do not fit --memory: they go through a scratch file in %s", size(needed), folder)
+        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (lives as long as the training)
+        step = max(1, SCRATCH_BLOCK_BYTES // self.image_bytes)
+        # Whole shards where possible, so that no chunk is decoded twice.
+        step = max(store.rows_per_shard, step // store.rows_per_shard * store.rows_per_shard)
+        by_row = np.argsort(rows, kind="stable")
+        edges = np.flatnonzero(np.diff(rows[by_row] // step, prepend=-1))
+        for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
+            self._write(store, rows, by_row[start:stop])
+
+    def _write(self, store: FeatureStore, rows: NDArray[np.int64], images: NDArray[np.int64]) -> None:
+        offset = 0
+        for values, block in zip(self.values, read_groups(store, rows[images], self.layouts), strict=True):
+            for image, maps in zip(images, block, strict=True):
+                os.pwrite(self.file.fileno(), maps.data, int(image) * self.image_bytes + offset)
+            offset += values * self.dtype.itemsize
+
+    def _read(self, images: NDArray[np.int64]) -> NDArray[np.floating]:
+        buffer = np.empty((len(images), sum(self.values)), dtype=self.dtype)
+        for position, image in enumerate(images):
+            os.preadv(self.file.fileno(), [buffer[position].data], int(image) * self.image_bytes)
+        return buffer
+
+    def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
+        """See MapSource; the next batch is read while this one is used."""
+        with ThreadPoolExecutor(1) as reader:
+            coming: Future[NDArray[np.floating]] | None = None
+            for position, images in enumerate(order):
+                buffer = coming.result() if coming is not None else self._read(images)
+                if position + 1 < len(order):
+                    coming = reader.submit(self._read, order[position + 1])
+                parts = torch.from_numpy(buffer).to(self.device).split(self.values, dim=1)
+                yield [
+                    part.float().view(len(images), *layout.shape)
+                    for part, layout in zip(parts, self.layouts, strict=True)
+                ]
+
+
+def open_maps(
+    store: FeatureStore,
+    rows: NDArray[np.int64],
+    layouts: Sequence[MapLayout],
+    device: torch.device,
+    memory: int,
+    scratch: Path,
+) -> MapSource:
+    """Choose where the maps of a training go.
+
+    Parameters
+    ----------
+    store : to read from.
+    rows : (images,) of the store.
+    layouts : of the groups.
+    device : to compute on.
+    memory : bytes that the maps may take.
+    scratch : folder for the file if they take more.
+    """
+    needed = len(rows) * sum(a * c for a, c in (layout.shape for layout in layouts))
+    if needed * np.dtype(store.spec["dtype"]).itemsize <= memory:
+        return ResidentMaps(store, rows, layouts, device)
+    return ScratchMaps(store, rows, layouts, device, scratch)

@@ -1,0 +1,127 @@
+"""A subject's stimuli, decoded and resized once: uint8 on disk, read image by image (cache/README.md, "stimuli").
+
+Finetuning reads every image about thirty times; decoding 425 x 425 pixels and resizing them each time would take
+longer than AlexNet's own forward pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from boldreams_cli.console import BoldreamsError, StopFlag, progress, size
+from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.features.backbones.registry import Preprocessing
+from boldreams_cli.files import fingerprint, free_bytes, locked, read_json, write_json, written_whole
+
+BLOCK = 32
+
+
+class ResizedImages:
+    """Images at a backbone's input size, in an ``.npy`` file with a ``.json`` beside it, written last.
+
+    Read with pread rather than mapped, so that they do not count as this process's memory; any program may map
+    the file (``numpy.load(..., mmap_mode="r")``).
+
+    Parameters
+    ----------
+    path : of the ``.npy`` file, (images, 3, size, size) uint8.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        known = read_json(path.with_suffix(".json"))
+        self.fingerprint = path.stem
+        self.images: NDArray[np.int32] = np.array(known["images"], dtype=np.int32)
+        with path.open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            self.shape, _, _ = np.lib.format.read_array_header_1_0(stream)
+            self._first = stream.tell()
+        self._bytes = int(np.prod(self.shape[1:]))
+        if path.stat().st_size != self._first + len(self.images) * self._bytes:
+            raise BoldreamsError(f"{path} is damaged; delete it and {path.stem}.json, and run the command again")
+        self._file = path.open("rb")
+
+    @classmethod
+    def find(cls, cache: Path, name: str) -> ResizedImages | None:
+        """Open the file of that fingerprint, if the cache has it."""
+        path = _path(cache, name)
+        return cls(path) if path.with_suffix(".json").is_file() and path.is_file() else None
+
+    def holds(self, nsd_ids: NDArray[Any]) -> NDArray[np.bool_]:
+        """(n,) whether each image is here."""
+        return np.isin(nsd_ids, self.images)
+
+    def read(self, nsd_ids: NDArray[Any]) -> NDArray[np.uint8]:
+        """(n, 3, size, size) of n images, all of which must be here, in the order asked."""
+        pixels = np.empty((len(nsd_ids), *self.shape[1:]), dtype=np.uint8)
+        for row, place in zip(pixels, np.searchsorted(self.images, nsd_ids), strict=True):
+            os.preadv(self._file.fileno(), [row.data], self._first + int(place) * self._bytes)
+        return pixels
+
+
+def resized_images(
+    cache: Path, layout: Layout, preprocessing: Preprocessing, images: Sequence[int] | NDArray[Any], stop: StopFlag
+) -> ResizedImages:
+    """Open the resized stimuli of a subject, made first where they are not there.
+
+    Parameters
+    ----------
+    cache : folder that holds or will hold them.
+    layout : of the NSD root.
+    preprocessing : of the backbone; only its size matters here.
+    images : sorted nsdIds, all that the subject was shown.
+    stop : looked at after each block of images.
+
+    Raises
+    ------
+    BoldreamsError
+        If the disk is too small or the stimulus file is missing or damaged.
+    StoppedError
+        If a signal came; nothing half made is kept.
+    """
+    ids = [int(number) for number in images]
+    with Stimuli(layout.stimuli) as stimuli:
+        request = {
+            "stimuli": stimuli.identity(),
+            "size": preprocessing.size,
+            "resize": preprocessing.to_dict()["resize"],
+            "images": ids,
+        }
+        path = _path(cache, fingerprint(request))
+        with locked(path.with_suffix(".lock"), str(path), wait=True):
+            found = ResizedImages.find(cache, path.stem)
+            if found is None:
+                _write(path, stimuli, preprocessing, np.array(ids), stop)
+                write_json(path.with_suffix(".json"), request)
+        return found or ResizedImages(path)
+
+
+def _path(cache: Path, name: str) -> Path:
+    return cache / "stimuli" / f"{name}.npy"
+
+
+def _write(path: Path, stimuli: Stimuli, preprocessing: Preprocessing, ids: NDArray[Any], stop: StopFlag) -> None:
+    shape = (len(ids), 3, preprocessing.size, preprocessing.size)
+    needed = int(np.prod(shape))
+    if needed > free_bytes(path.parent):
+        raise BoldreamsError(
+            f"the resized images need {size(needed)} and {path.parent} has {size(free_bytes(path.parent))} free; "
+            "use --cache DIR on a larger disk"
+        )
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        with progress("resize stimuli", len(ids), "images") as shown:
+            for start in range(0, len(ids), BLOCK):
+                block = torch.from_numpy(stimuli.read(ids[start : start + BLOCK]))
+                stream.write(preprocessing.resize(block).contiguous().numpy().data)
+                shown.advance(len(block))
+                stop.check("nothing was trained yet")

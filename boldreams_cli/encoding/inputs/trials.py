@@ -1,0 +1,124 @@
+"""Trials of a subject with their pixels: what finetuning trains on, read ahead by another thread."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, logger, size
+from boldreams_cli.data.responses import Responses
+from boldreams_cli.encoding.inputs.betas import BETA_COLUMNS, TrainingBetas
+from boldreams_cli.encoding.inputs.pixels import ResizedImages
+from boldreams_cli.files import free_bytes
+
+BATCHES_AHEAD = 2
+HELD_OUT = 7  # of the seed: which purpose the random numbers have
+
+
+class ImageTrials:
+    """Pixels and betas of the training trials of one subject; test trials are not in it.
+
+    Parameters
+    ----------
+    responses : of the subject.
+    images : its resized stimuli.
+    held_out : fraction of the training images to hold out.
+    seed : of the choice of those.
+    memory : bytes that betas may take; beyond half of it they go to a file without a name.
+    scratch : folder for that file.
+
+    Attributes
+    ----------
+    training, held_out : indices of trials. No image has trials in both.
+    voxels : number of voxels trained, those with finite betas in all training trials.
+    included : (all voxels,) which those are.
+    """
+
+    def __init__(
+        self, responses: Responses, images: ResizedImages, held_out: float, seed: int, memory: int, scratch: Path
+    ) -> None:
+        self.responses, self.images = responses, images
+        train = TrainingBetas(responses)
+        self.included = train.voxels
+        self.voxels = int(train.voxels.sum())
+        self.nsd_ids: NDArray[np.int32] = responses.train_images[train.images]
+        chosen = hold_out(responses.train_images, held_out, seed)
+        self.held_out = np.flatnonzero(np.isin(self.nsd_ids, chosen))
+        self.training = np.flatnonzero(~np.isin(self.nsd_ids, chosen))
+        self._betas = self._read_betas(train, memory, scratch)
+
+    def _read_betas(self, train: TrainingBetas, memory: int, scratch: Path) -> NDArray[np.float32]:
+        shape = (len(self.nsd_ids), self.voxels)
+        needed = 4 * shape[0] * shape[1]
+        if needed <= memory // 2:
+            return train.read(slice(0, self.voxels)).numpy()
+        scratch.mkdir(parents=True, exist_ok=True)
+        if needed > free_bytes(scratch):
+            raise BoldreamsError(
+                f"the betas take {size(needed)}, more than half of --memory, and {scratch} has "
+                f"{size(free_bytes(scratch))} free for them; use more --memory or a larger disk"
+            )
+        logger.info("the betas take %s, more than half of --memory; they are put into a file", size(needed))
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            betas = np.memmap(file, np.float32, "w+", shape=shape)
+        for start in range(0, self.voxels, BETA_COLUMNS):
+            span = slice(start, min(start + BETA_COLUMNS, self.voxels))
+            betas[:, span] = train.read(span).numpy()
+        return betas
+
+    def batches(self, order: Sequence[NDArray[Any]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield pixels and betas of each array of trial indices, read ahead while others are used.
+
+        Parameters
+        ----------
+        order : trials of each batch.
+        device : to put them on.
+
+        Yields
+        ------
+        (trials, 3, size, size) uint8 and (trials, voxels) float32.
+        """
+        with ThreadPoolExecutor(1) as reader:
+            coming: list[Future[tuple[Tensor, Tensor]]] = []
+            for position in range(len(order)):
+                for trials in order[position + len(coming) : position + BATCHES_AHEAD + 1]:
+                    coming.append(reader.submit(self._read, trials, device.type == "cuda"))
+                pixels, betas = coming.pop(0).result()
+                yield pixels.to(device, non_blocking=True), betas.to(device, non_blocking=True)
+
+    def _read(self, trials: NDArray[Any], pin: bool) -> tuple[Tensor, Tensor]:
+        pair = torch.from_numpy(self.images.read(self.nsd_ids[trials])), torch.from_numpy(self._betas[trials])
+        return (pair[0].pin_memory(), pair[1].pin_memory()) if pin else pair
+
+
+def hold_out(images: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
+    """Choose training images to hold out for validation, whole images with all their trials.
+
+    Parameters
+    ----------
+    images : (n,) training images: never test images.
+    fraction : of them; at least one is held out where this is above 0.
+    seed : of the choice.
+
+    Returns
+    -------
+    Sorted ids of those held out.
+
+    Raises
+    ------
+    ChoiceError
+        If none would be left to train on.
+    """
+    count = max(1, round(len(images) * fraction)) if fraction else 0
+    if count >= len(images):
+        raise ChoiceError(f"--validation-fraction {fraction:g} leaves none of {len(images)} images to train on")
+    chosen = np.random.default_rng([seed, HELD_OUT]).permutation(len(images))[:count]
+    return np.sort(np.asarray(images)[chosen])

@@ -1,0 +1,1 @@
+"""A fitted model: its spec, weights, folder, and the full network."""

@@ -1,0 +1,1 @@
+"""Pure functions over arrays; nothing of ours is imported here."""

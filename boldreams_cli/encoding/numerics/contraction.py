@@ -1,0 +1,131 @@
+"""The readout (paper, equation 1) as pure functions: prediction, gradients, the published start.
+
+Layers of equal resolution are stacked into one group of K filters on P pixels. With field r and weights w of
+voxel v, its prediction from the group is  sum_k w[k, v] sum_p r[p, v] maps[b, k, p],  a product of a matrix with
+the maps over one of the two indices and a weighted sum over the other. Both orders cost the same multiplications;
+the index summed last (`left`) should be the shorter one, because an intermediate (images, left, voxels) is made.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def contract(maps: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """One group's share of the prediction.
+
+    Parameters
+    ----------
+    maps : (images, A, C), filters and pixels in either order.
+    left : (A, voxels).
+    right : (C, voxels).
+
+    Returns
+    -------
+    prediction : (images, voxels).
+    inner : (images, A, voxels), the maps summed against `right`; the gradients need it again.
+    """
+    images, a, c = maps.shape
+    inner = (maps.reshape(images * a, c) @ right).view(images, a, -1)
+    return (inner * left).sum(1), inner
+
+
+def contract_gradients(maps: Tensor, left: Tensor, inner: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a loss with respect to both factors of `contract`.
+
+    Parameters
+    ----------
+    maps, left, inner : as in `contract`; `inner` is overwritten with `error` times `left`.
+    error : (images, voxels) derivative of the loss by the prediction.
+
+    Returns
+    -------
+    (A, voxels) and (C, voxels).
+    """
+    images, a, c = maps.shape
+    by_left = (inner * error[:, None]).sum(0)
+    torch.mul(error[:, None], left, out=inner)
+    by_right = maps.reshape(images * a, c).T @ inner.view(images * a, -1)
+    return by_left, by_right
+
+
+def template(fields: Tensor, weights: Tensor, voxel_weights: Tensor) -> Tensor:
+    """What a weighted sum of voxels reads from one group's maps, as a single map-sized array.
+
+    A mean over an area is linear in the maps, so dreaming and attribution need no voxel axis.
+
+    Parameters
+    ----------
+    fields : (voxels, P), or (nodes, P) that all voxels share.
+    weights : (voxels, K), or (voxels, K, nodes).
+    voxel_weights : (voxels,), e.g. 1/n inside an area.
+
+    Returns
+    -------
+    (K, P) float, such that (maps * template).sum() is the group's share of the weighted sum.
+    """
+    if weights.ndim == 3:
+        return torch.tensordot(voxel_weights, weights, 1) @ fields
+    return (weights * voxel_weights[:, None]).T @ fields
+
+
+class GroupReader:
+    """One group's share of the prediction of some voxels, for either kind of weights.
+
+    Parameters
+    ----------
+    fields, weights : as in `template`.
+    pixels_first : whether maps come as (images, P, K) rather than (images, K, P).
+    """
+
+    def __init__(self, fields: Tensor, weights: Tensor, pixels_first: bool) -> None:
+        self.pixels_first, self.shared = pixels_first, weights.ndim == 3
+        if self.shared:
+            self.basis = fields
+            # In the order in which a pooled map lies in memory.
+            self.factor = weights.permute(2, 1, 0) if pixels_first else weights.permute(1, 2, 0)
+            self.factor = self.factor.flatten(0, 1).contiguous()
+        else:
+            field, weight = fields.T.contiguous(), weights.T.contiguous()
+            self.left, self.right = (field, weight) if pixels_first else (weight, field)
+
+    def __call__(self, maps: Tensor, voxels: slice = slice(None)) -> Tensor:
+        """Maps -> (images, voxels)."""
+        if not self.shared:
+            return contract(maps, self.left[:, voxels], self.right[:, voxels])[0]
+        pooled = self.basis @ maps if self.pixels_first else maps @ self.basis.T
+        return pooled.flatten(1) @ self.factor[:, voxels]
+
+
+def published_start(
+    groups: list[tuple[int, int]], voxels: int, generator: torch.Generator
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Start of training as in the published code: uniform, by PyTorch's default rule for linear layers.
+
+    Parameters
+    ----------
+    groups : (K filters, P pixels) of each.
+    voxels : number of them; the published weights are drawn within 1/sqrt(voxels).
+    generator : of the random numbers.
+
+    Returns
+    -------
+    fields : of each group, (P, voxels) within 1/sqrt(P).
+    weights : of each group, (K, voxels) within 1/sqrt(voxels).
+    bias : (voxels,) within [0, 1).
+    """
+
+    def uniform(rows: int, bound: float) -> Tensor:
+        return (torch.rand(rows, voxels, generator=generator) * 2 - 1) * bound
+
+    fields = [uniform(pixels, 1 / math.sqrt(pixels)) for _, pixels in groups]
+    weights = [uniform(filters, 1 / math.sqrt(voxels)) for filters, _ in groups]
+    return fields, weights, torch.rand(voxels, generator=generator)
+
+
+def learning_rate(base: float, epoch: int) -> float:
+    """Rate in an epoch counted from 0: times 0.8 after each of epochs 2 to 7 (section 2.2; published code)."""
+    return base * 0.8 ** min(max(epoch - 1, 0), 6)

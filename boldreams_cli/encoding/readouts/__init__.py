@@ -1,0 +1,1 @@
+"""Ways from maps to betas, one file each."""

@@ -1,0 +1,231 @@
+"""Training of the readout from cached maps, as published (paper, section 2.2): squared error and Adam.
+
+Voxels do not share parameters and Adam works on each number by itself, so voxels are trained in narrow blocks
+whose intermediates stay in the processor's cache; the result is that of all voxels at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boldreams_cli.console import ChoiceError
+from boldreams_cli.encoding.inputs.layout import MapLayout
+from boldreams_cli.encoding.model.checkpoint import load_optimizer_state, optimizer_state
+from boldreams_cli.encoding.numerics.contraction import contract, contract_gradients, published_start
+
+INNER_BYTES = 2**22  # of a block's (images, A, voxels) intermediate
+
+
+def block_width(layouts: Sequence[MapLayout], batch_size: int, device: torch.device, voxels: int) -> int:
+    """Voxels to compute at a time: on a CPU so few that intermediates stay in its cache, else all `voxels`."""
+    widest = max(layout.shape[0] for layout in layouts)
+    return max(64, INNER_BYTES // (4 * batch_size * widest) // 64 * 64) if device.type == "cpu" else voxels
+
+
+def squared_error(
+    maps: Sequence[Tensor],
+    left: Sequence[Tensor],
+    right: Sequence[Tensor],
+    bias: Tensor,
+    betas: Tensor,
+    scale: float,
+    by_maps: Sequence[Tensor] = (),
+) -> tuple[Tensor, list[Tensor]]:
+    """Squared error of some voxels, and its gradients times `scale` / 2.
+
+    Parameters
+    ----------
+    maps : of each group, (trials, A, C).
+    left, right : of each group, (A, voxels) and (C, voxels), as in `contract`.
+    bias : (voxels,).
+    betas : (trials, voxels).
+    scale : twice what the sum of squares is multiplied by in the loss.
+    by_maps : of each group, (trials, A, C) to which the gradient by its maps is added; none if empty.
+
+    Returns
+    -------
+    total : float64, sum of squared errors over trials and voxels.
+    gradients : by all left, all right and the bias, float32, shaped as those.
+    """
+    inners = []
+    error = bias - betas
+    for group, rows, columns in zip(maps, left, right, strict=True):
+        share, inner = contract(group, rows, columns)
+        error += share
+        inners.append(inner)
+    total = error.square().sum(dtype=torch.float64)
+    error *= scale
+    by_left, by_right = [], []
+    for index, (group, inner) in enumerate(zip(maps, inners, strict=True)):
+        rows_gradient, columns_gradient = contract_gradients(group, left[index], inner, error)
+        by_left.append(rows_gradient.float())
+        by_right.append(columns_gradient.float())
+        if by_maps:  # `inner` is now left times error
+            by_maps[index].view(-1, group.shape[2]).add_(inner.view(-1, len(bias)) @ right[index].T)
+    return total, [*by_left, *by_right, error.sum(0)]
+
+
+@contextmanager
+def matrix_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Let CUDA use TF32 for float32 products while the block runs, or forbid it; bf16 is autocast's matter.
+
+    Raises
+    ------
+    ChoiceError
+        If TF32 was asked for elsewhere than on CUDA.
+    """
+    if device.type != "cuda":
+        if precision == "tf32":
+            raise ChoiceError("--precision tf32 needs a CUDA device; choose fp32 or bf16")
+        yield
+        return
+    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
+
+
+@dataclass
+class _Block:
+    """Parameters of some neighbouring voxels: per group the two factors of `contract`, and the bias."""
+
+    voxels: slice
+    left: list[Tensor]
+    right: list[Tensor]
+    bias: Tensor
+
+    def parameters(self) -> list[Tensor]:
+        return [*self.left, *self.right, self.bias]
+
+
+class ReadoutTraining:
+    """Parameters of a span of voxels, and one step of their training.
+
+    Parameters
+    ----------
+    layouts : of the groups' maps.
+    span : the voxels to train, out of `voxels`.
+    voxels : of the model; the loss is the mean over all of them, the start depends on their number.
+    batch_size : trials in a step.
+    rate : of Adam.
+    seed : of the start.
+    device : to train on.
+    precision : ``fp32``, ``tf32`` or ``bf16``, of the matrix products.
+    start : fields, weights and bias as from `published_start`, which is the default.
+    """
+
+    def __init__(
+        self,
+        layouts: Sequence[MapLayout],
+        span: slice,
+        voxels: int,
+        batch_size: int,
+        rate: float,
+        seed: int,
+        device: torch.device,
+        precision: str,
+        start: tuple[list[Tensor], list[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.layouts, self.span, self.voxels, self.precision = layouts, span, voxels, precision
+        self.batch_size = batch_size
+        sizes = [(layout.count, layout.group.pixels) for layout in layouts]
+        fields, weights, bias = start or published_start(sizes, voxels, torch.Generator().manual_seed(seed))
+        width = block_width(layouts, batch_size, device, span.stop - span.start)
+        self.blocks: list[_Block] = []
+        for first in range(span.start, span.stop, width):
+            place = slice(first, min(first + width, span.stop))
+
+            def take(values: Tensor, place: slice = place) -> Tensor:
+                return values[..., place].to(device, copy=True).contiguous()
+
+            left, right = [], []
+            for layout, field, weight in zip(layouts, fields, weights, strict=True):
+                left.append(take(field if layout.pixels_first else weight))
+                right.append(take(weight if layout.pixels_first else field))
+            local = slice(place.start - span.start, place.stop - span.start)
+            self.blocks.append(_Block(local, left, right, take(bias)))
+        parameters = [tensor for block in self.blocks for tensor in block.parameters()]
+        for tensor in parameters:
+            tensor.grad = torch.zeros_like(tensor)
+        self.optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
+
+    def step(self, maps: Sequence[Tensor], betas: Tensor, rate: float) -> float:
+        """Train on one batch.
+
+        Parameters
+        ----------
+        maps : of each group, (trials, A, C).
+        betas : (trials, voxels of the span).
+        rate : of Adam in this step.
+
+        Returns
+        -------
+        Sum of squared errors over trials and voxels, before the step.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=betas.device)
+        scale = 2 / (len(betas) * self.voxels)
+        with (
+            torch.no_grad(),
+            torch.autocast(betas.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            for block in self.blocks:
+                total += self._gradients(block, maps, betas[:, block.voxels], scale)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return float(total)
+
+    @staticmethod
+    def _gradients(block: _Block, maps: Sequence[Tensor], betas: Tensor, scale: float) -> Tensor:
+        total, gradients = squared_error(maps, block.left, block.right, block.bias, betas, scale)
+        for tensor, gradient in zip(block.parameters(), gradients, strict=True):
+            tensor.grad = gradient
+        return total
+
+    def weights(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Fields (voxels, P) and weights (voxels, K) of each group, and the bias, of the span."""
+        fields, weights = [], []
+        for index, layout in enumerate(self.layouts):
+            left = torch.cat([block.left[index] for block in self.blocks], dim=1).T.cpu()
+            right = torch.cat([block.right[index] for block in self.blocks], dim=1).T.cpu()
+            fields.append(left if layout.pixels_first else right)
+            weights.append(right if layout.pixels_first else left)
+        return fields, weights, torch.cat([block.bias for block in self.blocks]).cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and Adam's moments, by name, for a checkpoint."""
+        return optimizer_state(self.optimizer)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up where `state` was."""
+        load_optimizer_state(self.optimizer, state)
+
+
+def batch_order(trials: int, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """Trials of each batch of an epoch: a new permutation each time, which depends on seed and epoch alone.
+
+    Parameters
+    ----------
+    trials : number of them.
+    batch_size : of all batches but the last.
+    seed, epoch : decide the permutation.
+
+    Returns
+    -------
+    Arrays of trial indices.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(trials)
+    return [order[start : start + batch_size] for start in range(0, trials, batch_size)]

@@ -1,0 +1,1 @@
+"""Pixels that drive a prediction (paper, section 2.4)."""

@@ -1,0 +1,1 @@
+"""Images that excite an area most (paper, section 2.5)."""

@@ -1,0 +1,268 @@
+"""Dreams: images that most excite a target, found by gradient ascent on their pixels (paper, section 2.5)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
+from boldreams_cli.features.backbones.registry import Entry
+from boldreams_cli.files import fingerprint, to_json, written_whole
+from boldreams_cli.interpret.dreams import transforms
+from boldreams_cli.interpret.dreams.objectives import Objective
+from boldreams_cli.interpret.dreams.parameterization import Picture
+from boldreams_cli.interpret.dreams.transforms import Transforms
+from boldreams_cli.interpret.targets import Target
+
+TRACE_EVERY = 50  # steps at most between looks at the untransformed images; each look costs a third of a step
+MACO_RATE = 5e-2  # phases are in radians; the authors' rates are for amplitudes
+STATE = ".stopped.safetensors"
+COLUMNS = ("step", "loss", "transformed", "untransformed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a dream, besides model and target.
+
+    Parameters
+    ----------
+    steps, rate : of Adam.
+    count : images.
+    parameterization : of `parameterization.NAMES`.
+    seed : of the start and of the transforms.
+    transforms : ranges of the random affine map of each step.
+    """
+
+    steps: int
+    rate: float
+    count: int = 4
+    parameterization: str = "fourier"
+    seed: int = 0
+    transforms: Transforms = field(default_factory=Transforms)
+
+    @property
+    def trace_every(self) -> int:
+        """Steps between looks at the untransformed images: four in a short dream."""
+        return max(1, min(TRACE_EVERY, self.steps // 4))
+
+    @classmethod
+    def default(
+        cls,
+        backbone: Entry,
+        roi: str | None,
+        steps: int | None = None,
+        rate: float | None = None,
+        count: int = 4,
+        parameterization: str = "fourier",
+        seed: int = 0,
+    ) -> Settings:
+        """The authors' settings for a backbone; eccentricity areas are shifted less and not scaled."""
+        usual = MACO_RATE if parameterization == "maco" else float(backbone.dream["rate"])
+        low, high = backbone.dream["scale"]
+        chosen = Transforms(scale=(float(low), float(high)))
+        if roi is not None and all(part.strip().casefold().startswith("ecc") for part in roi.split(",")):
+            chosen = replace(chosen, translate=0.05, scale=(1.0, 1.0))
+        return cls(
+            steps or int(backbone.dream["steps"]),
+            rate if rate is not None else usual,
+            count,
+            parameterization,
+            seed,
+            chosen,
+        )
+
+
+@dataclass
+class Trace:
+    """Loss and mean response, step by step; ``untransformed`` now and then and at the end, else NaN.
+
+    Row i is of the images before step i + 1; the last row is of the final images and has no loss.
+    """
+
+    rows: list[tuple[float, float, float]] = field(default_factory=list)
+
+    def array(self) -> NDArray[np.float64]:
+        """(rows, 4) of COLUMNS."""
+        values = np.array(self.rows, dtype=np.float64).reshape(-1, 3)
+        return np.column_stack([np.arange(len(values)), values])
+
+
+@dataclass(frozen=True)
+class Dream:
+    """Images and how they came about.
+
+    Parameters
+    ----------
+    images : (count, 3, H, W) float32 in [0, 1].
+    response : (count,) of the untransformed images, through the full model.
+    score : (count,) what the objective makes of them, higher is better.
+    trace : (rows, 4) of COLUMNS.
+    step : reached.
+    stopped : whether a signal ended it before its last step.
+    """
+
+    images: NDArray[np.float32]
+    response: NDArray[np.float32]
+    score: NDArray[np.float32]
+    trace: NDArray[np.float64]
+    step: int
+    stopped: bool
+
+
+class Dreamer:
+    """The loop, from a start or from where it was stopped.
+
+    Parameters
+    ----------
+    target : what to excite.
+    objective : and how.
+    picture : the images to be.
+    settings : of the loop.
+    """
+
+    def __init__(self, target: Target, objective: Objective, picture: Picture, settings: Settings) -> None:
+        self.target, self.objective, self.picture, self.settings = target, objective, picture, settings
+        self.device = picture.values.device
+        self.loss = objective.loss(settings.count, self.device)
+        self.optimizer = torch.optim.Adam([picture.values], lr=settings.rate, fused=True)
+        self.trace = Trace()
+
+    @property
+    def done(self) -> int:
+        """Steps taken."""
+        return len(self.trace.rows)
+
+    def run(self, stop: StopFlag) -> Dream:
+        """Go on to the last step, or to a signal.
+
+        Raises
+        ------
+        BoldreamsError
+            If memory runs out or the loss is no longer a number.
+        """
+        with repeatable(self.device), progress(f"dream {self.target.name}", self.settings.steps, "steps") as shown:
+            shown.advance(self.done)
+            while self.done < self.settings.steps and not stop:
+                loss, response = self._guarded_step()
+                shown.advance(1, f"response {response:.3f}")
+                if not math.isfinite(loss):
+                    raise BoldreamsError(f"the loss became {loss} at step {self.done}; use a smaller --lr")
+            return self._result()
+
+    def _guarded_step(self) -> tuple[float, float]:
+        try:
+            return self.step()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise BoldreamsError(
+                f"out of memory on {self.device} with {self.settings.count} images at a time; use a smaller --count "
+                "or another --device"
+            ) from error
+
+    def step(self) -> tuple[float, float]:
+        """One step of gradient descent; the loss and the mean response to the transformed images."""
+        number = self.done
+        self.optimizer.zero_grad(set_to_none=True)
+        images = self.picture()
+        matrix = self.settings.transforms.draw(self.settings.seed, number)
+        activity = self.target.activity(transforms.apply(images, matrix))
+        loss = self.loss(activity.__getitem__)
+        loss.backward()
+        plain = self._plain(images) if number % self.settings.trace_every == 0 else math.nan
+        self.optimizer.step()
+        row = (float(loss.detach()), float(activity["response"].detach().mean()), plain)
+        self.trace.rows.append(row)
+        return row[0], row[1]
+
+    @torch.no_grad()
+    def _plain(self, images: Tensor) -> float:
+        return float(self.target.activity(images)["response"].mean())
+
+    @torch.no_grad()
+    def _result(self) -> Dream:
+        images = self.picture()
+        activity = self.target.activity(images)
+        response = activity["response"]
+        rows = [*self.trace.rows, (math.nan, math.nan, float(response.mean()))]
+        return Dream(
+            images=images.cpu().numpy(),
+            response=response.cpu().numpy(),
+            score=self.objective.score(activity).cpu().numpy(),
+            trace=Trace(rows).array(),
+            step=self.done,
+            stopped=self.done < self.settings.steps,
+        )
+
+    def key(self, model: str) -> str:
+        """Fingerprint of all that decides the images; `model` is the digest of the model's weights."""
+        return fingerprint(
+            [
+                model,
+                self.target.identity,
+                asdict(self.objective),
+                asdict(self.settings),
+                list(self.picture.values.shape),
+                str(self.device),
+                str(torch.__version__),
+            ]
+        )
+
+    def save_state(self, folder: Path, key: str) -> None:
+        """Keep what `resume` needs."""
+        state = self.optimizer.state.get(self.picture.values, {})
+        tensors = {f"adam/{name}": value.detach().cpu() for name, value in state.items()}
+        tensors["values"] = self.picture.values.detach().cpu().contiguous()
+        metadata = {"key": key, "trace": json.dumps(to_json(self.trace.rows))}
+        with written_whole(folder / STATE) as temporary:
+            save_file(tensors, temporary, metadata)
+
+    def resume(self, folder: Path, key: str) -> None:
+        """Take up the state of the same dream that was stopped, if the folder has one; the images come out the same."""
+        path = folder / STATE
+        if not path.is_file():
+            return
+        try:
+            with safe_open(path, "pt") as stored:
+                metadata = stored.metadata() or {}
+                tensors = {name: stored.get_tensor(name).to(self.device) for name in stored.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            logger.warning("%s cannot be read (%s): starting anew", path, error)
+            return
+        if metadata.get("key") != key:
+            logger.info("%s is of other settings: starting anew", path)
+            return
+        with torch.no_grad():
+            self.picture.values.copy_(tensors.pop("values"))
+        adam = {name.removeprefix("adam/"): value for name, value in tensors.items()}
+        if adam:
+            self.optimizer.state[self.picture.values] = adam
+        rows = json.loads(metadata["trace"])
+        self.trace.rows = [(row[0], row[1], math.nan if row[2] is None else row[2]) for row in rows]
+        logger.info("going on after step %d", self.done)
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Make convolutions on CUDA give the same sums every time."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out; torch's CPU allocator raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,1 @@
+"""Words for images and areas (paper, section 2.3)."""

@@ -1,0 +1,1 @@
+"""A made-up experiment in NSD's layout whose brain is known."""
