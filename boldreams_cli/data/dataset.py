@@ -1,0 +1,75 @@
+"""What every data set must offer, and how one is opened; to add a data set, add a package beside `nsd`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from boldreams_cli.console import StopFlag
+    from boldreams_cli.data.responses import Responses
+
+
+class Stimuli(Protocol):
+    """Open images, read by id; a context manager."""
+
+    def __enter__(self) -> Stimuli: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def read(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+        """(n, height, width, 3) uint8, in the order asked."""
+        ...
+
+
+class Dataset(Protocol):
+    """Images shown to subjects and their responses; nothing outside its package knows its files."""
+
+    root: Path
+
+    def subjects(self) -> list[int]:
+        """Subjects whose responses are there."""
+        ...
+
+    def images(self, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
+        """Ids of the images shown: those of the test first, then the others, each sorted."""
+        ...
+
+    def training_images(self, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
+        """Sorted ids of the images that are not of the test."""
+        ...
+
+    def stimuli(self) -> Stimuli:
+        """Open the images."""
+        ...
+
+    def stimuli_identity(self) -> dict[str, Any]:
+        """What identifies the images wherever they lie: part of a feature store's fingerprint."""
+        ...
+
+    def stimuli_stamp(self) -> dict[str, int]:
+        """Size and time of change of their file: unchanged, its content need not be looked at again."""
+        ...
+
+    def captions(self, ids: Iterable[int], folder: Path | None = None) -> dict[int, list[str]]:
+        """Captions of each image."""
+        ...
+
+    def captions_identity(self, folder: Path | None = None) -> dict[str, Any]:
+        """What identifies the captions: part of a text store's fingerprint."""
+        ...
+
+    def request(self, subject: int, sessions: str | None = None, mask: str | None = None) -> dict[str, Any]:
+        """All that decides the numbers of a subject's prepared responses; its hash is their fingerprint."""
+        ...
+
+    def prepare(self, subject: int, cache: Path, sessions: str | None, mask: str | None, stop: StopFlag) -> Responses:
+        """Bring a subject's responses into the cache, unless they are there; resumes by session."""
+        ...
