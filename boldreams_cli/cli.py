@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import NoReturn
 
 import click
 
@@ -17,10 +17,10 @@ COMMANDS = {
     "rank": "Order the filters of each layer by how much they vary.",
     "fit": "Fit a readout of the stored maps to a subject's voxels.",
     "score": "Measure the test accuracy of a fitted model, per voxel and area.",
-    "wordcloud": "Draw the words that fit an image, a dream or an area best.",
     "predict": "Predict the betas of any images.",
     "dream": "Find the images that excite an area, a voxel or a filter most.",
     "attribute": "Show which pixels of an image drive an area's response.",
+    "wordcloud": "Draw the words that fit an image, a dream or an area best.",
     "info": "Say what the cache holds, or list layers and areas.",
     "demo": "Make a small experiment with a known brain and run everything on it.",
 }
@@ -44,7 +44,10 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, with the valid commands in the error."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            context.fail(f"no command {args[0]!r}; choose from {', '.join(COMMANDS)}")
+            from boldreams_cli.commands.options.errors import meant
+
+            near = meant(args[0], COMMANDS)
+            context.fail(f"no command {args[0]!r}{near}; choose from {', '.join(COMMANDS)}")
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -59,14 +62,34 @@ def boldreams() -> None:
     """Train and interpret models of the brain's response to natural images.
 
     Maps of a pretrained network are computed once (extract); a readout from them to each voxel is fitted and
-    scored from that store (fit, score). Every option can be set by an environment variable BOLDREAMS_<OPTION>,
-    for instance BOLDREAMS_NSD_ROOT, BOLDREAMS_CACHE, BOLDREAMS_DEVICE.
+    scored from that store (fit, score).
+
+    Every option has an environment variable: BOLDREAMS_<OPTION> for those that mean the same everywhere
+    (BOLDREAMS_NSD_ROOT, BOLDREAMS_CACHE, BOLDREAMS_DEVICE), and BOLDREAMS_<COMMAND>_<OPTION> for all
+    (BOLDREAMS_DREAM_STEPS); COMMAND --help names them. What is typed wins. In the variable of a repeatable option,
+    values are parted by newlines or, as in PATH, by colons; subjects by blanks or commas.
     """
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Entry point: run a command and exit with its code (0 done, 1 failed, 2 usage, 3 mismatch, 75 resumable)."""
-    sys.exit(boldreams.main(arguments, prog_name="boldreams", standalone_mode=True))
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point: run a command and exit with its code.
+
+    0 done, 1 failed, 2 usage, 3 mismatch, 75 resumable, and as of a shell 128 plus the number of a signal.
+    """
+    from boldreams_cli.commands.options.errors import INTERRUPTED, usage
+
+    try:
+        result = boldreams.main(arguments, prog_name="boldreams", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:  # click's own message would be four lines
+        click.echo(usage(error), err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("boldreams: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    sys.exit(result if isinstance(result, int) else 0)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 logger = logging.getLogger("boldreams")
 SECONDS_BETWEEN_LINES = 5.0
@@ -39,6 +40,17 @@ class StoppedError(BoldreamsError):
     exit_code = 75
 
 
+class SignalExit(SystemExit):
+    """A signal ended the program: an exception, so that what is half written is cleared away on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)  # a shell's exit code for it
+        self.signal = signal.Signals(number)
+
+    def __str__(self) -> str:
+        return f"ended by {self.signal.name}"
+
+
 def listing(names: Iterable[object], limit: int = 12) -> str:
     """Join names for an error message, cut after `limit`."""
     shown = [str(name) for name in names]
@@ -46,9 +58,22 @@ def listing(names: Iterable[object], limit: int = 12) -> str:
     return (", ".join(shown[:limit]) or "none") + more
 
 
+class LogHandler(logging.StreamHandler[Any]):
+    """To stderr; above the progress bar while one is shown."""
+
+    bars: ClassVar[list[Any]] = []  # rich consoles of those shown, the innermost last
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        if self.bars:
+            self.bars[-1].print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        else:
+            super().emit(record)
+
+
 def start_logging(verbosity: int) -> None:
     """Send the package's log to stderr: -1 warnings only, 0 info, 1 debug."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]
     logger.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG))
@@ -110,9 +135,15 @@ def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Bar(*columns, console=console) as bar:
         state._bar, state._task = bar, bar.add_task(what, total=total, note="")
-        yield state
+        LogHandler.bars.append(console)
+        try:
+            yield state
+        finally:
+            LogHandler.bars.remove(console)
+    logger.debug(state.line())
 
 
 def duration(seconds: float) -> str:
@@ -132,6 +163,37 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Log, with ``-v``, how long the block took."""
+    start = time.monotonic()
+    yield
+    logger.debug("%s: %.2f s", what, time.monotonic() - start)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise SignalExit in the block on signals that would end the process at once, and leave files behind.
+
+    Signals that are ignored (nohup) or handled already stay so.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SignalExit(number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+    taken = []
+    if threading.current_thread() is threading.main_thread():  # others may not set handlers
+        taken = [number for name in names if signal.getsignal(number := signal.Signals[name]) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class StopFlag:

@@ -10,7 +10,10 @@ from boldreams_cli.commands import options
 from boldreams_cli.commands.options import ModelChoice, Output
 
 
-@click.command()
+@options.command(
+    "boldreams attribute --roi faces",
+    "boldreams attribute --roi V1 --roi faces --image 1234 --image photo.jpg",
+)
 @options.output_options
 @options.model_options
 @options.nsd_option
@@ -30,7 +33,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     help="An nsdId or a picture, repeatable (default: each area's best test images).",
 )
 @options.option("--count", type=click.IntRange(1), default=5, help="Best test images of each area.")
-@options.option("--steps", type=click.IntRange(2), default=None, help="Points of the integral, at most  [default: 256]")
+@options.option("--steps", type=click.IntRange(2), default=None, help="Points of the integral, at most (default: 256).")
 @options.option(
     "--baseline",
     type=click.Choice(["black", "mean", "blur"]),

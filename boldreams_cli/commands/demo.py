@@ -26,7 +26,7 @@ DREAMS = ("V1", "ecc_1", "ecc_2", "ecc_3", "ecc_4", "ecc_5", "faces", "places")
 DREAMING = ("--steps", "96", "--lr", "0.05", "--count", "2")
 
 
-@click.command()
+@options.command("boldreams demo", "boldreams demo --output demo --subjects 1 --no-pictures")
 @options.output_options
 @options.option(
     "--output",

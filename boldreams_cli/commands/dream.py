@@ -31,13 +31,36 @@ class VoxelPlace(click.ParamType):
         return int(match[1]), int(match[2]), int(match[3])
 
 
-@click.command()
+@options.command(
+    "boldreams dream --roi faces",
+    "boldreams dream --roi FFA-1,FFA-2 --minus places --objective contrast",
+    "boldreams dream --filter features.12:7 --count 2",
+)
 @options.output_options
 @options.model_options
 @options.nsd_option
-@options.option("--roi", default=None, metavar="AREA", help="An area, a comma-joined union, or a NIfTI mask.")
-@options.option("--voxel", type=VoxelPlace(), default=None, help="One voxel of the volume, counted from 0.")
-@options.option("--filter", "filter_", default=None, metavar="LAYER:K", help="A filter of the backbone: its mean map.")
+@options.option(
+    "--roi",
+    default=None,
+    excludes=["voxel", "filter"],
+    metavar="AREA",
+    help="An area, a comma-joined union, or a NIfTI mask.",
+)
+@options.option(
+    "--voxel",
+    type=VoxelPlace(),
+    default=None,
+    excludes=["roi", "filter"],
+    help="One voxel of the volume, counted from 0.",
+)
+@options.option(
+    "--filter",
+    "filter_",
+    default=None,
+    excludes=["roi", "voxel"],
+    metavar="LAYER:K",
+    help="A filter of the backbone: its mean map.",
+)
 @options.option(
     "--objective",
     default=None,

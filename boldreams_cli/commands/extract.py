@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from boldreams_cli.features.extraction import Plan, Source
 
 
-@click.command()
+@options.command(
+    "boldreams extract --backbone vgg11",
+    "boldreams extract --backbone rn50x4 --subject 1 --keep-percent 25 --dry-run",
+    "boldreams extract --backbone vgg11 --shard-index $SLURM_ARRAY_TASK_ID --shard-count 8",
+)
 @options.output_options
 @options.cache_option
 @options.nsd_option
-@options.option("--backbone", required=True, help="alexnet, vgg11, rn50x4, efficientnet_lite0 or clip-text.")
+@options.option(
+    "--backbone", required=True, help="The backbone: alexnet, vgg11, rn50x4, efficientnet_lite0 or clip-text."
+)
 @options.option(
     "--weights",
     default="pretrained",

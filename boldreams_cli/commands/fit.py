@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from boldreams_cli.encoding.fit import FitResult
 
 
-@click.command()
+@options.command(
+    "boldreams fit --percent 10 --subject 1",
+    "boldreams fit --percent 10 --subject 1 --recipe fast",
+    "boldreams fit --percent 10 --subject 1 --readout ridge",
+    "boldreams fit --percent 10 --subject 1 --finetune --device cuda",
+)
 @options.output_options
 @options.cache_option
 @options.nsd_option
@@ -43,14 +48,14 @@ if TYPE_CHECKING:
     default="paper",
     help="The published training, or a better conditioned one of the same model.",
 )
-@options.option("--epochs", type=click.IntRange(1), default=None, help="Passes over the training data  [default: 10]")
+@options.option("--epochs", type=click.IntRange(1), default=None, help="Passes over the training data (default: 10).")
 @options.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
     default=None,
-    help="Learning rate of Adam  [default: 1e-4; fast 3e-3]",
+    help="Learning rate of Adam (default: 1e-4; fast 3e-3).",
 )
-@options.option("--batch-size", type=click.IntRange(1), default=None, help="Trials in a step  [default: 16; fast 64]")
+@options.option("--batch-size", type=click.IntRange(1), default=None, help="Trials in a step (default: 16; fast 64).")
 @options.option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16"]),

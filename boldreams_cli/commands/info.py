@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "zarr", "zarrs", "numpy", "nibabel", "captum")
 
 
-@click.command()
+@options.command("boldreams info", "boldreams info --layers vgg11", "boldreams info --rois 1")
 @options.output_options
 @options.cache_option
 @options.nsd_option

@@ -10,7 +10,10 @@ from boldreams_cli.commands import options
 from boldreams_cli.commands.options import ModelChoice, Output
 
 
-@click.command()
+@options.command(
+    "boldreams predict --image photo.jpg --output betas.npz",
+    "boldreams predict --image test --image pictures/",
+)
 @options.output_options
 @options.model_options
 @options.nsd_option
@@ -22,7 +25,14 @@ from boldreams_cli.commands.options import ModelChoice, Output
     help="An nsdId, a picture or a folder of pictures, repeatable; or the word test or train "
     "for the subject's own (default: test).",
 )
-@options.option("--caption", "captions", multiple=True, metavar="TEXT", help="For a text model, repeatable.")
+@options.option(
+    "--caption",
+    "captions",
+    multiple=True,
+    separators="\n",
+    metavar="TEXT",
+    help="For a text model, repeatable (in a variable: one a line).",
+)
 @options.option(
     "--captions-dir",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

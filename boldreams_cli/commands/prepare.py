@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
 
-@click.command()
+@options.command("boldreams prepare --subject 1", "boldreams prepare --subject 1 --sessions 1-40 --mask nsdgeneral")
 @options.output_options
 @options.cache_option
 @options.nsd_option

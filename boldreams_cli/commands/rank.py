@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
 
-@click.command()
+@options.command(
+    "boldreams rank --backbone alexnet --subject 1",
+    "boldreams rank --backbone alexnet --subject 1 --json",
+)
 @options.output_options
 @options.cache_option
 @options.nsd_option

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import ModelChoice, Output
 
 
-@click.command()
+@options.command(
+    "boldreams score",
+    "boldreams score --subject 1 --percent 10 --readout ridge",
+    "boldreams score --model percent-10 --json",
+)
 @options.output_options
 @options.model_options
 @options.nsd_option

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 REFERENCES = 200
 
 
-@click.command()
+@options.command("boldreams wordcloud --roi faces", "boldreams wordcloud --image photo.jpg --vocabulary imagenet")
 @options.output_options
 @options.model_options
 @options.nsd_option
-@options.option("--image", default=None, metavar="ID|FILE", help="An nsdId or a picture; needs no model.")
-@options.option("--roi", default=None, metavar="AREA", help="Its dreams; with a text model, the area itself.")
+@options.option(
+    "--image", default=None, excludes=["roi"], metavar="ID|FILE", help="An nsdId or a picture; needs no model."
+)
+@options.option(
+    "--roi", default=None, excludes=["image"], metavar="AREA", help="Its dreams; with a text model, the area itself."
+)
 @options.option(
     "--vocabulary",
     default="brown",

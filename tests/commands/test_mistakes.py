@@ -8,6 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
+from boldreams_cli.data.responses import find
+
 from ..conftest import Run
 from .conftest import listing
 
@@ -51,8 +53,9 @@ def test_errors_are_one_line_with_the_remedy(
     assert says in done.err
     assert "Traceback" not in done.err
     assert not done.out
-    message = done.err[done.err.find("boldreams:") :] if "boldreams:" in done.err else ""
-    assert message.count("\n") <= 2
+    assert done.err.count("\nboldreams: ") + done.err.startswith("boldreams: ") == 1, done.err
+    message = done.err[done.err.index("boldreams: ") :]
+    assert 1 <= message.count("\n") <= 2
     assert listing(cache) == before, "nothing half-written"
 
 
@@ -77,7 +80,7 @@ def test_truncated_betas_leave_nothing(run: Run, experiment: Path, tmp_path: Pat
     for subject in (1, 2):
         done = run("prepare", "--subject", subject, "--nsd-root", root, "--cache", tmp_path / "cache", code=1)
         assert "betas_session02" in done.err
-    assert "no responses" not in run("info", "--cache", tmp_path / "cache").out
+    assert [find(tmp_path / "cache", subject) for subject in (1, 2)] == [[], []], "an unfinished store is not used"
     again = run("fit", "--subject", 1, "--nsd-root", root, "--cache", tmp_path / "cache", code=3)
     assert "boldreams extract" in again.err
 

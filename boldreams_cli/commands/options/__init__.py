@@ -1,0 +1,47 @@
+"""What commands share, by subject: types, the environment, output and errors, data, the machine, stores, models."""
+
+from boldreams_cli.commands.options.data import (
+    cache_option,
+    data_options,
+    layout_of,
+    nsd_option,
+    responses_of,
+    subject_option,
+    the_subject,
+)
+from boldreams_cli.commands.options.environment import Command, command, option
+from boldreams_cli.commands.options.machine import device_option, memory_option, pick_device, seed_option
+from boldreams_cli.commands.options.models import ModelChoice, model_options
+from boldreams_cli.commands.options.output import Output, output_options
+from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
+from boldreams_cli.commands.options.types import BYTES, PERCENT, SUBJECT, ByteCount, Percent, SubjectNumber
+
+__all__ = [
+    "BYTES",
+    "PERCENT",
+    "SUBJECT",
+    "ByteCount",
+    "Command",
+    "ModelChoice",
+    "Output",
+    "Percent",
+    "SubjectNumber",
+    "cache_option",
+    "choose_backbone",
+    "choose_store",
+    "command",
+    "data_options",
+    "device_option",
+    "layout_of",
+    "memory_option",
+    "model_options",
+    "nsd_option",
+    "option",
+    "output_options",
+    "pick_device",
+    "responses_of",
+    "seed_option",
+    "store_option",
+    "subject_option",
+    "the_subject",
+]

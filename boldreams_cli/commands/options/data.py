@@ -1,0 +1,106 @@
+"""Where data come from: the cache, the NSD root, the subject and what is used of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from boldreams_cli import console
+from boldreams_cli.commands.options.environment import Command, option
+from boldreams_cli.commands.options.types import SUBJECT
+from boldreams_cli.console import ChoiceError, MismatchError, logger
+
+if TYPE_CHECKING:
+    from boldreams_cli.data.nsd.layout import Layout
+    from boldreams_cli.data.responses import Responses
+    from boldreams_cli.encoding.model.spec import FittedModel
+
+
+def cache_option(command: Command) -> Command:
+    """Add --cache."""
+    return option(
+        "--cache",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("cache"),
+        help="The folder of stores and models.",
+    )(command)
+
+
+def nsd_option(command: Command) -> Command:
+    """Add --nsd-root."""
+    return option(
+        "--nsd-root",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="The folder that holds nsddata, nsddata_betas and nsddata_stimuli; only read.",
+    )(command)
+
+
+def subject_option(required: bool = False) -> Callable[[Command], Command]:
+    """Add --subject."""
+    return option("--subject", type=SUBJECT, default=None, required=required, help="The subject, as 1, 01 or subj01.")
+
+
+def data_options(command: Command) -> Command:
+    """Add --sessions and --mask."""
+    command = option(
+        "--mask",
+        default=None,
+        metavar="nsdgeneral|FILE",
+        help="Voxels to use instead of the union of all areas.",
+    )(command)
+    return option(
+        "--sessions",
+        default=None,
+        metavar="LIST",
+        help="Sessions to use, e.g. 1-40 or 1,3,5-7 (default: 1-37, or all of those there).",
+    )(command)
+
+
+def layout_of(nsd_root: Path | None) -> Layout:
+    """The NSD root as a layout."""
+    from boldreams_cli.data.nsd.layout import Layout
+
+    return Layout.at(nsd_root)
+
+
+def the_subject(subject: int | None, cache: Path, nsd_root: Path | None) -> int:
+    """--subject, or the only one that there is.
+
+    Raises
+    ------
+    ChoiceError
+        If there is none or more than one.
+    """
+    if subject is not None:
+        return subject
+    held = {int(path.name[4:6]) for path in (cache / "responses").glob("subj[0-9][0-9]-*.zarr")}
+    if nsd_root is not None and nsd_root.is_dir():
+        held |= set(layout_of(nsd_root).subjects())
+    if len(held) != 1:
+        raise ChoiceError(f"choose a subject with --subject; there: {console.listing(sorted(held))}")
+    return held.pop()
+
+
+def responses_of(model: FittedModel, cache: Path) -> Responses:
+    """The responses that a model was fitted to.
+
+    Raises
+    ------
+    MismatchError
+        If the cache no longer holds them.
+    """
+    from boldreams_cli.data.responses import Responses
+
+    name = f"subj{model.spec.subject:02d}-{model.spec.responses}.zarr"
+    path = cache / "responses" / name
+    if not path.is_dir():
+        raise MismatchError(
+            f"{model.folder} was fitted to {name}, which {cache} does not hold; run boldreams prepare "
+            f"--subject {model.spec.subject} with the same --sessions and --mask, or fit again"
+        )
+    logger.debug("responses: %s", path)
+    return Responses.open(path)

@@ -1,0 +1,136 @@
+"""Options and commands whose values may come from environment variables, with examples in their help.
+
+Every option reads BOLDREAMS_<COMMAND>_<OPTION>. BOLDREAMS_<OPTION> is read by all commands where the option means the
+same in all (SHARED), by the command that alone has such an option, and by none where it would mean several things.
+An option that was typed wins over every variable, of its own and of the options that it excludes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from boldreams_cli.commands.options.types import SubjectNumber
+
+Command = Callable[..., Any]
+
+OF_DATA = {"cache", "nsd-root", "subject", "sessions", "mask", "captions-dir", "features"}
+OF_MODELS = {"backbone", "clip", "percent", "readout", "recipe", "rf", "finetune", "model"}
+OF_RUNNING = {"device", "memory", "seed", "json", "verbose", "quiet", "debug"}
+SHARED = OF_DATA | OF_MODELS | OF_RUNNING
+# Options of several commands that mean another thing in each, and the commands that BOLDREAMS_<OPTION> is meant for.
+SEVERAL = {
+    "batch-size": ("fit",),
+    "count": (),
+    "image": (),
+    "lr": ("fit",),
+    "output": (),
+    "overwrite": (),
+    "roi": (),
+    "steps": (),
+    "weights": ("extract", "fit"),  # the backbone's; wordcloud's are CLIP's, the others' say where a file has moved to
+}
+
+
+def long_name(parameter: click.Parameter) -> str:
+    """The option without its dashes, e.g. ``nsd-root``."""
+    return next(name for name in parameter.opts if name.startswith("--")).removeprefix("--")
+
+
+def variables(command: str, option: str) -> list[str]:
+    """Environment variables of a command's option: the one to show first, then others that are read."""
+
+    def written(*words: str) -> str:
+        return "_".join(["BOLDREAMS", *(word.replace("-", "_").upper() for word in words)])
+
+    own, plain = written(command, option), written(option)
+    if option in SHARED:
+        return [plain, own]
+    return [own, plain] if option not in SEVERAL or command in SEVERAL[option] else [own]
+
+
+class ShellOption(click.Option):
+    """An option that may come from the environment.
+
+    Parameters
+    ----------
+    excludes : long names of options beside which this one makes no sense. Once one of them was typed, this option's
+        variables are not read.
+    separators : characters that part the values of a repeatable option in its variable; never blanks, which paths
+        and captions have.
+    """
+
+    def __init__(self, *args: Any, excludes: Sequence[str] = (), separators: str = "\n" + os.pathsep, **more: Any):
+        super().__init__(*args, **more)
+        self.excludes = tuple(excludes)
+        self.separators = r" ,\s" if isinstance(self.type, SubjectNumber) else re.escape(separators)
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """As click's, the command's own variable first; none where an option that excludes this one was typed."""
+        typed = {
+            long_name(parameter)
+            for parameter in ctx.command.params
+            if ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        }
+        if typed & set(self.excludes):
+            return None
+        names = sorted(self.envvar or (), key=len, reverse=True)
+        return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """As click's, but a repeatable option's values are parted at its separators."""
+        if not self.multiple:
+            return super().value_from_envvar(ctx)
+        value = self.resolve_envvar_value(ctx)
+        return value and [part for part in re.split(f"[{self.separators}]+", value) if part]
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Name the option, or the variable that its value came from."""
+        if ctx is not None and ctx.get_parameter_source(self.name or "") is ParameterSource.ENVIRONMENT:
+            return " ".join(name for name in self.envvar or () if os.environ.get(name))
+        return f"--{long_name(self)}"
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """As click's, with the first variable only."""
+        extra = super().get_help_extra(ctx)
+        if extra.get("envvars"):
+            extra["envvars"] = extra["envvars"][:1]
+        return extra
+
+
+class ShellCommand(click.Command):
+    """A command whose options have environment variables, and whose help ends with examples.
+
+    Parameters
+    ----------
+    examples : command lines.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **more: Any):
+        super().__init__(*args, **more)
+        self.examples = tuple(examples)
+        for parameter in self.params:
+            if isinstance(parameter, ShellOption):
+                parameter.envvar = variables(self.name or "", long_name(parameter))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples as they are typed."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def command(*examples: str) -> Callable[[Command], click.Command]:
+    """Make a command of a function; the examples are shown at the end of its help."""
+    return click.command(cls=ShellCommand, examples=examples)
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """Make an option with its environment variables; takes what click.option and `ShellOption` do."""
+    return click.option(*names, cls=ShellOption, **({"show_envvar": True, "show_default": True} | settings))

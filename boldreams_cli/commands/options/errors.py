@@ -1,0 +1,53 @@
+"""What is said of an error, in one or two lines: what was wrong, what is valid, what to type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+import click
+
+INTERRUPTED = 128 + 2  # a shell's exit code for a process that SIGINT ended
+
+
+def described(error: BaseException) -> str | None:
+    """Say what went wrong; None for an error that only a traceback explains."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if out_of_memory(error):
+        where = "the device is out of memory" if type(error).__name__ == "OutOfMemoryError" else "out of memory"
+        return f"{where}; use a smaller --memory, --batch-size or --count, or a larger machine"
+    if isinstance(error, RuntimeError):
+        return None
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, CUDA or torch's allocator of the CPU ran out; the latter two raise RuntimeErrors.
+
+    By name, because torch may not have been imported.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def usage(error: click.ClickException) -> str:
+    """One or two lines of click's error: what was wrong, the valid choices, and where help is."""
+    message = re.sub(r"\s+", " ", error.format_message()).strip().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.BadParameter) and error.param is not None and isinstance(error.param.type, click.Choice):
+        typed = re.match(r"'([^']*)' is not one of", error.message)
+        message += meant(typed[1], error.param.type.choices) if typed else ""
+    command = context.command_path if context is not None else "boldreams"
+    return f"boldreams: {message}; see {command} --help"
+
+
+def meant(typed: str, choices: Iterable[str]) -> str:
+    """`` (did you mean X?)``, or nothing where no choice is near."""
+    near = get_close_matches(typed.lower(), [str(choice) for choice in choices], n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

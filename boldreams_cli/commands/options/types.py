@@ -1,0 +1,59 @@
+"""Values that a shell can write: subjects, percentages, sizes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+
+class SubjectNumber(click.ParamType):
+    """A subject as ``1``, ``01`` or ``subj01``."""
+
+    name = "N"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        """To a number from 1 up."""
+        match = re.fullmatch(r"(?:subj)?0*([1-9]\d*)", str(value))
+        if not match:
+            self.fail(f"{value!r} is no subject; write 1, 01 or subj01", parameter, context)
+        return int(match[1])
+
+
+class Percent(click.ParamType):
+    """A percentage of the filters, above 0 and up to 100."""
+
+    name = "P"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        """To a number; 0 and 101 are refused."""
+        try:
+            percent = float(value)
+        except ValueError:
+            percent = float("nan")
+        if not 0 < percent <= 100:
+            self.fail(
+                f"{value!r} is no percentage of filters; give a number above 0 and up to 100",
+                parameter,
+                context,
+            )
+        return percent
+
+
+class ByteCount(click.ParamType):
+    """A size as ``4G``, ``800M`` or a number of bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        """To bytes, in powers of 1024 as memory is sold."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value), re.IGNORECASE)
+        if not match or float(match[1]) == 0:
+            self.fail(f"{value!r} is no size; write 4G or 800M", parameter, context)
+        return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+SUBJECT = SubjectNumber()
+PERCENT = Percent()
+BYTES = ByteCount()

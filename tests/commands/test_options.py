@@ -1,0 +1,239 @@
+"""What all commands share: variables and the command line, help, usage errors, signals, the log beside a bar."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import click
+import pytest
+
+from boldreams_cli.cli import COMMANDS, boldreams
+from boldreams_cli.commands.options.environment import SEVERAL, SHARED, ShellCommand, ShellOption, long_name
+from tests.conftest import Run
+
+
+def commands() -> dict[str, click.Command]:
+    return {name: getattr(importlib.import_module(f"boldreams_cli.commands.{name}"), name) for name in COMMANDS}
+
+
+def context(command: str, *arguments: str) -> dict[str, object]:
+    """What the command would be called with."""
+    return commands()[command].make_context(command, list(arguments)).params
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name: str) -> None:
+    command = commands()[name]
+    assert isinstance(command, ShellCommand)
+    assert command.help
+    assert command.examples
+    for line in command.examples:
+        words = line.split()
+        assert words[:2] == ["boldreams", name]
+        options = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+        assert {word for word in words if word.startswith("--")} <= options, line
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument):
+            continue
+        assert isinstance(parameter, ShellOption)
+        assert parameter.help, f"{name} --{long_name(parameter)}"
+        assert parameter.help[0].isupper()
+        assert parameter.help.endswith(".") or parameter.help.endswith(")"), parameter.help
+    assert "BOLDREAMS_" in command.get_help(command.make_context(name, ["--help"], resilient_parsing=True))
+
+
+def test_a_variable_of_several_commands_means_one_thing() -> None:
+    """An option of several commands is said to be shared, or to be several things."""
+    holders = defaultdict(set)
+    for name, command in commands().items():
+        for parameter in command.params:
+            if isinstance(parameter, ShellOption):
+                holders[long_name(parameter)].add(name)
+    known = SHARED | SEVERAL.keys()
+    assert not {option for option, names in holders.items() if len(names) > 1} - known
+    assert not SHARED - holders.keys(), "named, but no command has it"
+    assert all(set(owners) <= holders[option] for option, owners in SEVERAL.items())
+
+
+def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOLDREAMS_PERCENT", "5")
+    monkeypatch.setenv("BOLDREAMS_EPOCHS", "7")
+    assert (context("fit")["percent"], context("score")["percent"], context("fit")["epochs"]) == (5, 5, 7)
+    monkeypatch.setenv("BOLDREAMS_FIT_PERCENT", "25")
+    assert (context("fit")["percent"], context("score")["percent"]) == (25, 5), "the command's own variable first"
+    assert context("fit", "--percent", "50")["percent"] == 50, "what is typed wins"
+    monkeypatch.setenv("BOLDREAMS_DREAM_STEPS", "9")
+    assert context("dream", "--roi", "V1")["steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("variable", "command", "option"),
+    [
+        ("BOLDREAMS_WEIGHTS", "wordcloud", "weights"),
+        ("BOLDREAMS_WEIGHTS", "dream", "weights"),
+        ("BOLDREAMS_STEPS", "dream", "steps"),
+        ("BOLDREAMS_STEPS", "attribute", "steps"),
+        ("BOLDREAMS_LR", "dream", "lr"),
+        ("BOLDREAMS_OUTPUT", "predict", "file"),
+        ("BOLDREAMS_ROI", "dream", "roi"),
+    ],
+)
+def test_one_variable_is_not_read_for_several_things(
+    monkeypatch: pytest.MonkeyPatch, variable: str, command: str, option: str
+) -> None:
+    arguments = ("--roi", "V1") if command == "attribute" else ()
+    without = context(command, *arguments)[option]
+    monkeypatch.setenv(variable, "3")
+    assert context(command, *arguments)[option] == without
+
+
+def test_what_is_typed_wins_over_variables_of_what_it_excludes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOLDREAMS_DREAM_ROI", "V1")
+    assert context("dream")["roi"] == "V1"
+    typed = context("dream", "--filter", "features.2:1")
+    assert (typed["roi"], typed["filter_"]) == (None, "features.2:1")
+    monkeypatch.setenv("BOLDREAMS_QUIET", "1")
+    assert context("info")["quiet"]
+    assert not context("info", "-v")["quiet"]
+
+
+def test_values_of_a_repeatable_option_are_not_parted_at_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOLDREAMS_PREDICT_IMAGE", f"my photo.jpg{os.pathsep}3\nother one.png\n")
+    monkeypatch.setenv("BOLDREAMS_CAPTION", "a dog: brown, small\na cat")
+    given = context("predict")
+    assert given["images"] == ("my photo.jpg", "3", "other one.png")
+    assert given["captions"] == ("a dog: brown, small", "a cat")
+    monkeypatch.setenv("BOLDREAMS_SUBJECT", "1, subj02 03")
+    assert context("extract", "--backbone", "alexnet")["subjects"] == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fti"], "did you mean fit?"),
+        (["fit", "--percnt", 3], "--percent"),
+        (["fit", "--readout", "rigde"], "not one of 'separable', 'ridge', 'gaussian' (did you mean ridge?)"),
+        (["fit", "--percent"], "requires an argument"),
+        (["fit", "--seed", -1], "--seed"),
+        (["dream", "--seed", -1], "--seed"),
+        (["extract"], "missing option --backbone"),
+        (["score", "surplus"], "surplus"),
+    ],
+)
+def test_usage_errors_are_one_line(run: Run, arguments: list[object], says: str) -> None:
+    done = run(*arguments, code=2)
+    assert says in done.err
+    assert done.err.startswith("boldreams: ")
+    assert "--help" in done.err
+    assert done.err.count("\n") == 1
+    assert done.out == ""
+
+
+def test_an_error_names_the_variable_that_its_value_came_from(run: Run) -> None:
+    assert "BOLDREAMS_PERCENT" in run("fit", code=2, BOLDREAMS_PERCENT="many").err
+    assert "BOLDREAMS" not in run("fit", "--percent", "many", code=2).err
+
+
+@pytest.mark.parametrize(
+    "wrong", ["torch.OutOfMemoryError('CUDA out of memory')", "torch.empty(1 << 60)", "MemoryError()"]
+)
+def test_out_of_memory_is_said_with_the_remedy(run: Run, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    import torch
+
+    def fail(*_: object) -> None:
+        error = eval(wrong, {"torch": torch})
+        raise error
+
+    monkeypatch.setattr("boldreams_cli.commands.info._layers", fail)
+    done = run("info", "--layers", "alexnet", code=1)
+    assert "out of memory; use a smaller --memory" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_other_runtime_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("boldreams_cli.commands.info._layers", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        boldreams.main(["info", "--layers", "alexnet"], standalone_mode=False)
+
+
+WRITING = """
+import sys, time
+from pathlib import Path
+from boldreams_cli import cli
+from boldreams_cli.commands import info
+from boldreams_cli.files import written_whole
+
+def write(*_):
+    with written_whole(Path(sys.argv[1]) / "file.txt"):
+        print("writing", flush=True)
+        time.sleep(60)
+
+info._layers = write
+cli.main(["info", "--layers", "alexnet"])
+"""
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "ended by SIGTERM"), (signal.SIGINT, "interrupted")])
+def test_signals_leave_nothing_half_written(tmp_path: Path, number: signal.Signals, said: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITING, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == 128 + number, err
+    assert said in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def on_a_terminal(program: str) -> str:
+    """What a program writes to a terminal of 80 columns."""
+    parent, child = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=child, stderr=child, env=environment)
+    os.close(child)
+    written = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([parent], [], [], 0.2)[0]:
+            try:
+                part = os.read(parent, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            written += part
+    os.close(parent)
+    assert process.wait() == 0, written
+    return written.decode()
+
+
+def test_a_log_line_stands_above_the_bar_and_not_on_it() -> None:
+    written = on_a_terminal(
+        "from boldreams_cli.console import logger, progress, start_logging\n"
+        "start_logging(0)\n"
+        "with progress('fit', 3, 'trials') as shown:\n"
+        "    shown.advance(2)\n"
+        "    logger.warning('something [odd] happened: %s', 'x' * 90)\n"
+        "logger.info('afterwards')\n"
+    )
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip() for line in re.split(r"[\r\n]+", written)]
+    assert f"something [odd] happened: {'x' * 90}" in lines
+    assert "afterwards" in lines
+    assert any("2/3 trials" in line for line in lines)
