@@ -14,13 +14,31 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli import plots
-from boldreams_cli.console import MismatchError, logger
+from boldreams_cli.console import BoldreamsError, MismatchError, logger, timed
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted, predict
-from boldreams_cli.encoding.evaluation.statistics import mean_and_error, noise_ceiling, pearson_r
+from boldreams_cli.encoding.evaluation.statistics import (
+    mean_and_error,
+    noise_ceiling,
+    pearson_r,
+    single_trial_ceiling,
+)
 from boldreams_cli.encoding.model.full import store_of
-from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.files import write_json, write_text, written_whole
+from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
+from boldreams_cli.files import fingerprint, read_json, write_json, write_text, written_whole
+
+FORMAT = 2  # of scores.json
+SCORES, AREAS, MAP = "scores.json", "rois.csv", "correlation.nii.gz"
+COLUMNS = {  # of AREAS, and what they are in JSON
+    "roi": "roi",
+    "voxels": "voxels",
+    "excluded": "excluded",
+    "r_mean": "r_mean",
+    "r_se_over_voxels": "r_se",
+    "r_single_mean": "r_single_mean",
+    "ceiling_mean": "ceiling_mean",
+    "ceiling_single_mean": "ceiling_single_mean",
+}
 
 
 @dataclass
@@ -34,6 +52,8 @@ class Scores:
     r : (voxels,) correlation with test betas averaged over repeats; NaN where excluded.
     r_single : (voxels,) correlation with single trials.
     ceiling : (voxels,) square root of the noise ceiling, the largest r to be expected.
+    ceiling_single : (voxels,) the same of single trials.
+    files : that `save` wrote.
     """
 
     model: FittedModel
@@ -41,22 +61,29 @@ class Scores:
     r: NDArray[np.float64]
     r_single: NDArray[np.float64]
     ceiling: NDArray[np.float64]
+    ceiling_single: NDArray[np.float64]
     files: list[Path]
 
     def areas(self, labels: bool = False) -> dict[str, dict[str, Any]]:
-        """Accuracy of each group of areas (and, with `labels`, of each single label) that has voxels."""
+        """Accuracy of each group of areas (and, with `labels`, of each single label) that has voxels.
+
+        Everything is over the same voxels, those with a correlation: ``voxels`` counts them, ``excluded`` the others.
+        """
         areas = self.responses.areas
         names = list(areas.counts()) + (list(areas.label_counts()) if labels else [])
-        return {name: self._summary(areas.select(name)) for name in dict.fromkeys(names)}
+        return {name: self._area(areas.select(name)) for name in dict.fromkeys(names)}
 
-    def _summary(self, voxels: NDArray[np.bool_]) -> dict[str, Any]:
-        mean, error = mean_and_error(self.r[voxels])
+    def _area(self, inside: NDArray[np.bool_]) -> dict[str, Any]:
+        known = inside & np.isfinite(self.r)
+        mean, error = mean_and_error(self.r[known])
         return {
-            "voxels": int(voxels.sum()),
+            "voxels": int(known.sum()),
+            "excluded": int(inside.sum() - known.sum()),
             "r_mean": mean,
             "r_se": error,
-            "r_single_mean": mean_and_error(self.r_single[voxels])[0],
-            "ceiling_mean": mean_and_error(self.ceiling[voxels])[0],
+            "r_single_mean": mean_and_error(self.r_single[known])[0],
+            "ceiling_mean": mean_and_error(self.ceiling[known])[0],
+            "ceiling_single_mean": mean_and_error(self.ceiling_single[known])[0],
         }
 
     @property
@@ -65,59 +92,102 @@ class Scores:
         return np.flatnonzero(~np.isfinite(self.r))
 
     def summary(self) -> dict[str, Any]:
-        """The JSON object of ``score``."""
+        """The JSON object of ``score``; means over the voxels that have a correlation, ``voxels`` counts all."""
+        whole = self._area(np.ones(len(self.r), dtype=bool))
         known = self.r[np.isfinite(self.r)]
         return {
             "model": str(self.model.folder),
+            **identity(self.model.spec),
             "voxels": len(self.r),
-            "excluded": len(self.excluded),
-            "r_mean": mean_and_error(self.r)[0],
+            "excluded": whole["excluded"],
+            "r_mean": whole["r_mean"],
             "r_median": float(np.median(known)) if len(known) else float("nan"),
-            "r_single_mean": mean_and_error(self.r_single)[0],
-            "ceiling_mean": mean_and_error(self.ceiling)[0],
+            "r_single_mean": whole["r_single_mean"],
+            "ceiling_mean": whole["ceiling_mean"],
+            "ceiling_single_mean": whole["ceiling_single_mean"],
             "rois": self.areas(),
             "files": [str(path) for path in self.files],
         }
 
     def save(self) -> None:
-        """Write scores.json, rois.csv, correlation.nii.gz and the figures into the model's folder."""
-        folder = self.model.folder
-        names = ("rois.csv", "correlation.nii.gz")
-        self.files = [folder / "scores.json", *(folder / name for name in names)]
-        write_text(folder / "rois.csv", self._table())
-        with written_whole(folder / "correlation.nii.gz") as temporary:
+        """Write the map, the table and the figures into the model's folder, and scores.json when those are there."""
+        folder, spec = self.model.folder, self.model.spec
+        self.files = [folder / SCORES, folder / AREAS, folder / MAP]
+        write_text(folder / AREAS, self._table())
+        with written_whole(folder / MAP) as temporary:
             nibabel.save(self._volume(), temporary)
+        kind = spec.training.get("recipe") or spec.readout
         self.files += plots.accuracy(
             folder / "figures",
             self.r,
             self.ceiling,
             self.areas(),
-            f"{self.model.spec.backbone}, {self.model.spec.percent:g} % of filters"
-            f"{', finetuned' if self.model.spec.finetuned else ''}, subject {self.model.spec.subject}",
+            f"{spec.backbone}, {spec.percent:g} % of filters, {kind}{', finetuned' if spec.finetuned else ''}, "
+            f"subject {spec.subject}",
         )
-        excluded = [self.responses.voxels[index].tolist() for index in self.excluded]
         more = {
-            "weights_digest": self.model.spec.weights_digest,
-            "excluded_voxels": excluded,
+            "format": FORMAT,
+            "key": key_of(spec),
+            "weights_digest": spec.weights_digest,
+            "excluded_voxels": [self.responses.voxels[index].tolist() for index in self.excluded],
             "r": self.r,
             "r_single": self.r_single,
             "ceiling": self.ceiling,
+            "ceiling_single": self.ceiling_single,
         }
-        write_json(folder / "scores.json", self.summary() | more)
+        names = [path.relative_to(folder).as_posix() for path in self.files]
+        write_json(folder / SCORES, self.summary() | more | {"files": names})
 
     def _table(self) -> str:
         text = io.StringIO()
-        fields = ["roi", "voxels", "r_mean", "r_se", "r_single_mean", "ceiling_mean"]
-        writer = csv.DictWriter(text, fields, lineterminator="\n")
-        writer.writeheader()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
         for name, values in self.areas(labels=True).items():
-            writer.writerow({"roi": name} | values)
+            row = values | {"roi": name}
+            writer.writerow([row[key] for key in COLUMNS.values()])
         return text.getvalue()
 
     def _volume(self) -> nibabel.Nifti1Image:
         volume = np.full(self.responses.shape, np.nan, dtype=np.float32)
         volume[tuple(self.responses.voxels.T)] = self.r
         return nibabel.Nifti1Image(volume, self.responses.affine)
+
+
+def identity(spec: ModelSpec) -> dict[str, Any]:
+    """What tells one model from another, for JSON."""
+    return {
+        "subject": spec.subject,
+        "backbone": spec.backbone,
+        "percent": spec.percent,
+        "readout": spec.readout,
+        "recipe": spec.training.get("recipe"),
+        "finetuned": spec.finetuned,
+        "seed": spec.training.get("seed"),
+    }
+
+
+def key_of(spec: ModelSpec) -> str:
+    """Hash of all that decides the scores of a model."""
+    return fingerprint([FORMAT, spec.weights_digest, spec.backbone_weights["digest"], spec.responses, spec.store])
+
+
+def saved_summary(model: FittedModel) -> dict[str, Any] | None:
+    """The JSON object of ``score`` as it was saved; None where it is missing, not whole or of other weights."""
+    path = model.folder / SCORES
+    if not path.is_file():
+        return None
+    try:
+        saved = read_json(path)
+    except BoldreamsError:
+        return None
+    if not isinstance(saved, dict) or saved.get("key") != key_of(model.spec):
+        return None
+    files = [model.folder / name for name in saved["files"]]
+    if not all(file.is_file() for file in files):
+        return None
+    arrays = ("format", "key", "weights_digest", "excluded_voxels", "r", "r_single", "ceiling", "ceiling_single")
+    summary = {name: value for name, value in saved.items() if name not in arrays}
+    return summary | {"model": str(model.folder), "files": [str(file) for file in files]}
 
 
 def score(
@@ -153,18 +223,21 @@ def score(
     if not model.spec.finetuned:
         store_of(model, cache).rows(images)  # refused here, rather than computed again from images
     wanted = [Wanted(nsd_id=int(image)) for image in images]
-    prediction = torch.from_numpy(predict(model, wanted, cache, nsd_root, device, memory))
-    betas = torch.from_numpy(responses.mean_betas(images))
-    shown = np.searchsorted(images, responses.trial_images[responses.trial_test])
-    singles = torch.from_numpy(responses.read_betas(responses.trial_test, slice(None)))
-    scores = Scores(
-        model,
-        responses,
-        r=pearson_r(prediction, betas).numpy(),
-        r_single=pearson_r(prediction[torch.from_numpy(shown)], singles).numpy(),
-        ceiling=np.sqrt(noise_ceiling(responses.ncsnr, responses.repeats(images))),
-        files=[],
-    )
+    with timed(f"prediction of {len(images)} images"):
+        prediction = torch.from_numpy(predict(model, wanted, cache, nsd_root, device, memory))
+    with timed(f"correlations with {int(responses.trial_test.sum())} trials"):
+        betas = torch.from_numpy(responses.mean_betas(images))
+        shown = np.searchsorted(images, responses.trial_images[responses.trial_test])
+        singles = torch.from_numpy(responses.read_betas(responses.trial_test, slice(None)))
+        scores = Scores(
+            model,
+            responses,
+            r=pearson_r(prediction, betas).numpy(),
+            r_single=pearson_r(prediction[torch.from_numpy(shown)], singles).numpy(),
+            ceiling=np.sqrt(noise_ceiling(responses.ncsnr, responses.repeats(images))),
+            ceiling_single=np.sqrt(single_trial_ceiling(responses.ncsnr)),
+            files=[],
+        )
     if count := len(scores.excluded):
         logger.warning(
             "%d of %d voxels have no correlation and are left out; scores.json names them",

@@ -28,7 +28,7 @@ def pearson_r(prediction: Tensor, beta: Tensor) -> Tensor:
     return r.clamp(-1, 1)
 
 
-def noise_ceiling(ncsnr: NDArray[np.floating], repeats: NDArray[np.integer]) -> NDArray[np.float64]:
+def noise_ceiling(ncsnr: NDArray[np.floating], repeats: NDArray[np.number]) -> NDArray[np.float64]:
     """Explainable share of the variance of test betas averaged over repeats (NSD manual).
 
     Parameters
@@ -44,8 +44,25 @@ def noise_ceiling(ncsnr: NDArray[np.floating], repeats: NDArray[np.integer]) -> 
     return signal / (signal + np.mean(1 / np.asarray(repeats, dtype=np.float64)))
 
 
+def single_trial_ceiling(ncsnr: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Explainable share of the variance of single trials: `noise_ceiling` of one trial an image.
+
+    Parameters
+    ----------
+    ncsnr : (voxels,) noise-ceiling signal-to-noise ratio.
+
+    Returns
+    -------
+    (voxels,) in [0, 1); NaN where ncsnr is.
+    """
+    return noise_ceiling(ncsnr, np.ones(1))
+
+
 def mean_and_error(values: NDArray[np.floating]) -> tuple[float, float]:
     """Mean and standard error over voxels, of those that are numbers (paper, figure 2).
+
+    Voxels share the images and much of their noise: this error is of their spread, and no measure of how well the
+    mean is known.
 
     Parameters
     ----------
