@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from boldreams_cli.console import StopFlag
-from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.maker import NSD
 from boldreams_cli.data.nsd.stimuli import Stimuli
-from boldreams_cli.data.responses import Responses, prepare
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.features import extraction
 from boldreams_cli.features.backbones import registry
 from boldreams_cli.features.backbones.registry import Backbone
@@ -50,10 +50,10 @@ def make_brain(folder: Path, weights: str, images: int) -> Brain:
         weights=weights,
     )
     write(settings, folder / "nsd")
-    layout = Layout.at(folder / "nsd")
-    responses = prepare(layout, 1, folder / "cache")
+    dataset = NSD(folder / "nsd")
+    responses = dataset.prepare(1, folder / "cache")
     backbone = registry.load("alexnet", weights)
-    stimuli = Stimuli(layout.stimuli)
+    stimuli = dataset.stimuli()
     ids = np.union1d(responses.train_images, responses.test_images)
     source = extraction.Source(ids, [responses.train_images], stimuli.read, stimuli.identity())
     plan = extraction.make_plan(backbone, source, folder / "cache", "float16", None)

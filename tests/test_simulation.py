@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.data.areas import GROUPS
-from boldreams_cli.data.nsd.captions import read_captions
+from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.nsd.captions import Captions
 from boldreams_cli.data.nsd.design import Design
 from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.rois import GROUPS
 from boldreams_cli.data.nsd.stimuli import Stimuli
-from boldreams_cli.data.responses import Responses, prepare
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.features.backbones import registry
 from boldreams_cli.simulation.brain import gaussian_fields
 from boldreams_cli.simulation.experiment import Experiment, Truth, field_distance, recovered_centres, write
@@ -41,7 +42,7 @@ def layout(folder: Path, truth: Truth) -> Layout:
 
 @pytest.fixture(scope="module")
 def prepared(folder: Path, layout: Layout) -> dict[int, Responses]:
-    return {subject: prepare(layout, subject, folder / "cache") for subject in layout.subjects()}
+    return {subject: open_dataset(layout.root).prepare(subject, folder / "cache") for subject in layout.subjects()}
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -73,7 +74,7 @@ def test_shared_images_are_test_images_seen_three_times(layout: Layout, prepared
 
 
 def test_images_have_captions_in_both_splits(layout: Layout) -> None:
-    captions = read_captions(layout, range(SMALL.distinct_images))
+    captions = Captions(layout).of(range(SMALL.distinct_images))
     crops = Crops(SMALL.seed)
     for number, sentences in captions.items():
         assert len(sentences) == 5

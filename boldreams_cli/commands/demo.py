@@ -100,11 +100,9 @@ def _gallery(path: Path, nsd_root: Path, areas: dict[str, dict[str, Any]]) -> No
     from PIL import Image
 
     from boldreams_cli import plots
-    from boldreams_cli.data.nsd.layout import Layout
-    from boldreams_cli.data.nsd.stimuli import Stimuli
 
     columns = []
-    with Stimuli(Layout.at(nsd_root).stimuli) as stimuli:
+    with options.dataset_of(nsd_root).stimuli() as stimuli:
         for area, item in areas.items():
             best = item["best_natural"]["test"]
             dreamt = np.asarray(Image.open(item["images"][0])) / 255

@@ -14,7 +14,7 @@ from boldreams_cli.commands.options import Output
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from boldreams_cli.data.nsd.layout import Layout
+    from boldreams_cli.data.dataset import Dataset
     from boldreams_cli.features.backbones.registry import Backbone
     from boldreams_cli.features.extraction import Plan, Source
 
@@ -95,12 +95,12 @@ def extract(
         raise ChoiceError(f"--shard-index counts from 0 to {shard_count - 1} (--shard-count {shard_count})")
     entry = registry.entry(backbone)
     where = options.pick_device(device)
-    layout = options.layout_of(nsd_root)
+    dataset = options.dataset_of(nsd_root)
     with ExitStack() as stack:
         if entry.reads == "captions":
-            network, source = _captions(layout, subjects, sessions, captions_dir, (clip, weights, seed))
+            network, source = _captions(dataset, subjects, sessions, captions_dir, (clip, weights, seed))
         else:
-            source = _images(layout, subjects, sessions, stack)
+            source = _images(dataset, subjects, sessions, stack)
             network = registry.load(backbone, weights, seed)
         network = network.to(where)
         plan = extraction.make_plan(network, source, cache, dtype, keep_percent)
@@ -128,17 +128,16 @@ def extract(
     )
 
 
-def _images(layout: Layout, subjects: tuple[int, ...], sessions: str | None, stack: ExitStack) -> Source:
-    from boldreams_cli.data.nsd.stimuli import Stimuli
+def _images(dataset: Dataset, subjects: tuple[int, ...], sessions: str | None, stack: ExitStack) -> Source:
     from boldreams_cli.features.extraction import Source
 
-    images, training = _shown(layout, subjects, sessions)
-    stimuli = stack.enter_context(Stimuli(layout.stimuli))
-    return Source(images, training, stimuli.read, stimuli.identity())
+    images, training = _shown(dataset, subjects, sessions)
+    stimuli = stack.enter_context(dataset.stimuli())
+    return Source(images, training, stimuli.read, dataset.stimuli_identity())
 
 
 def _captions(
-    layout: Layout,
+    dataset: Dataset,
     subjects: tuple[int, ...],
     sessions: str | None,
     captions_dir: Path | None,
@@ -146,23 +145,26 @@ def _captions(
 ) -> tuple[Backbone, Source]:
     from boldreams_cli.features import text
 
-    images, training = _shown(layout, subjects, sessions)
+    images, training = _shown(dataset, subjects, sessions)
     network = text.load(*clip)
-    return network, text.source(network, layout, images, training, captions_dir)
+    return network, text.source(network, dataset, images, training, captions_dir)
 
 
-def _shown(layout: Layout, subjects: tuple[int, ...], sessions: str | None) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+def _shown(
+    dataset: Dataset, subjects: tuple[int, ...], sessions: str | None
+) -> tuple[NDArray[Any], list[NDArray[Any]]]:
     """Images of all subjects together, and the training images of each."""
     import numpy as np
 
     from boldreams_cli.console import BoldreamsError
-    from boldreams_cli.data.nsd.preparation import subject_images, subject_training_images
 
-    chosen = list(subjects) or layout.subjects()
+    chosen = list(subjects) or dataset.subjects()
     if not chosen:
-        raise BoldreamsError(f"no subject has betas under {layout.root}; choose subjects with --subject and --sessions")
-    images = np.unique(np.concatenate([subject_images(layout, number, sessions) for number in chosen]))
-    return images, [subject_training_images(layout, number, sessions) for number in chosen]
+        raise BoldreamsError(
+            f"no subject has betas under {dataset.root}; choose subjects with --subject and --sessions"
+        )
+    images = np.unique(np.concatenate([dataset.images(number, sessions) for number in chosen]))
+    return images, [dataset.training_images(number, sessions) for number in chosen]
 
 
 def _described(plan: Plan) -> dict[str, object]:

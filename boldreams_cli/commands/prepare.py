@@ -28,12 +28,11 @@ def prepare(
     the same where it is missing.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.data import responses
 
-    layout = options.layout_of(nsd_root)
+    dataset = options.dataset_of(nsd_root)
     subject = options.the_subject(subject, cache, nsd_root)
     with stop_on_signals() as stop:
-        found = responses.prepare(layout, subject, cache, sessions, mask, stop)
+        found = dataset.prepare(subject, cache, sessions, mask, stop)
     summary = found.summary()
     areas = ", ".join(f"{name} {count}" for name, count in summary["rois"].items())
     output.show(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boldreams_cli.commands.options import Command, layout_of, option
+from boldreams_cli.commands.options import Command, dataset_of, option
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ class Tuning:
             early_stop=self.early_stop,
         )
         tuned.check()
-        source = Source(cache, layout_of(nsd_root), backbone, features, self.weights, responses)
+        source = Source(cache, dataset_of(nsd_root), backbone, features, self.weights, responses)
         if self.devices > 1 and not processes.joined_already():
             raise SystemExit(processes.launch(self.devices, device, stop))
         with processes.joined(device) as process:

@@ -152,8 +152,6 @@ class _Asked:
         """Features of the reference pictures: of a folder, or a sample of the subject's training images."""
         import numpy as np
 
-        from boldreams_cli.data.nsd.preparation import subject_training_images
-        from boldreams_cli.data.nsd.stimuli import Stimuli
         from boldreams_cli.encoding.evaluation.predict import find_images, read_picture
         from boldreams_cli.files import digest
         from boldreams_cli.interpret.words.matching import reference_features
@@ -164,12 +162,12 @@ class _Asked:
             pictures = (read_picture(path) for path in files)
             return reference_features(matcher, pictures, [digest(path) for path in files], cache)
         subject = model.spec.subject if model else options.the_subject(self.choice.subject, cache, self.nsd_root)
-        layout = options.layout_of(self.nsd_root)
-        images = subject_training_images(layout, subject)
+        dataset = options.dataset_of(self.nsd_root)
+        images = dataset.training_images(subject)
         sample = np.random.default_rng(self.seed).permutation(images)[:REFERENCES]
-        with Stimuli(layout.stimuli) as stimuli:
+        with dataset.stimuli() as stimuli:
             shown = (stimuli.read([number])[0] for number in sample)
-            return reference_features(matcher, shown, [stimuli.identity(), sample], cache)
+            return reference_features(matcher, shown, [dataset.stimuli_identity(), sample], cache)
 
     def betas(self, model: FittedModel, roi: str, vocabulary: Vocabulary) -> Tensor:
         """The area's mean beta, as a text model predicts it from each word."""

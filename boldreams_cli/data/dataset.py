@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from boldreams_cli.console import StopFlag
+    from boldreams_cli.data.areas import Areas
     from boldreams_cli.data.responses import Responses
+
+CAPTIONS_PER_IMAGE = 5  # COCO has five or more of an image; the paper uses five
 
 
 class Stimuli(Protocol):
@@ -59,17 +62,47 @@ class Dataset(Protocol):
         ...
 
     def captions(self, ids: Iterable[int], folder: Path | None = None) -> dict[int, list[str]]:
-        """Captions of each image."""
+        """Captions of each image, at least one and at most CAPTIONS_PER_IMAGE; cheap after the first call.
+
+        Parameters
+        ----------
+        ids : of any images of the data set.
+        folder : of the captions files, in place of the data set's own.
+        """
         ...
 
     def captions_identity(self, folder: Path | None = None) -> dict[str, Any]:
         """What identifies the captions: part of a text store's fingerprint."""
         ...
 
+    def areas(self, subject: int) -> Areas:
+        """Areas of a subject over the voxels that `prepare` takes when nothing else is asked."""
+        ...
+
     def request(self, subject: int, sessions: str | None = None, mask: str | None = None) -> dict[str, Any]:
         """All that decides the numbers of a subject's prepared responses; its hash is their fingerprint."""
         ...
 
-    def prepare(self, subject: int, cache: Path, sessions: str | None, mask: str | None, stop: StopFlag) -> Responses:
+    def prepare(
+        self,
+        subject: int,
+        cache: Path,
+        sessions: str | None = None,
+        mask: str | None = None,
+        stop: StopFlag | None = None,
+    ) -> Responses:
         """Bring a subject's responses into the cache, unless they are there; resumes by session."""
         ...
+
+
+def open_dataset(root: Path | None) -> Dataset:
+    """Open the data set whose files lie under `root`.
+
+    Raises
+    ------
+    BoldreamsError
+        If no root was given, or it is missing or holds no data set that is known.
+    """
+    from boldreams_cli.data.nsd.maker import NSD
+
+    return NSD(root)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.nsd.anatomy import NSDGENERAL, read_anatomy
+from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.nsd.anatomy import NSDGENERAL
 from boldreams_cli.data.nsd.betas import parse_sessions
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.preparation import (
@@ -23,11 +24,11 @@ from boldreams_cli.data.nsd.preparation import (
     PIPELINE,
     beta_identities,
     mask_identity,
-    prepare_store,
     request_for,
     sessions_done,
     store_path,
 )
+from boldreams_cli.data.nsd.rois import GROUPS, OVERRIDES
 
 IntArray = NDArray[np.integer]
 Images = Sequence[int] | IntArray
@@ -67,7 +68,7 @@ class Responses:
         self.trial_test: NDArray[np.bool_] = _whole(group, "trial_test")
         tables = {name: {int(k): v for k, v in table.items()} for name, table in attrs["labels"].items()}
         labels = {name: _whole(group, f"rois/{name}") for name in tables}
-        self.areas = Areas(labels, tables, self.voxels, self.shape, self.affine)
+        self.areas = Areas(labels, tables, self.voxels, self.shape, self.affine, GROUPS, OVERRIDES)
 
     @classmethod
     def open(cls, path: Path) -> Responses:
@@ -234,33 +235,6 @@ def _attributes(path: Path) -> dict[str, Any]:
     return attrs
 
 
-def prepare(
-    layout: Layout,
-    subject: int,
-    cache: Path,
-    sessions: str | None = None,
-    mask: str | None = None,
-    stop: StopFlag | None = None,
-) -> Responses:
-    """Write the responses of a subject into the cache, unless they are there; resumes by session.
-
-    Parameters
-    ----------
-    sessions : as for `betas.parse_sessions`; None is 1-37 as far as they are there.
-    mask : ``nsdgeneral`` or a NIfTI file, in place of the union of all areas.
-
-    Raises
-    ------
-    BoldreamsError, ChoiceError, StoppedError
-        As `preparation.prepare_store`.
-    """
-    responses = Responses.open(
-        prepare_store(layout, subject, cache, sessions, mask, StopFlag() if stop is None else stop)
-    )
-    _log_counts(responses)
-    return responses
-
-
 def _log_counts(responses: Responses) -> None:
     counts = responses.summary()
     logger.info(
@@ -314,7 +288,9 @@ def responses_for(
         return responses
     if cached:
         return _default_of(cached, layout, subject)
-    return prepare(layout or Layout.at(nsd_root), subject, cache, sessions, mask, stop)
+    responses = open_dataset(nsd_root).prepare(subject, cache, sessions, mask, stop)
+    _log_counts(responses)
+    return responses
 
 
 def _matches(path: Path, sessions: str | None, mask: str | None) -> bool:
@@ -362,9 +338,7 @@ def areas_of(subject: int, cache: Path, nsd_root: Path | None) -> Areas:
     cached = find(cache, subject)
     if len(cached) == 1:
         return Responses.open(cached[0]).areas
-    layout = Layout.at(nsd_root)
-    layout.check_subject(subject)
-    return read_anatomy(layout, subject).areas
+    return open_dataset(nsd_root).areas(subject)
 
 
 def check_betas(responses: Responses, layout: Layout) -> None:

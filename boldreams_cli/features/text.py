@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from boldreams_cli.data.nsd.captions import CAPTIONS_PER_IMAGE, SPLITS, read_captions
-from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.dataset import CAPTIONS_PER_IMAGE, Dataset
 from boldreams_cli.features import clip
 from boldreams_cli.features.backbones.registry import Backbone, entry
 from boldreams_cli.features.clip import Clip
 from boldreams_cli.features.extraction import Source
-from boldreams_cli.files import digest
 
 NAME, LAYER = "clip-text", "last"
 ABSENT = -1  # in place of tokens, where an image has fewer than five captions
@@ -72,7 +70,7 @@ def load(clip_name: str = clip.DEFAULT, weights: str = "pretrained", seed: int =
 
 def source(
     backbone: TextBackbone,
-    layout: Layout,
+    dataset: Dataset,
     images: NDArray[Any],
     training: Iterable[NDArray[Any]],
     captions_dir: Path | None,
@@ -82,25 +80,20 @@ def source(
     Parameters
     ----------
     backbone : that will read them.
-    layout : of the NSD root.
-    images : sorted nsdIds.
+    dataset : that has captions.
+    images : ids.
     training : of each subject, sorted nsdIds.
-    captions_dir : folder of COCO's captions files, in place of those under the root.
+    captions_dir : folder of captions files, in place of the data set's own.
 
     Raises
     ------
     BoldreamsError
         If captions are missing.
     """
-    captions = read_captions(layout, images, captions_dir)
+    dataset.captions(images, captions_dir)  # before anything is computed: all of them are there
 
     def read(numbers: NDArray[Any]) -> NDArray[np.int64]:
+        captions = dataset.captions(numbers, captions_dir)
         return backbone.tokens([captions[int(number)] for number in numbers])
 
-    folders = layout.caption_folders if captions_dir is None else (captions_dir,)
-    found = {}
-    for split in SPLITS:
-        paths = [path for path in (layout.captions(folder, split) for folder in folders) if path.is_file()]
-        if paths:
-            found[split] = digest(paths[0])
-    return Source(images, list(training), read, {"captions": found, "image_table": digest(layout.image_table)})
+    return Source(images, list(training), read, dataset.captions_identity(captions_dir))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
-from boldreams_cli.data.areas import GROUPS
+from boldreams_cli.data.nsd.rois import GROUPS
 from boldreams_cli.features.backbones.registry import Backbone
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std
 

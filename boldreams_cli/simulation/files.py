@@ -14,10 +14,10 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from boldreams_cli.data.areas import ATLAS, ECCENTRICITY, GROUPS, RETINOTOPY, STANDARD_LABELS
 from boldreams_cli.data.nsd.anatomy import NSDGENERAL
 from boldreams_cli.data.nsd.betas import UNITS_PER_PERCENT
 from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.rois import ATLAS, ECCENTRICITY, GROUPS, RETINOTOPY, STANDARD_LABELS
 from boldreams_cli.simulation.brain import Voxels
 
 SUBJECTS = 8

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from boldreams_cli.console import StopFlag
-from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.stimuli import Stimuli
-from boldreams_cli.data.responses import Responses, prepare
+from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.features import extraction
 from boldreams_cli.features.backbones import registry
 from boldreams_cli.features.backbones.registry import Backbone
@@ -29,12 +28,12 @@ class Ready(NamedTuple):
 def ready(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Ready:
     """Subject 1 and the maps of an AlexNet with random weights."""
     cache = tmp_path_factory.mktemp("encoding")
-    layout = Layout.at(experiment)
-    responses = prepare(layout, 1, cache)
+    dataset = open_dataset(experiment)
+    responses = dataset.prepare(1, cache)
     backbone = registry.load("alexnet", "random")
     images = sorted({int(image) for image in responses.trial_images})
-    with Stimuli(layout.stimuli) as stimuli:
-        source = extraction.Source(np.array(images), [responses.train_images], stimuli.read, stimuli.identity())
+    with dataset.stimuli() as stimuli:
+        source = extraction.Source(np.array(images), [responses.train_images], stimuli.read, dataset.stimuli_identity())
         plan = extraction.make_plan(backbone, source, cache, "float16", None)
         store = extraction.extract(backbone, source, plan, cache, StopFlag(), 16).store
     return Ready(cache, backbone, store, responses)

@@ -15,9 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, StoppedError
-from boldreams_cli.data import responses as responses_module
-from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.dataset import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding import fit
 from boldreams_cli.encoding.evaluation import score
@@ -63,9 +61,10 @@ def _small_alexnet() -> Iterator[None]:
 
 def extracted(root: Path, responses: Responses, cache: Path) -> FeatureStore:
     backbone = registry.load("alexnet", "random")
-    with Stimuli(Layout.at(root).stimuli) as stimuli:
+    dataset = open_dataset(root)
+    with dataset.stimuli() as stimuli:
         shown = np.unique(responses.trial_images)
-        source = extraction.Source(shown, [responses.train_images], stimuli.read, stimuli.identity())
+        source = extraction.Source(shown, [responses.train_images], stimuli.read, dataset.stimuli_identity())
         plan = extraction.make_plan(backbone, source, cache, "float16", None)
         return extraction.extract(backbone, source, plan, cache, StopFlag(), 16).store
 
@@ -74,12 +73,12 @@ def extracted(root: Path, responses: Responses, cache: Path) -> FeatureStore:
 def small(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Small:
     """The first session of subject 1."""
     cache = tmp_path_factory.mktemp("finetuning")
-    responses = responses_module.prepare(Layout.at(experiment), 1, cache, "1")
+    responses = open_dataset(experiment).prepare(1, cache, "1")
     return Small(experiment, responses, extracted(experiment, responses, cache), cache)
 
 
 def source_of(small: Small, cache: Path, weights: str | None = "random") -> Source:
-    return Source(cache, Layout.at(small.root), "alexnet", None, weights, lambda: small.responses)
+    return Source(cache, open_dataset(small.root), "alexnet", None, weights, lambda: small.responses)
 
 
 def run(small: Small, cache: Path, settings: FinetuneSettings = SETTINGS, **more: Any) -> FinetuneResult:
@@ -179,7 +178,7 @@ def test_finetuned_scores_above_frozen_on_a_brain_of_another_network(tmp_path: P
 
     root, cache = tmp_path / "nsd", tmp_path / "cache"
     write(Experiment.small(subjects=1, images=150, shared=45, repeats=1, voxels=2, ncsnr=(2.0, 3.0), sample=40), root)
-    responses = responses_module.prepare(Layout.at(root), 1, cache)
+    responses = open_dataset(root).prepare(1, cache)
     small = Small(root, responses, extracted(root, responses, cache), cache)
     common = {"percent": 1.0, "epochs": 5, "rate": 3e-3, "batch_size": 4}
     frozen = fit.fit(small.store, responses, FitSettings(**common), cache, CPU, GB, StopFlag())
@@ -247,31 +246,31 @@ def test_bf16_trains_to_nearly_the_same_loss_with_float32_weights(
 
 
 def test_ranking_without_a_store_is_the_stores(small: Small, tmp_path: Path) -> None:
-    layout = Layout.at(small.root)
+    dataset = open_dataset(small.root)
     shown = np.unique(small.responses.trial_images)
     backbone, held = load_start(small.cache, "alexnet", None, None, 0)
     assert [store.fingerprint for store in held] == [small.store.fingerprint]
-    images = resized_images(tmp_path, layout, backbone.entry.preprocessing, shown, StopFlag())
+    images = resized_images(tmp_path, dataset, backbone.entry.preprocessing, shown, StopFlag())
     order = rank_images(backbone, images, small.responses.train_images, StopFlag())
     expected = rank_filters(small.store, small.responses.train_images)
     assert all(np.array_equal(order[name], expected[name][0]) for name in backbone.layers)
 
 
 def test_resized_stimuli_are_those_of_extract_and_kept(small: Small, tmp_path: Path) -> None:
-    layout, shown = Layout.at(small.root), np.unique(small.responses.trial_images)
+    dataset, shown = open_dataset(small.root), np.unique(small.responses.trial_images)
     preprocessing = registry.BACKBONES["alexnet"].preprocessing
-    images = resized_images(tmp_path, layout, preprocessing, shown, StopFlag())
+    images = resized_images(tmp_path, dataset, preprocessing, shown, StopFlag())
     asked = shown[[5, 0, 5]]
-    with Stimuli(layout.stimuli) as stimuli:
+    with dataset.stimuli() as stimuli:
         expected = preprocessing.resize(torch.from_numpy(stimuli.read(asked))).numpy()
     np.testing.assert_array_equal(images.read(asked), expected)
     np.testing.assert_array_equal(np.load(images.path, mmap_mode="r")[[5, 0, 5]], expected)
     written = images.path.stat().st_mtime_ns
-    assert resized_images(tmp_path, layout, preprocessing, shown, StopFlag()).path.stat().st_mtime_ns == written
+    assert resized_images(tmp_path, dataset, preprocessing, shown, StopFlag()).path.stat().st_mtime_ns == written
     stopped = StopFlag()
     stopped.signal = signal.SIGTERM
     with pytest.raises(StoppedError):
-        resized_images(tmp_path / "stopped", layout, preprocessing, shown, stopped)
+        resized_images(tmp_path / "stopped", dataset, preprocessing, shown, stopped)
     assert not list((tmp_path / "stopped").rglob("*.npy"))
 
 

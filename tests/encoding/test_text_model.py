@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag
+from boldreams_cli.data.dataset import open_dataset
 from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.responses import Responses, prepare
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding import fit
 from boldreams_cli.encoding.evaluation import predict, score
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
@@ -58,9 +59,9 @@ class Ready:
     """Subject 1, the store of a tiny tower's embeddings, and a model fitted to both."""
 
     def __init__(self, root: Path, folder: Path) -> None:
-        self.layout, self.cache, self.captions_dir = Layout.at(root), folder / "cache", folder / "annotations"
-        self.captions = write_coco(self.captions_dir, self.layout.image_table)
-        self.responses: Responses = prepare(self.layout, 1, self.cache)
+        self.dataset, self.cache, self.captions_dir = open_dataset(root), folder / "cache", folder / "annotations"
+        self.captions = write_coco(self.captions_dir, Layout(root).image_table)
+        self.responses: Responses = self.dataset.prepare(1, self.cache)
         self.backbone = text_features.load(tiny_clip.register(folder), "random", 3)
         self.store = self.extract()
         self.settings = FitSettings(10, epochs=3, seed=1)
@@ -69,7 +70,7 @@ class Ready:
     def extract(self) -> FeatureStore:
         images = np.unique(self.responses.trial_images)
         training = [self.responses.train_images]
-        source = text_features.source(self.backbone, self.layout, images, training, self.captions_dir)
+        source = text_features.source(self.backbone, self.dataset, images, training, self.captions_dir)
         plan = extraction.make_plan(self.backbone, source, self.cache, "float32", None)
         result = extraction.extract(self.backbone, source, plan, self.cache, StopFlag(), 8)
         self.computed = result.computed
@@ -114,11 +115,11 @@ def test_extracting_again_computes_nothing(ready: Ready) -> None:
 
 def test_other_captions_make_another_store(ready: Ready, tmp_path: Path) -> None:
     images = ready.responses.train_images[:4]
-    source = text_features.source(ready.backbone, ready.layout, images, [images], None)
+    source = text_features.source(ready.backbone, ready.dataset, images, [images], None)
     plan = extraction.make_plan(ready.backbone, source, ready.cache, "float32", None)
     assert plan.path != ready.store.path
     with pytest.raises(BoldreamsError, match="--captions-dir"):
-        text_features.source(ready.backbone, ready.layout, images, [images], tmp_path)
+        text_features.source(ready.backbone, ready.dataset, images, [images], tmp_path)
 
 
 def test_spec_says_that_it_is_linear(ready: Ready) -> None:
@@ -213,7 +214,7 @@ def test_an_image_that_the_store_lacks_is_read_from_its_captions(ready: Ready) -
         ready.model,
         [predict.Wanted(nsd_id=other)],
         ready.cache,
-        ready.layout.root,
+        ready.dataset.root,
         CPU,
         MEMORY,
         None,

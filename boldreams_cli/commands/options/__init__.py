@@ -3,7 +3,7 @@
 from boldreams_cli.commands.options.data import (
     cache_option,
     data_options,
-    layout_of,
+    dataset_of,
     nsd_option,
     responses_of,
     subject_option,
@@ -31,8 +31,8 @@ __all__ = [
     "choose_store",
     "command",
     "data_options",
+    "dataset_of",
     "device_option",
-    "layout_of",
     "memory_option",
     "model_options",
     "nsd_option",

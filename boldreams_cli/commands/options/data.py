@@ -14,7 +14,7 @@ from boldreams_cli.commands.options.types import SUBJECT
 from boldreams_cli.console import ChoiceError, MismatchError, logger
 
 if TYPE_CHECKING:
-    from boldreams_cli.data.nsd.layout import Layout
+    from boldreams_cli.data.dataset import Dataset
     from boldreams_cli.data.responses import Responses
     from boldreams_cli.encoding.model.spec import FittedModel
 
@@ -60,11 +60,11 @@ def data_options(command: Command) -> Command:
     )(command)
 
 
-def layout_of(nsd_root: Path | None) -> Layout:
-    """The NSD root as a layout."""
-    from boldreams_cli.data.nsd.layout import Layout
+def dataset_of(nsd_root: Path | None) -> Dataset:
+    """Open the data set under --nsd-root."""
+    from boldreams_cli.data.dataset import open_dataset
 
-    return Layout.at(nsd_root)
+    return open_dataset(nsd_root)
 
 
 def the_subject(subject: int | None, cache: Path, nsd_root: Path | None) -> int:
@@ -79,7 +79,7 @@ def the_subject(subject: int | None, cache: Path, nsd_root: Path | None) -> int:
         return subject
     held = {int(path.name[4:6]) for path in (cache / "responses").glob("subj[0-9][0-9]-*.zarr")}
     if nsd_root is not None and nsd_root.is_dir():
-        held |= set(layout_of(nsd_root).subjects())
+        held |= set(dataset_of(nsd_root).subjects())
     if len(held) != 1:
         raise ChoiceError(f"choose a subject with --subject; there: {console.listing(sorted(held))}")
     return held.pop()

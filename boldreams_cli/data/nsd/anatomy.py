@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
-from boldreams_cli.data.areas import VOLUMES, Areas, label_tables
+from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.volumes import read_float_volume, read_mask, read_volume
+from boldreams_cli.data.nsd.rois import GROUPS, OVERRIDES, VOLUMES, label_tables
+from boldreams_cli.data.volumes import read_float_volume, read_mask, read_volume
 
 NSDGENERAL = "nsdgeneral"
 
@@ -100,6 +101,8 @@ def read_anatomy(layout: Layout, subject: int, mask: str | None = None) -> Anato
             voxels=voxels,
             shape=(x, y, z),
             affine=affine,
+            groups=GROUPS,
+            overrides=OVERRIDES,
         ),
         ncsnr=_ncsnr(layout.ncsnr(subject), (x, y, z))[places],
     )

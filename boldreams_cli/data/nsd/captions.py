@@ -6,11 +6,13 @@ import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from boldreams_cli.console import BoldreamsError, listing
+from boldreams_cli.data.dataset import CAPTIONS_PER_IMAGE
 from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.files import digest
 
-CAPTIONS_PER_IMAGE = 5  # COCO has five or more of an image; the paper uses five
 SPLITS = ("train", "val")
 COLUMNS = ("nsdId", "cocoId", "cocoSplit")
 
@@ -39,38 +41,75 @@ def read_image_table(path: Path) -> dict[int, tuple[int, str]]:
         raise BoldreamsError(f"{path} is not a readable table ({error}); download it again") from error
 
 
-def read_captions(layout: Layout, nsd_ids: Iterable[int], captions_dir: Path | None = None) -> dict[int, list[str]]:
-    """First five captions of each image, in the order of the annotations file.
+class Captions:
+    """First five captions of each image, in the order of the annotations file; each file is read once.
 
     Parameters
     ----------
-    nsd_ids : 0-based image numbers.
-    captions_dir : folder of captions_{train,val}2017.json, in place of those under the root.
-
-    Returns
-    -------
-    nsdId -> captions, at least one and at most five.
+    layout : of the NSD root.
+    folder : of captions_{train,val}2017.json, in place of those under the root.
 
     Raises
     ------
     BoldreamsError
-        If a file is missing or damaged, or an image has no caption.
+        If the table of images is missing or damaged.
     """
-    table = read_image_table(layout.image_table)
-    wanted = sorted({int(number) for number in nsd_ids})
-    if unknown := [number for number in wanted if number not in table]:
-        raise BoldreamsError(f"{layout.image_table} does not list image {listing(unknown)}")
-    folders = layout.caption_folders if captions_dir is None else (captions_dir,)
-    files = {split: _find(folders, split) for split in SPLITS}
-    found: dict[int, list[str]] = {}
-    # First the split that the table names, then the other: later COCO releases moved images across.
-    for other in (False, True):
-        for split, path in files.items():
-            ids = {table[n][0] for n in wanted if table[n][0] not in found and (table[n][1] == split) != other}
-            if ids and path is not None:
-                found.update(_captions_of(path, ids))
-    _check_complete([n for n in wanted if table[n][0] not in found], files, folders)
-    return {number: list(found[table[number][0]]) for number in wanted}
+
+    def __init__(self, layout: Layout, folder: Path | None = None) -> None:
+        self._path = layout.image_table
+        self._table = read_image_table(self._path)
+        self._folders = _folders(layout, folder)
+        self._files = {split: _find(self._folders, split) for split in SPLITS}
+        self._ids = {coco for coco, _ in self._table.values()}
+        self._read: dict[str, dict[int, list[str]]] = {}
+
+    def of(self, ids: Iterable[int]) -> dict[int, list[str]]:
+        """Captions of each image.
+
+        Parameters
+        ----------
+        ids : 0-based image numbers.
+
+        Returns
+        -------
+        nsdId -> captions, at least one and at most five.
+
+        Raises
+        ------
+        BoldreamsError
+            If a file is missing or damaged, or an image has no caption.
+        """
+        wanted = sorted({int(number) for number in ids})
+        if unknown := [number for number in wanted if number not in self._table]:
+            raise BoldreamsError(f"{self._path} does not list image {listing(unknown)}")
+        found: dict[int, list[str]] = {}
+        # First the split that the table names, then the other: later COCO releases moved images across.
+        for other in (False, True):
+            for split in SPLITS:
+                asked = {n for n in wanted if n not in found and (self._table[n][1] == split) != other}
+                there = self._split(split) if asked else {}
+                found |= {n: there[self._table[n][0]] for n in asked if self._table[n][0] in there}
+        _check_complete([n for n in wanted if n not in found], self._files, self._folders)
+        return {number: list(found[number]) for number in wanted}
+
+    def _split(self, split: str) -> dict[int, list[str]]:
+        path = self._files[split]
+        if path is None:
+            return {}
+        if split not in self._read:
+            self._read[split] = _captions_of(path, self._ids)
+        return self._read[split]
+
+
+def identity(layout: Layout, folder: Path | None = None) -> dict[str, Any]:
+    """Hashes of the captions files that are there and of the table of images."""
+    paths = {split: _find(_folders(layout, folder), split) for split in SPLITS}
+    found = {split: digest(path) for split, path in paths.items() if path is not None}
+    return {"captions": found, "image_table": digest(layout.image_table)}
+
+
+def _folders(layout: Layout, folder: Path | None) -> tuple[Path, ...]:
+    return layout.caption_folders if folder is None else (folder,)
 
 
 def _find(folders: Iterable[Path], split: str) -> Path | None:

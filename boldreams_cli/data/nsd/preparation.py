@@ -291,19 +291,3 @@ def fill_store(store: Path, layout: Layout, subject: int, trials: Trials, anatom
             shown.advance(1)
             if session != todo[-1]:
                 stop.check(f"{len(sessions_done(store))} of {len(trials.places)} sessions are kept in {store}")
-
-
-def subject_images(layout: Layout, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
-    """Images shown to a subject in the sessions chosen; reads headers, no betas.
-
-    Returns
-    -------
-    (n,) int32, sorted 0-based nsdIds.
-    """
-    return np.unique(plan_trials(layout, subject, beta_files.choose_sessions(layout, subject, sessions)).images)
-
-
-def subject_training_images(layout: Layout, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
-    """As `subject_images`, without the shared ones."""
-    trials = plan_trials(layout, subject, beta_files.choose_sessions(layout, subject, sessions))
-    return np.unique(trials.images[~trials.test])

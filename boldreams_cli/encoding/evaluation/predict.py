@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, progress
-from boldreams_cli.data.nsd.captions import read_captions
-from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.dataset import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.pixels import ResizedImages
 from boldreams_cli.encoding.model.captions import predict_captions
@@ -143,7 +141,7 @@ def predict(
 def _captions(images: Sequence[Wanted], nsd_root: Path | None, captions_dir: Path | None) -> list[list[str]]:
     """Captions of each image: its own, or COCO's."""
     ids = [image.nsd_id for image in images if image.nsd_id is not None]
-    known = read_captions(Layout.at(nsd_root), ids, captions_dir) if ids else {}
+    known = open_dataset(nsd_root).captions(ids, captions_dir) if ids else {}
     return [known[image.nsd_id] if image.nsd_id is not None else [image.caption or ""] for image in images]
 
 
@@ -214,7 +212,7 @@ def read_images(images: Sequence[Wanted], nsd_root: Path | None) -> list[NDArray
     ids = [image.nsd_id for image in images if image.nsd_id is not None]
     stimuli: dict[int, NDArray[np.uint8]] = {}
     if ids:
-        with Stimuli(Layout.at(nsd_root).stimuli) as opened:
+        with open_dataset(nsd_root).stimuli() as opened:
             stimuli = dict(zip(ids, opened.read(ids), strict=True))
     return [
         stimuli[image.nsd_id] if image.nsd_id is not None else read_picture(image.file or Path()) for image in images

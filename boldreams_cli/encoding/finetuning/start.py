@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, listing, logger
-from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.layout import make_groups
 from boldreams_cli.encoding.inputs.pixels import ResizedImages, resized_images
@@ -67,7 +67,7 @@ class Source:
     Parameters
     ----------
     cache : folder that may hold stores and will hold the model.
-    layout : of the NSD root.
+    dataset : that has the images.
     backbone : its name.
     features : fingerprint of the store to rank by, None for any.
     weights : ``pretrained``, ``random`` or a file; None is what the stores were made with, else ``pretrained``.
@@ -75,7 +75,7 @@ class Source:
     """
 
     cache: Path
-    layout: Layout
+    dataset: Dataset
     backbone: str
     features: str | None
     weights: str | None
@@ -110,7 +110,7 @@ def prepare(source: Source, settings: FinetuneSettings, device: torch.device, st
     backbone, held = load_start(source.cache, source.backbone, source.features, source.weights, settings.seed)
     preprocessing = backbone.entry.preprocessing
     shown = np.unique(responses.trial_images)
-    images = resized_images(source.cache, source.layout, preprocessing, shown, stop)
+    images = resized_images(source.cache, source.dataset, preprocessing, shown, stop)
     order = rank_for(backbone, held, images, responses.train_images, device, stop)
     return Start(responses, images, backbone, make_spec(backbone, order, images, responses, settings, device))
 

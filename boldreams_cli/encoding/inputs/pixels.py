@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, StopFlag, progress, size
-from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.dataset import Dataset, Stimuli
 from boldreams_cli.features.backbones.registry import Preprocessing
 from boldreams_cli.files import fingerprint, free_bytes, locked, read_json, write_json, written_whole
 
@@ -68,14 +67,14 @@ class ResizedImages:
 
 
 def resized_images(
-    cache: Path, layout: Layout, preprocessing: Preprocessing, images: Sequence[int] | NDArray[Any], stop: StopFlag
+    cache: Path, dataset: Dataset, preprocessing: Preprocessing, images: Sequence[int] | NDArray[Any], stop: StopFlag
 ) -> ResizedImages:
     """Open the resized stimuli of a subject, made first where they are not there.
 
     Parameters
     ----------
     cache : folder that holds or will hold them.
-    layout : of the NSD root.
+    dataset : that has the images.
     preprocessing : of the backbone; only its size matters here.
     images : sorted nsdIds, all that the subject was shown.
     stop : looked at after each block of images.
@@ -88,9 +87,9 @@ def resized_images(
         If a signal came; nothing half made is kept.
     """
     ids = [int(number) for number in images]
-    with Stimuli(layout.stimuli) as stimuli:
+    with dataset.stimuli() as stimuli:
         request = {
-            "stimuli": stimuli.identity(),
+            "stimuli": dataset.stimuli_identity(),
             "size": preprocessing.size,
             "resize": preprocessing.to_dict()["resize"],
             "images": ids,

@@ -16,8 +16,7 @@ from PIL import Image
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, StopFlag, logger
-from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.dataset import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted, pixels_of
 from boldreams_cli.encoding.model.full import FullModel, store_of
@@ -91,7 +90,7 @@ def pictures(images: Sequence[int], full: FullModel, nsd_root: Path | None) -> l
         logger.info("natural images are not shown beside the dreams: no --nsd-root")
         return None
     try:
-        with Stimuli(Layout.at(nsd_root).stimuli) as stimuli:
+        with open_dataset(nsd_root).stimuli() as stimuli:
             read = torch.from_numpy(stimuli.read(images))
     except BoldreamsError as error:
         logger.info("natural images are not shown beside the dreams: %s", error)

@@ -9,8 +9,7 @@ import torch
 from torch.nn import functional
 
 from boldreams_cli.console import BoldreamsError, logger, progress
-from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.dataset import Dataset, open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import fingerprint, written_whole
@@ -59,16 +58,16 @@ def spectrum_of(
             "(or BOLDREAMS_NSD_ROOT), or use --parameterization fourier"
         )
     sample = np.sort(np.random.default_rng(SEED).permutation(responses.train_images)[:images])
-    spectrum = _measure(Layout.at(nsd_root), sample, side)
+    spectrum = _measure(open_dataset(nsd_root), sample, side)
     with written_whole(path) as temporary:
         np.savez(temporary, magnitude=spectrum.magnitude, mean=spectrum.mean, images=sample)
     logger.info("mean spectrum of %d training images: %s", len(sample), path)
     return spectrum
 
 
-def _measure(layout: Layout, sample: np.ndarray, side: int) -> Spectrum:
+def _measure(dataset: Dataset, sample: np.ndarray, side: int) -> Spectrum:
     """Two passes over the images: their mean colour, then their magnitudes without it."""
-    with Stimuli(layout.stimuli) as stimuli, progress("spectrum", 2 * len(sample), "images") as shown:
+    with dataset.stimuli() as stimuli, progress("spectrum", 2 * len(sample), "images") as shown:
         mean = torch.zeros(3, dtype=torch.float64)
         total = torch.zeros(3, side, side // 2 + 1, dtype=torch.float64)
         for second in (False, True):

@@ -14,6 +14,7 @@ import pytest
 import scipy.io
 
 from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.maker import NSD
 
 SHAPE = (7, 6, 5)  # all different, so that a swapped axis shows
 SESSIONS, TRIALS, REPEATS, IMAGES, TOTAL = 3, 12, 3, 12, 40
@@ -50,6 +51,10 @@ class Experiment:
     @property
     def layout(self) -> Layout:
         return Layout.at(self.root)
+
+    @property
+    def dataset(self) -> NSD:
+        return NSD(self.root)
 
     def used(self, subject: int) -> np.ndarray:
         """Voxels (V, 3) that the union of the areas inside the brain has, in C order."""

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,14 @@ import scipy.stats
 import zarr
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, StoppedError
-from boldreams_cli.data.nsd.preparation import ledger_of, sessions_done, subject_images, subject_training_images
-from boldreams_cli.data.responses import Responses, find, prepare, responses_for
+from boldreams_cli.data.nsd.preparation import ledger_of, sessions_done
+from boldreams_cli.data.responses import Responses, find, responses_for
 
 from .conftest import CONSTANT, SHARED, TRIALS, Experiment, save_betas, save_nifti, write_design
+
+
+def prepare(experiment: Experiment, subject: int, cache: Path, **options: Any) -> Responses:
+    return experiment.dataset.prepare(subject, cache, **options)
 
 
 def expected_betas(experiment: Experiment, subject: int, sessions: list[int]) -> np.ndarray:
@@ -37,7 +42,7 @@ def listing_of(root: Path) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize("subject", [1, 2])
 def test_store_holds_what_numpy_and_scipy_compute(experiment: Experiment, cache: Path, subject: int) -> None:
     before = listing_of(experiment.root)
-    responses = prepare(experiment.layout, subject, cache)
+    responses = prepare(experiment, subject, cache)
     assert listing_of(experiment.root) == before
     voxels = experiment.used(subject)
     np.testing.assert_array_equal(responses.voxels, voxels)
@@ -57,7 +62,7 @@ def test_store_holds_what_numpy_and_scipy_compute(experiment: Experiment, cache:
 
 
 def test_constant_voxel_is_nan_in_its_session_alone(experiment: Experiment, cache: Path) -> None:
-    responses = prepare(experiment.layout, 1, cache)
+    responses = prepare(experiment, 1, cache)
     column = int(np.flatnonzero((responses.voxels == CONSTANT).all(axis=1))[0])
     betas = responses.read_betas()[:, column].reshape(3, TRIALS)
     assert np.isnan(betas[1]).all()
@@ -66,7 +71,7 @@ def test_constant_voxel_is_nan_in_its_session_alone(experiment: Experiment, cach
 
 
 def test_sessions_mask_and_summary(experiment: Experiment, cache: Path) -> None:
-    responses = prepare(experiment.layout, 1, cache, sessions="3,1", mask="nsdgeneral")
+    responses = prepare(experiment, 1, cache, sessions="3,1", mask="nsdgeneral")
     assert responses.sessions == [1, 3]
     expected = np.concatenate([experiment.trial_images[1][:TRIALS], experiment.trial_images[1][2 * TRIALS :]])
     np.testing.assert_array_equal(responses.trial_images, expected)
@@ -78,25 +83,25 @@ def test_sessions_mask_and_summary(experiment: Experiment, cache: Path) -> None:
     assert summary["test"] == {"images": len(np.unique(expected[test])), "trials": int(test.sum())}
     assert summary["rois"] == responses.areas.counts()
     assert summary["voxels"] == len(responses.voxels)
-    np.testing.assert_array_equal(subject_images(experiment.layout, 1, "1,3"), np.unique(expected))
-    np.testing.assert_array_equal(subject_training_images(experiment.layout, 1, "1,3"), np.unique(expected[~test]))
+    np.testing.assert_array_equal(np.sort(experiment.dataset.images(1, "1,3")), np.unique(expected))
+    np.testing.assert_array_equal(experiment.dataset.training_images(1, "1,3"), np.unique(expected[~test]))
 
 
 def test_mask_file_stays_within_the_brain(experiment: Experiment, cache: Path, tmp_path: Path) -> None:
     mask = np.zeros((7, 6, 5), np.uint8)
     mask[1:5, 2:, 1:4] = 1
     save_nifti(tmp_path / "mask.nii.gz", mask)
-    responses = prepare(experiment.layout, 2, cache, mask=str(tmp_path / "mask.nii.gz"))
+    responses = prepare(experiment, 2, cache, mask=str(tmp_path / "mask.nii.gz"))
     np.testing.assert_array_equal(responses.voxels, np.argwhere((mask > 0) & (experiment.brain[2] > 0)))
     save_nifti(tmp_path / "mask.nii.gz", mask[:-1])
     with pytest.raises(BoldreamsError, match="differ in shape"):
-        prepare(experiment.layout, 2, cache, mask=str(tmp_path / "mask.nii.gz"))
+        prepare(experiment, 2, cache, mask=str(tmp_path / "mask.nii.gz"))
     with pytest.raises(ChoiceError, match="neither nsdgeneral nor"):
-        prepare(experiment.layout, 2, cache, mask="elsewhere.nii.gz")
+        prepare(experiment, 2, cache, mask="elsewhere.nii.gz")
 
 
 def test_reading_parts(experiment: Experiment, cache: Path) -> None:
-    responses = prepare(experiment.layout, 1, cache)
+    responses = prepare(experiment, 1, cache)
     whole = responses.read_betas()
     mask = np.zeros(len(whole), bool)
     mask[[0, 5, 11, 12, 30, 35]] = True
@@ -107,7 +112,7 @@ def test_reading_parts(experiment: Experiment, cache: Path) -> None:
 
 
 def test_mean_over_repeats(experiment: Experiment, cache: Path) -> None:
-    responses = prepare(experiment.layout, 1, cache, sessions="1-2")
+    responses = prepare(experiment, 1, cache, sessions="1-2")
     images = [*responses.test_images[::-1], responses.train_images[0], responses.test_images[0]]
     whole = responses.read_betas().astype(float)
     rows = [responses.trial_images == image for image in images]
@@ -120,21 +125,21 @@ def test_mean_over_repeats(experiment: Experiment, cache: Path) -> None:
 
 
 def test_stopping_and_resuming_gives_the_same_store(experiment: Experiment, cache: Path, tmp_path: Path) -> None:
-    whole = prepare(experiment.layout, 2, tmp_path / "other")
+    whole = prepare(experiment, 2, tmp_path / "other")
     stop = StopFlag()
     stop.signal = signal.SIGTERM
     for done in (1, 2):
         with pytest.raises(StoppedError, match=f"{done} of 3 sessions are kept"):
-            prepare(experiment.layout, 2, cache, stop=stop)
+            prepare(experiment, 2, cache, stop=stop)
         assert find(cache, 2) == []
-    responses = prepare(experiment.layout, 2, cache)
+    responses = prepare(experiment, 2, cache)
     np.testing.assert_array_equal(responses.read_betas(), whole.read_betas())
     assert responses.path.name == whole.path.name
     assert find(cache, 2) == [responses.path]
 
 
 def test_a_session_counts_by_its_ledger_line(experiment: Experiment, cache: Path) -> None:
-    responses = prepare(experiment.layout, 2, cache)
+    responses = prepare(experiment, 2, cache)
     whole = responses.read_betas()
     ledger = ledger_of(responses.path).path
     lines = ledger.read_text().splitlines()
@@ -142,16 +147,16 @@ def test_a_session_counts_by_its_ledger_line(experiment: Experiment, cache: Path
     with pytest.raises(BoldreamsError, match="session 2, 3 to do; run `boldreams prepare --subject 2`"):
         Responses.open(responses.path)
     zarr.open_group(responses.path, mode="r+")["betas"][TRIALS:] = 99
-    np.testing.assert_array_equal(prepare(experiment.layout, 2, cache).read_betas(), whole)
+    np.testing.assert_array_equal(prepare(experiment, 2, cache).read_betas(), whole)
 
 
 def test_a_ledger_without_its_store_counts_for_nothing(experiment: Experiment, cache: Path) -> None:
-    responses = prepare(experiment.layout, 2, cache)
+    responses = prepare(experiment, 2, cache)
     whole = responses.read_betas()
     shutil.rmtree(responses.path)
     assert sessions_done(responses.path) == set()
     assert find(cache, 2) == []
-    np.testing.assert_array_equal(prepare(experiment.layout, 2, cache).read_betas(), whole)
+    np.testing.assert_array_equal(prepare(experiment, 2, cache).read_betas(), whole)
 
 
 def test_a_damaged_session_keeps_the_others(experiment: Experiment, cache: Path) -> None:
@@ -159,10 +164,10 @@ def test_a_damaged_session_keeps_the_others(experiment: Experiment, cache: Path)
     good = path.read_bytes()
     path.write_bytes(good[: len(good) // 2])
     with pytest.raises(BoldreamsError, match=r"betas_session02.nii.gz is truncated or damaged.*download"):
-        prepare(experiment.layout, 1, cache)
+        prepare(experiment, 1, cache)
     assert find(cache, 1) == []
     path.write_bytes(good)
-    betas = prepare(experiment.layout, 1, cache).read_betas()
+    betas = prepare(experiment, 1, cache).read_betas()
     np.testing.assert_allclose(betas, expected_betas(experiment, 1, [1, 2, 3]), atol=1e-5)
 
 
@@ -170,48 +175,48 @@ def test_nothing_is_written_when_a_cheap_check_fails(experiment: Experiment, cac
     layout = experiment.layout
     save_betas(layout, 2, 3, "hdf5", experiment.betas[2][:TRIALS, :, :, :-1])
     with pytest.raises(BoldreamsError, match=r"betas_session03.hdf5 has volumes of \(7, 6, 4\)"):
-        prepare(layout, 2, cache)
+        prepare(experiment, 2, cache)
     layout.design.unlink()
     with pytest.raises(BoldreamsError, match=r"nsd_expdesign\.mat"):
-        prepare(layout, 1, cache)
+        prepare(experiment, 1, cache)
     assert not cache.exists()
 
 
 def test_missing_sessions_are_listed(experiment: Experiment, cache: Path) -> None:
     with pytest.raises(ChoiceError, match=r"session 4, 5; there are 1, 2, 3 \(--sessions\)"):
-        prepare(experiment.layout, 1, cache, sessions="2-5")
+        prepare(experiment, 1, cache, sessions="2-5")
     with pytest.raises(ChoiceError, match="subjects under the root: 1, 2"):
-        prepare(experiment.layout, 3, cache)
+        prepare(experiment, 3, cache)
 
 
 def test_empty_split_is_an_error(experiment: Experiment, cache: Path) -> None:
     ids = np.arange(1, 13)
     write_design(experiment.layout.design, np.tile(ids, 3), np.stack([ids, ids]), np.array([40]))
     with pytest.raises(BoldreamsError, match=r"no test \(shared\) image"):
-        prepare(experiment.layout, 1, cache)
+        prepare(experiment, 1, cache)
     write_design(experiment.layout.design, np.tile(ids, 3), np.stack([ids, ids]), ids)
     with pytest.raises(BoldreamsError, match="no training image"):
-        prepare(experiment.layout, 1, cache)
+        prepare(experiment, 1, cache)
 
 
 def test_too_short_a_design_is_an_error(experiment: Experiment, cache: Path) -> None:
     ids = np.arange(1, 13)
     write_design(experiment.layout.design, np.tile(ids, 2), np.stack([ids, ids]), ids[:3])
     with pytest.raises(BoldreamsError, match=r"ends at trial 36, but .* has 24 trials"):
-        prepare(experiment.layout, 1, cache)
+        prepare(experiment, 1, cache)
 
 
 def test_without_brain_mask_and_ncsnr(experiment: Experiment, cache: Path) -> None:
     experiment.layout.brain_masks(1)[0].unlink()
     experiment.layout.ncsnr(1).unlink()
-    responses = prepare(experiment.layout, 1, cache)
+    responses = prepare(experiment, 1, cache)
     assert np.isnan(responses.ncsnr).all()
     union = np.logical_or.reduce([labels > 0 for labels in experiment.rois[1].values()])
     np.testing.assert_array_equal(responses.voxels, np.argwhere(union))
 
 
 def test_changed_attributes_are_refused(experiment: Experiment, cache: Path) -> None:
-    path = prepare(experiment.layout, 1, cache).path
+    path = prepare(experiment, 1, cache).path
     document = json.loads((path / "zarr.json").read_text())
     changed = json.loads(json.dumps(document))
     changed["attributes"]["request"]["sessions"] = [1]
@@ -249,7 +254,7 @@ def test_other_betas_under_the_root_are_refused(experiment: Experiment, cache: P
     save_betas(experiment.layout, 2, 2, "hdf5", experiment.betas[2][:TRIALS])
     with pytest.raises(MismatchError, match=r"betas_session02.hdf5\); run `boldreams prepare --subject 2`"):
         responses_for(cache, 2, experiment.root)
-    again = prepare(experiment.layout, 2, cache)
+    again = prepare(experiment, 2, cache)
     assert again.path != made.path
     assert responses_for(cache, 2, experiment.root).path == again.path
     shutil.rmtree(experiment.layout.betas_folder(2))

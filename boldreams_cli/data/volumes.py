@@ -1,4 +1,4 @@
-"""NIfTI volumes of one subject: labels, masks, floats (NSD manual, "ROIs", "Functional data")."""
+"""NIfTI volumes of one subject: labels, masks, floats, and whether they lie in the same space."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError
+
+AFFINE_TOLERANCE = 1e-3  # of a voxel's size
 
 
 def _load(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -35,7 +37,7 @@ def read_volume(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
 
     Returns
     -------
-    labels : (X, Y, Z) int16; in NSD -1 outside cortex, 0 unlabelled, 1.. labels.
+    labels : (X, Y, Z) int16.
     affine : (4, 4) float64, voxel indices to mm.
 
     Raises
@@ -66,3 +68,23 @@ def read_float_volume(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float
     """
     data, affine = _load(path)
     return data.astype(np.float32), affine
+
+
+def affine_difference(affine: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> str:
+    """Say how two affines of one shape differ; empty when they are the same to a thousandth of a voxel.
+
+    Parameters
+    ----------
+    affine, other : (4, 4), voxel indices to mm.
+    shape : (X, Y, Z) of the volumes.
+    """
+    voxel = np.linalg.norm(other[:3, :3], axis=0).min()
+    if np.abs(affine - other).max() <= AFFINE_TOLERANCE * voxel:
+        return ""
+    corners = np.array([[x, y, z, 1] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1) for z in (0, shape[2] - 1)])
+    apart = np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1).max()
+    return f"{_rows(affine)} and {_rows(other)}, up to {apart:.3g} mm apart"
+
+
+def _rows(affine: NDArray[np.float64]) -> str:
+    return "[" + "; ".join(" ".join(f"{value:.5g}" for value in row) for row in affine[:3]) + "]"

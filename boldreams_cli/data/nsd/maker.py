@@ -1,0 +1,99 @@
+"""The Natural Scenes Dataset as a data set: the only way into this package from outside of `data`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boldreams_cli.console import StopFlag
+from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.nsd import captions as caption_files
+from boldreams_cli.data.nsd.anatomy import read_anatomy
+from boldreams_cli.data.nsd.betas import choose_sessions
+from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.preparation import plan_trials, prepare_store, request_for
+from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.responses import Responses
+
+
+class NSD:
+    """Images, captions and responses under an NSD root; see `dataset.Dataset` for what each function gives.
+
+    Parameters
+    ----------
+    root : the folder that holds ``nsddata``, ``nsddata_betas`` and ``nsddata_stimuli``; only read.
+
+    Raises
+    ------
+    BoldreamsError
+        If no root was given, or it is missing or holds no ``nsddata``.
+    """
+
+    def __init__(self, root: Path | None) -> None:
+        self.layout = Layout.at(root)
+        self.root = self.layout.root
+        self._captions: dict[Path | None, caption_files.Captions] = {}
+
+    def subjects(self) -> list[int]:
+        """Subjects whose betas lie under the root."""
+        return self.layout.subjects()
+
+    def images(self, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
+        """(n,) nsdIds shown: the shared ones first, then the others, each sorted; reads headers, no betas."""
+        trials = plan_trials(self.layout, subject, choose_sessions(self.layout, subject, sessions))
+        return np.concatenate([np.unique(trials.images[trials.test]), np.unique(trials.images[~trials.test])])
+
+    def training_images(self, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
+        """(n,) sorted nsdIds shown that are not shared."""
+        trials = plan_trials(self.layout, subject, choose_sessions(self.layout, subject, sessions))
+        return np.unique(trials.images[~trials.test])
+
+    def stimuli(self) -> Stimuli:
+        """Open the images."""
+        return Stimuli(self.layout.stimuli)
+
+    def stimuli_identity(self) -> dict[str, Any]:
+        """Shape, type and a hash of a sample."""
+        with self.stimuli() as stimuli:
+            return stimuli.identity()
+
+    def stimuli_stamp(self) -> dict[str, int]:
+        """Size and time of change of the stimulus file."""
+        with self.stimuli():  # its errors, where it is missing
+            found = self.layout.stimuli.stat()
+        return {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+    def captions(self, ids: Iterable[int], folder: Path | None = None) -> dict[int, list[str]]:
+        """At most five captions of each image; the files are read once."""
+        if folder not in self._captions:
+            self._captions[folder] = caption_files.Captions(self.layout, folder)
+        return self._captions[folder].of(ids)
+
+    def captions_identity(self, folder: Path | None = None) -> dict[str, Any]:
+        """Hashes of the captions files and of the table of images."""
+        return caption_files.identity(self.layout, folder)
+
+    def areas(self, subject: int) -> Areas:
+        """Areas over the voxels that `prepare` takes without a mask."""
+        self.layout.check_subject(subject)
+        return read_anatomy(self.layout, subject).areas
+
+    def request(self, subject: int, sessions: str | None = None, mask: str | None = None) -> dict[str, Any]:
+        """All that decides the numbers of the prepared responses."""
+        return request_for(self.layout, subject, sessions, mask)
+
+    def prepare(
+        self,
+        subject: int,
+        cache: Path,
+        sessions: str | None = None,
+        mask: str | None = None,
+        stop: StopFlag | None = None,
+    ) -> Responses:
+        """Write the responses into the cache, unless they are there; errors as `preparation.prepare_store`."""
+        stop = StopFlag() if stop is None else stop
+        return Responses.open(prepare_store(self.layout, subject, cache, sessions, mask, stop))
