@@ -213,6 +213,17 @@ class Responses:
             "responses": str(self.path),
         }
 
+    def log_counts(self) -> None:
+        """Log how many voxels, images and trials there are."""
+        counts = self.summary()
+        logger.info(
+            "subject %d: %d voxels; %d train images, %d trials; %d test images, %d trials",
+            self.subject,
+            counts["voxels"],
+            *counts["train"].values(),
+            *counts["test"].values(),
+        )
+
 
 def _whole(group: zarr.Group, name: str) -> Any:
     array: Any = group[name]
@@ -233,17 +244,6 @@ def _attributes(path: Path) -> dict[str, Any]:
     if missing := {"format", "fingerprint", "request", "subject", "sessions", "mask"} - attrs.keys():
         raise BoldreamsError(f"{path} is no responses store (its attributes lack {listing(sorted(missing))})")
     return attrs
-
-
-def _log_counts(responses: Responses) -> None:
-    counts = responses.summary()
-    logger.info(
-        "subject %d: %d voxels; %d train images, %d trials; %d test images, %d trials",
-        responses.subject,
-        counts["voxels"],
-        *counts["train"].values(),
-        *counts["test"].values(),
-    )
 
 
 def find(cache: Path, subject: int) -> list[Path]:
@@ -284,13 +284,11 @@ def responses_for(
         responses = Responses.open(cached[0])
         if layout is not None:
             check_betas(responses, layout)
-        _log_counts(responses)
+        responses.log_counts()
         return responses
     if cached:
         return _default_of(cached, layout, subject)
-    responses = open_dataset(nsd_root).prepare(subject, cache, sessions, mask, stop)
-    _log_counts(responses)
-    return responses
+    return open_dataset(nsd_root).prepare(subject, cache, sessions, mask, stop)
 
 
 def _matches(path: Path, sessions: str | None, mask: str | None) -> bool:

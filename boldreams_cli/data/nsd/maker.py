@@ -96,4 +96,6 @@ class NSD:
     ) -> Responses:
         """Write the responses into the cache, unless they are there; errors as `preparation.prepare_store`."""
         stop = StopFlag() if stop is None else stop
-        return Responses.open(prepare_store(self.layout, subject, cache, sessions, mask, stop))
+        responses = Responses.open(prepare_store(self.layout, subject, cache, sessions, mask, stop))
+        responses.log_counts()
+        return responses
