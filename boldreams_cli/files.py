@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from boldreams_cli.console import BoldreamsError
+from boldreams_cli.console import BoldreamsError, size
+
+LARGEST_RATIO = 1100  # by which deflate can make anything smaller: 1032, and headers
 
 
 @contextmanager
@@ -80,6 +84,68 @@ def read_json(path: Path) -> Any:
         raise BoldreamsError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise BoldreamsError(f"{path} is not valid JSON ({error}); delete it and make it again") from error
+
+
+@contextmanager
+def reading(path: Path, remedy: str = "download it again", missing: str = "correct the path") -> Iterator[None]:
+    """Turn whatever a library raises while it reads a file into one error that says what is wrong with that file.
+
+    Parameters
+    ----------
+    path : of the file.
+    remedy : what to do when its content is damaged, and only then.
+    missing : what to do when it is not there.
+
+    Raises
+    ------
+    BoldreamsError
+        In place of every other exception but MemoryError.
+    """
+    try:
+        yield
+    except (BoldreamsError, MemoryError):
+        raise
+    except Exception as error:  # on damaged bytes libraries raise anything at all
+        raise BoldreamsError(_unreadable(path, error, remedy, missing)) from error
+
+
+def check_declared(path: Path, declared: int) -> None:
+    """Raise ValueError if a file says that it holds more than its size allows, before memory is taken for it.
+
+    Parameters
+    ----------
+    declared : bytes of its arrays, uncompressed.
+    """
+    there = path.stat().st_size
+    if declared > there * LARGEST_RATIO:
+        raise ValueError(f"it declares {size(declared)}, more than a file of {size(there)} can hold")
+
+
+def _unreadable(path: Path, error: Exception, remedy: str, missing: str) -> str:
+    number = _errno(error)
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return f"there is no {path}; {missing}"
+    if number == errno.EISDIR:
+        return f"{path} is a folder, not a file; {missing}"
+    if number in (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOLCK) or "unable to lock file" in str(error):
+        return f"{path} is locked by a process that writes it; wait for it, or set HDF5_USE_FILE_LOCKING=FALSE"
+    if number in (errno.EACCES, errno.EPERM):
+        return f"may not read {path}; check its permissions"
+    if number is not None and number != errno.EINVAL:
+        return f"cannot read {path} ({os.strerror(number)}): the disk or the network failed, not the file; try again"
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    return f"{path} is truncated or damaged ({said}); {remedy}"
+
+
+def _errno(error: Exception) -> int | None:
+    """The system's number, which HDF5 writes into its text alone when reading fails half-way."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno is None and isinstance(error, FileNotFoundError):  # as nibabel raises it
+        return errno.ENOENT
+    if error.errno is None and (found := re.search(r"errno = (\d+)", str(error))):
+        return int(found[1])
+    return error.errno
 
 
 def fingerprint(value: Any) -> str:

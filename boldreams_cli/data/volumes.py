@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import zlib
+import math
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError
+from boldreams_cli.files import check_declared, reading
 
 AFFINE_TOLERANCE = 1e-3  # of a voxel's size
 
 
 def _load(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Scaled data (X, Y, Z) and affine (4, 4); a fourth axis of length 1 is dropped."""
-    try:
+    with reading(path, "it must be a NIfTI file; download it again", "download it or correct the path"):
         image: Any = nibabel.load(path)
+        check_declared(path, math.prod(int(length) for length in image.shape) * image.get_data_dtype().itemsize)
         data = np.asanyarray(image.dataobj)
-    except FileNotFoundError as error:
-        raise BoldreamsError(f"no volume {path}; download it or correct the path") from error
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
-        raise BoldreamsError(f"{path} is not a readable NIfTI file ({error}); download it again") from error
+        affine = np.asarray(image.affine, np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.det(affine):
+            raise ValueError("its affine maps no voxel to a place")
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
     if data.ndim != 3:
         raise BoldreamsError(f"{path} has shape {data.shape}; a volume (X, Y, Z) is needed")
-    return data, np.asarray(image.affine, np.float64)
+    return data, affine
 
 
 def read_volume(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float64]]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import math
 import re
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing
 from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.files import check_declared, reading
 
 UNITS_PER_PERCENT = 300  # NSD stores percent signal change x 300 as int16
 PAPER_SESSIONS = range(1, 38)
@@ -26,33 +26,21 @@ BLOCK_COLUMNS = 4096
 Shape = tuple[int, int, int]
 
 
-@contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """Turn what the libraries raise on a bad file into one error that names it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise BoldreamsError(f"no betas file {path}; download it from NSD") from error
-    except PermissionError as error:
-        raise BoldreamsError(f"may not read {path}; check its permissions") from error
-    except (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError) as error:
-        hint = ""
-        if path.suffix == ".mat":
-            hint = " (betas in .mat form must be MATLAB v7.3, that is HDF5)"
-        raise BoldreamsError(
-            f"{path} is truncated or damaged: {error}{hint}; delete it and download it again"
-        ) from error
+def _reading(path: Path) -> AbstractContextManager[None]:
+    hint = "betas in .mat form must be MATLAB v7.3, that is HDF5; " if path.suffix == ".mat" else ""
+    return reading(path, f"{hint}delete it and download it again", "download it from NSD")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The dataset ``betas`` (trials, Z, Y, X) of an HDF5 or MATLAB v7.3 file."""
-    with _named_errors(path), h5py.File(path, "r") as file:
+    with _reading(path), h5py.File(path, "r") as file:
         dataset = file.get("betas")
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 4:
             there = listing(f"{name} {getattr(item, 'shape', '')}".strip() for name, item in file.items())
             raise BoldreamsError(f"{path} has no dataset betas (trials, Z, Y, X); it holds {there}; download it again")
         _check_integers(path, dataset.dtype)
+        check_declared(path, dataset.size * dataset.dtype.itemsize)
         yield dataset
 
 
@@ -71,6 +59,7 @@ def _nifti(path: Path) -> Any:
     if len(proxy.shape) != 4:
         raise BoldreamsError(f"{path} has shape {proxy.shape}; betas are (X, Y, Z, trials); download it again")
     _check_integers(path, proxy.dtype)
+    check_declared(path, math.prod(int(length) for length in proxy.shape) * proxy.dtype.itemsize)
     return proxy
 
 
@@ -83,7 +72,7 @@ def header(path: Path) -> tuple[Shape, int]:
         If the file is missing, damaged, or not four-dimensional integers.
     """
     if path.name.endswith(".nii.gz"):
-        with _named_errors(path):
+        with _reading(path):
             x, y, z, trials = (int(length) for length in _nifti(path).shape)
     else:
         with _opened(path) as dataset:
@@ -124,7 +113,7 @@ def read_session(path: Path, voxels: NDArray[np.integer], shape: Shape) -> NDArr
         )
     betas = np.empty((trials, len(voxels)), np.float32)
     if path.name.endswith(".nii.gz"):
-        with _named_errors(path):
+        with _reading(path):
             _fill_from_nifti(betas, path, voxels)
     else:
         with _opened(path) as dataset:

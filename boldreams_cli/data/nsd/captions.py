@@ -11,7 +11,7 @@ from typing import Any
 from boldreams_cli.console import BoldreamsError, listing
 from boldreams_cli.data.dataset import CAPTIONS_PER_IMAGE
 from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.files import digest
+from boldreams_cli.files import digest, reading
 
 SPLITS = ("train", "val")
 COLUMNS = ("nsdId", "cocoId", "cocoSplit")
@@ -29,16 +29,14 @@ def read_image_table(path: Path) -> dict[int, tuple[int, str]]:
     BoldreamsError
         If the table is missing, lacks a column, or holds something else than numbers in it.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or [])]:
-                raise BoldreamsError(f"{path} lacks the column {listing(missing)}; download it again")
-            return {int(row["nsdId"]): (int(row["cocoId"]), row["cocoSplit"].removesuffix("2017")) for row in reader}
-    except OSError as error:
-        raise BoldreamsError(f"cannot read {path}: {error.strerror}; download it or correct --nsd-root") from error
-    except (ValueError, TypeError, AttributeError, csv.Error) as error:
-        raise BoldreamsError(f"{path} is not a readable table ({error}); download it again") from error
+    with (
+        reading(path, "it must be a readable table; download it again", "download it or correct --nsd-root"),
+        path.open(newline="", encoding="utf-8-sig") as stream,
+    ):
+        reader = csv.DictReader(stream)
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or [])]:
+            raise BoldreamsError(f"{path} lacks the column {listing(missing)}; download it again")
+        return {int(row["nsdId"]): (int(row["cocoId"]), row["cocoSplit"].removesuffix("2017")) for row in reader}
 
 
 class Captions:
@@ -120,15 +118,11 @@ def _find(folders: Iterable[Path], split: str) -> Path | None:
 def _captions_of(path: Path, coco_ids: set[int]) -> dict[int, list[str]]:
     """First five captions of those of `coco_ids` that the file has."""
     found: dict[int, list[str]] = {}
-    try:
+    with reading(path, "it must be a COCO captions file; download annotations_trainval2017 again"):
         for annotation in json.loads(path.read_text(encoding="utf-8"))["annotations"]:
             number = int(annotation["image_id"])
             if number in coco_ids and len(captions := found.setdefault(number, [])) < CAPTIONS_PER_IMAGE:
                 captions.append(str(annotation["caption"]).strip())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BoldreamsError(
-            f"{path} is not a readable COCO captions file ({error!r}); download annotations_trainval2017 again"
-        ) from error
     return found
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
-from scipy.io.matlab import MatReadError
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing
+from boldreams_cli.data.nsd.matlab import read_arrays
 
 KEYS = ("masterordering", "subjectim", "sharedix")
+DOWNLOAD = "download nsddata/experiments/nsd/nsd_expdesign.mat from NSD or correct --nsd-root"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Design:
         BoldreamsError
             If the file is missing or unreadable, lacks one of its arrays, or its indices point nowhere.
         """
-        found = _load(path)
+        found = read_arrays(path, KEYS, DOWNLOAD)
         if missing := [key for key in KEYS if key not in found]:
             raise BoldreamsError(f"{path} lacks {listing(missing)}; download nsd_expdesign.mat again")
         ordering, subjects, shared = (_integers(found[key], key, path) for key in KEYS)
@@ -73,19 +72,6 @@ class Design:
         if not 1 <= subject <= count:
             raise ChoiceError(f"{self.path} describes subjects 1 to {count}, not {subject} (--subject)")
         return _zero_based(self.subject_images[subject - 1, self.ordering - 1], "subjectim", self.path)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            found: dict[str, Any] = scipy.io.loadmat(stream, variable_names=list(KEYS))
-    except FileNotFoundError as error:
-        raise BoldreamsError(
-            f"no {path}; download nsddata/experiments/nsd/nsd_expdesign.mat from NSD or correct --nsd-root"
-        ) from error
-    except (OSError, ValueError, TypeError, EOFError, NotImplementedError, MatReadError, zlib.error) as error:
-        raise BoldreamsError(f"{path} is not a readable MATLAB v5 file ({error}); download it again") from error
-    return found
 
 
 def _integers(values: Any, key: str, path: Path) -> NDArray[np.int64]:

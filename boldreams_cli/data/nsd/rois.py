@@ -8,6 +8,7 @@ from pathlib import Path
 from boldreams_cli.console import BoldreamsError, logger
 from boldreams_cli.data.areas import Group
 from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.files import reading
 
 RETINOTOPY, ATLAS, ECCENTRICITY = "prf-visualrois", "Kastner2015", "prf-eccrois"
 
@@ -58,10 +59,8 @@ def read_label_table(path: Path) -> dict[int, str]:
     BoldreamsError
         If it cannot be read or a line is no such pair.
     """
-    try:
+    with reading(path):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BoldreamsError(f"cannot read the label table {path} ({error}); download it again") from error
     table: dict[int, str] = {}
     for line in lines:
         fields = line.split("#")[0].split()

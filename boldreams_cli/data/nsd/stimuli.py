@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing
+from boldreams_cli.files import check_declared, reading
 
 DATASET = "imgBrick"
 SAMPLED_ROWS = 8
+LARGEST_SIDE = 4096
 
 
 class Stimuli:
@@ -30,15 +32,13 @@ class Stimuli:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
-            raise BoldreamsError(f"no stimulus file {path}; download nsd_stimuli.hdf5 or correct --nsd-root")
-        with self._named_errors():
+        with self._reading():
             self._file = h5py.File(path, "r")
-        try:
-            self._images = self._checked(self._file.get(DATASET))
-        except BoldreamsError:
-            self._file.close()
-            raise
+        with ExitStack() as stack:
+            stack.callback(self._file.close)
+            with self._reading():
+                self._images = self._checked(self._file.get(DATASET))
+            stack.pop_all()  # it stays open unless that failed
 
     def _checked(self, dataset: Any) -> Any:
         if not isinstance(dataset, h5py.Dataset):
@@ -50,16 +50,13 @@ class Stimuli:
                 f"{self.path}: {DATASET} is {shape} {dtype}, but must be (images, height, width, 3) uint8, "
                 f"as NSD's (73000, 425, 425, 3)"
             )
+        if max(shape[1:3]) > LARGEST_SIDE:
+            raise ValueError(f"images of {shape[1]} x {shape[2]} pixels")
+        check_declared(self.path, dataset.size)
         return dataset
 
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError, RuntimeError) as error:
-            raise BoldreamsError(
-                f"{self.path} is truncated or damaged: {error}; delete it and download it again"
-            ) from error
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.path, "delete it and download it again", "download nsd_stimuli.hdf5 or correct --nsd-root")
 
     def __enter__(self) -> Stimuli:
         return self
@@ -104,7 +101,7 @@ class Stimuli:
         if wrong := [number for number in ids if not 0 <= number < len(self)]:
             raise ChoiceError(f"no image {listing(wrong)}; nsdIds go from 0 to {len(self) - 1}")
         images = np.empty((len(ids), *self.image_shape), np.uint8)
-        with self._named_errors():
+        with self._reading():
             for row, number in zip(images, ids, strict=True):
                 self._images.read_direct(row, np.s_[number])
         return images

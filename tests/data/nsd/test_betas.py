@@ -104,7 +104,7 @@ def test_wrong_shape_dataset_or_type(experiment: Experiment, tmp_path: Path) -> 
     nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "b.nii.gz")
     with pytest.raises(BoldreamsError, match=r"shape \(7, 6, 5\); betas are"):
         header(tmp_path / "b.nii.gz")
-    with pytest.raises(BoldreamsError, match="no betas file"):
+    with pytest.raises(BoldreamsError, match=r"there is no .*from NSD"):
         header(tmp_path / "absent.hdf5")
 
 

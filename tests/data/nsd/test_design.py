@@ -66,18 +66,18 @@ def test_any_number_type(tmp_path: Path, dtype: type) -> None:
 
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "design.mat"
-    with pytest.raises(BoldreamsError, match=r"no .*design\.mat; download"):
+    with pytest.raises(BoldreamsError, match=r"there is no .*design\.mat; download"):
         Design.read(path)
     scipy.io.savemat(path, {"subjectim": np.ones((1, 2))})
     with pytest.raises(BoldreamsError, match="lacks masterordering, sharedix"):
         Design.read(path)
     for content in (b"", b"MATLAB" * 40, path.read_bytes()[:140]):
         path.write_bytes(content)
-        with pytest.raises(BoldreamsError, match=r"not a readable MATLAB v5 file|lacks"):
+        with pytest.raises(BoldreamsError, match=r"must be a readable MATLAB v5 file|lacks"):
             Design.read(path)
     with h5py.File(path, "w") as file:
         file["masterordering"] = np.ones(3)
-    with pytest.raises(BoldreamsError, match="not a readable MATLAB v5 file"):
+    with pytest.raises(BoldreamsError, match="must be a readable MATLAB v5 file"):
         Design.read(path)
 
 

@@ -113,7 +113,7 @@ def test_mask_file(experiment: Experiment, areas: Areas, tmp_path: Path) -> None
     save_nifti(tmp_path / "empty.nii", np.zeros(SHAPE, np.uint8))
     with pytest.raises(BoldreamsError, match="has no voxels"):
         areas.select(str(tmp_path / "empty.nii"))
-    with pytest.raises(BoldreamsError, match="no volume"):
+    with pytest.raises(BoldreamsError, match=r"there is no .*correct the path"):
         areas.select(str(tmp_path / "absent.nii"))
 
 
@@ -124,7 +124,7 @@ def test_label_table_with_colours(tmp_path: Path) -> None:
     path.write_text("OFA 1\n")
     with pytest.raises(BoldreamsError, match="'OFA 1' is not a label's index and name"):
         read_label_table(path)
-    with pytest.raises(BoldreamsError, match="cannot read the label table"):
+    with pytest.raises(BoldreamsError, match="there is no"):
         read_label_table(tmp_path / "absent.ctab")
 
 
@@ -176,7 +176,7 @@ def test_volumes(experiment: Experiment, tmp_path: Path) -> None:
     content = (tmp_path / "half.nii.gz").read_bytes()
     for broken in (b"", b"hello", content[:-30]):
         (tmp_path / "half.nii.gz").write_bytes(broken)
-        with pytest.raises(BoldreamsError, match="not a readable NIfTI file"):
+        with pytest.raises(BoldreamsError, match="must be a NIfTI file"):
             read_float_volume(tmp_path / "half.nii.gz")
     save_nifti(tmp_path / "four.nii", np.zeros((*SHAPE, 2), np.uint8))
     with pytest.raises(BoldreamsError, match=r"shape \(7, 6, 5, 2\)"):

@@ -56,7 +56,7 @@ def test_wrong_dataset(tmp_path: Path) -> None:
 
 
 def test_missing_and_truncated(experiment: Experiment, tmp_path: Path) -> None:
-    with pytest.raises(BoldreamsError, match="no stimulus file"):
+    with pytest.raises(BoldreamsError, match=r"there is no .*nsd_stimuli.hdf5"):
         Stimuli(tmp_path / "absent.hdf5")
     content = experiment.layout.stimuli.read_bytes()
     for share in (0.0, 0.1, 0.9):
