@@ -60,8 +60,7 @@ def test_predicts_what_scikit_learns_ridge_predicts(ready: Ready, result: FitRes
         # Of ridge a filter has one scale, that of its pixels; of gaussian, that of what the field reads.
         x = _scaled(ready, model, x, images) if model.spec.readout == "ridge" else x / x.std(0, ddof=1)
         centred = (x - np.average(x, 0, repeats)) * np.sqrt(repeats)[:, None]
-        values = np.linalg.eigvalsh(centred.T @ centred if x.shape[1] <= len(x) else centred @ centred.T)
-        mean = values[values > 1e-6 * values[-1]].mean()
+        mean = np.square(centred).sum() / min(len(x) - 1, x.shape[1])
         misses = [
             np.abs(
                 SklearnRidge(mean * 10.0**power).fit(x, betas[:, voxel], repeats).predict(x) - predicted[:, voxel]

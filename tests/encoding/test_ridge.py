@@ -1,34 +1,95 @@
+"""Ridge by one decomposition: its errors, what it chooses and its weights against scikit-learn's, in float64."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import LeaveOneOut
 
 from boldreams_cli.encoding.numerics.contraction import GroupReader, template
 from boldreams_cli.encoding.numerics.fields import gaussian_fields
-from boldreams_cli.encoding.numerics.ridge import Ridge
+from boldreams_cli.encoding.numerics.ridge import PENALTIES, Ridge, add_products, weighted
+
+FEATURES = [12, 29, 30, 31, 60]  # fewer than images, as many, more
 
 
-@pytest.mark.parametrize("features", [12, 60])
+def made_up(features: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of very different scales, betas of which some follow them and some do not, and repeats."""
+    random = np.random.default_rng(seed)
+    x = random.normal(3, 2, (30, features)) * np.geomspace(0.03, 3, features)
+    y = x @ random.normal(size=(features, 6)) / x.std() * np.geomspace(0.01, 3, 6) + random.normal(1, 1, (30, 6))
+    return x, y, random.integers(1, 4, 30)
+
+
+@pytest.mark.parametrize("features", FEATURES)
 def test_equals_scikit_learns_and_leaves_out_exactly(features: int) -> None:
-    random = np.random.default_rng(0)
-    x, y = random.normal(3, 2, (30, features)), random.normal(1, 1, (30, 4))
-    repeats = random.integers(1, 4, 30)
-    ridge = Ridge(torch.from_numpy(x).float(), torch.from_numpy(repeats), (1e-2, 1.0))
-    betas, found = torch.from_numpy(y).float(), []
+    x, y, repeats = made_up(features)
+    ridge = Ridge(torch.from_numpy(x), torch.from_numpy(repeats), (1e-2, 1.0))
+    betas, found = torch.from_numpy(y), []
     for chosen, penalty in enumerate(ridge.penalties):
         reference = SklearnRidge(penalty).fit(x, y, sample_weight=repeats)
-        weights, bias = ridge.solve(betas, torch.full((4,), chosen))
-        np.testing.assert_allclose(weights.numpy().T, reference.coef_, rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(bias.numpy(), reference.intercept_, rtol=1e-3, atol=1e-3)
-        errors = np.zeros(4)
+        weights, bias = ridge.solve(betas, torch.full((6,), chosen))
+        np.testing.assert_allclose(weights.numpy().T, reference.coef_, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(bias.numpy(), reference.intercept_, rtol=1e-5, atol=1e-5)
+        errors = np.zeros(6)
         for some, (one,) in LeaveOneOut().split(x):
             left = SklearnRidge(penalty).fit(x[some], y[some], sample_weight=repeats[some])
             errors += repeats[one] * (left.predict(x[[one]])[0] - y[one]) ** 2
         found.append(errors)
-    np.testing.assert_allclose(ridge.left_out_errors(betas).numpy(), found, rtol=1e-3)
+    np.testing.assert_allclose(ridge.left_out_errors(betas).numpy(), found, rtol=1e-5)
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_chooses_what_ridge_cv_chooses(features: int) -> None:
+    x, y, repeats = made_up(features, seed=1)
+    ridge = Ridge(torch.from_numpy(x), torch.from_numpy(repeats))
+    reference = RidgeCV(ridge.penalties, alpha_per_target=True).fit(x, y, sample_weight=repeats)
+    chosen = ridge.left_out_errors(torch.from_numpy(y)).argmin(0)
+    assert len(chosen.unique()) > 1
+    np.testing.assert_allclose(np.array(ridge.penalties)[chosen.numpy()], reference.alpha_)
+
+
+def test_penalties_are_multiples_of_the_mean_eigenvalue() -> None:
+    for features in FEATURES:
+        x, _, repeats = made_up(features)
+        centred = (x - np.average(x, 0, repeats)) * np.sqrt(repeats)[:, None]
+        mean = np.square(centred).sum() / min(29, features)
+        np.testing.assert_allclose(
+            Ridge(torch.from_numpy(x), torch.from_numpy(repeats)).penalties, mean * np.array(PENALTIES)
+        )
+
+
+@pytest.mark.parametrize("block", [7, 1024])
+def test_products_of_images_serve_as_well_as_features(block: int) -> None:
+    x, y, repeats = (torch.from_numpy(value) for value in made_up(60))
+    whole = Ridge(x, repeats)
+    gram = torch.zeros(30, 30, dtype=torch.float64)
+    for part in x.split(13, dim=1):
+        add_products(gram, weighted(part, whole.root, whole.share), block)
+    ridge = Ridge.of_gram(gram, repeats, 60)
+    torch.testing.assert_close(ridge.left_out_errors(y), whole.left_out_errors(y), rtol=1e-5, atol=0)
+    chosen = torch.arange(6)
+    images, mean = ridge.dual(y, chosen)
+    weights, bias = whole.solve(y, chosen)
+    torch.testing.assert_close((x.T @ images).float(), weights, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close((mean - ridge.share @ x @ x.T @ images).float(), bias, rtol=1e-5, atol=1e-5)
+    again = Ridge.of_decomposition(ridge.values, ridge.vectors, repeats, 60)
+    assert torch.equal(again.left_out_errors(y), ridge.left_out_errors(y))
+
+
+def test_features_that_say_nothing_or_the_same_twice_do_no_harm() -> None:
+    x, y, repeats = (torch.from_numpy(value) for value in made_up(12))
+    nothing = Ridge(torch.full((30, 5), 2.5), repeats)
+    weights, bias = nothing.solve(y, torch.zeros(6, dtype=torch.long))
+    assert not weights.any()
+    torch.testing.assert_close(bias.double(), nothing.share @ y, rtol=1e-6, atol=1e-6)
+    twice = Ridge(torch.cat([x, x, x], 1), repeats)  # 36 features of rank 12
+    reference = SklearnRidge(twice.penalties[0]).fit(torch.cat([x, x, x], 1), y, sample_weight=repeats)
+    weights, _ = twice.solve(y, torch.zeros(6, dtype=torch.long))
+    np.testing.assert_allclose(weights.numpy().T, reference.coef_, rtol=1e-3, atol=1e-5)
 
 
 def test_each_voxel_takes_its_own_penalty() -> None:

@@ -1,24 +1,87 @@
-"""Maps summed against smooth receptive fields: a field given on a coarse grid needs only maps pooled on it."""
+"""Maps summed against smooth receptive fields: a field given on a coarse grid needs only maps pooled on it.
+
+Every number here is a function of its image, the filter and the training images as a set. Which rows of the store
+the images have, what else lies in it, how many are read at a time and where the pooled maps are kept change no bit.
+"""
 
 from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from boldreams_cli.console import BoldreamsError, logger, size
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.inputs.maps import read_groups
 from boldreams_cli.encoding.numerics.contraction import contract
-from boldreams_cli.encoding.numerics.fields import interpolation
+from boldreams_cli.encoding.numerics.fields import interpolation_along, summed_along
 from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.files import free_bytes
 
-READ_BYTES = 256 * 2**20
-SCALE_IMAGES = 512
+READ_BYTES = 64 * 2**20
+IMAGES_TOGETHER = 64  # of which means are taken
+CONSTANT = 1e-12  # a filter whose variance is below that share of its mean square is one of rounding
+
+
+def on_grid(layout: MapLayout, grid: int) -> MapLayout:
+    """Layout of a group's maps once they are pooled."""
+    group = layout.group
+    side = min(grid, group.height), min(grid, group.width)
+    return MapLayout(Group(group.name, *side, group.layers), layout.filters)
+
+
+def pooled_bytes(layouts: Sequence[MapLayout], images: int, grid: int) -> int:
+    """Bytes of the pooled maps of all groups."""
+    return 4 * images * sum(a * c for a, c in (on_grid(layout, grid).shape for layout in layouts))
+
+
+def pool_maps(
+    store: FeatureStore,
+    rows: NDArray[np.int64],
+    layouts: Sequence[MapLayout],
+    grid: int,
+    memory: int,
+    scratch: Path,
+    device: torch.device,
+) -> list[PooledMaps]:
+    """Pool the maps of every group.
+
+    Parameters
+    ----------
+    store : to read from.
+    rows : (images,) of the store, in the order of the images.
+    layouts : of the groups.
+    grid : nodes along each side of a field.
+    memory : bytes that the pooled maps may take; beyond it they go to a file without a name.
+    scratch : folder for that file.
+    device : to use them on.
+
+    Raises
+    ------
+    BoldreamsError
+        If the disk has no room for that file.
+    """
+    needed = pooled_bytes(layouts, len(rows), grid)
+    if needed <= memory:
+        return [PooledMaps(store, rows, layout, grid, None, device) for layout in layouts]
+    scratch.mkdir(parents=True, exist_ok=True)
+    if needed > free_bytes(scratch):
+        raise BoldreamsError(
+            f"the pooled maps take {size(needed)}, more than --memory leaves for them, and {scratch} has only "
+            f"{size(free_bytes(scratch))} free; use more --memory, a smaller --percent, or a larger disk"
+        )
+    logger.info("pooled maps of %s do not fit --memory: they go through a scratch file in %s", size(needed), scratch)
+    return [PooledMaps(store, rows, layout, grid, scratch, device) for layout in layouts]
 
 
 class PooledMaps:
-    """Maps of one group, pooled on the grid, centred and scaled, in memory.
+    """Maps of one group, pooled on the grid, each filter centred and scaled over all images.
 
     Parameters
     ----------
@@ -26,34 +89,75 @@ class PooledMaps:
     rows : (images,) of the store.
     layout : of the group.
     grid : nodes along each side of a field.
+    scratch : folder for a file to keep them in; None keeps them in memory.
+    device : to use them on.
+
+    Attributes
+    ----------
+    layout : of the pooled maps.
+    pool : (P, nodes) weights of the pixels in each node, which sum to 1.
+    scale : (K,) standard deviation of each filter over images and pixels; infinite where the filter never varies,
+        so that its scaled maps and its weights are 0.
+    centre : (A, C) mean of the scaled pooled maps.
     """
 
-    def __init__(self, store: FeatureStore, rows: NDArray[np.int64], layout: MapLayout, grid: int) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        rows: NDArray[np.int64],
+        layout: MapLayout,
+        grid: int,
+        scratch: Path | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         group = layout.group
-        self.expand = interpolation(group.height, group.width, grid)
-        nodes = self.expand.shape[1]
-        side = (min(grid, group.height), min(grid, group.width))
-        self.layout = MapLayout(Group(group.name, *side, group.layers), layout.filters)
+        self.images, self.device = len(rows), device or torch.device("cpu")
+        self.layout = on_grid(layout, grid)
         # Averages rather than sums: then equal steps of Adam suit every resolution.
-        self.pool = self.expand / self.expand.sum(0)
-        image_bytes = layout.count * group.pixels * 4
-        step = max(1, READ_BYTES // image_bytes)
-        step = max(store.rows_per_shard, step // store.rows_per_shard * store.rows_per_shard)
-        by_row = np.argsort(rows, kind="stable")
-        edges = np.flatnonzero(np.diff(rows[by_row] // step, prepend=-1))
-        self.scale = torch.ones(layout.count)
-        self.maps = torch.empty(len(rows), *self.layout.shape)
-        plain = _FiltersFirst(group, layout.filters)
-        for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
-            chosen = by_row[start:stop]
-            maps = torch.from_numpy(read_groups(store, rows[chosen], [plain])[0]).float()
-            if start == 0:
-                self.scale = maps[:SCALE_IMAGES].std((0, 2)).clamp_min(1e-6)
-            pooled = (maps.view(-1, group.pixels) @ self.pool).view(len(chosen), layout.count, nodes)
-            pooled /= self.scale[:, None]
-            self.maps[torch.from_numpy(chosen)] = pooled.transpose(1, 2) if self.layout.pixels_first else pooled
-        self.centre = self.maps.mean(0)
-        self.maps -= self.centre
+        down, across = (interpolation_along(pixels, grid) for pixels in (group.height, group.width))
+        self._down, self._across = down / down.sum(0), across / across.sum(0)
+        self.pool = torch.kron(self._down, self._across)
+        self._file = None if scratch is None else tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
+        self._maps = torch.empty(len(rows) if scratch is None else 0, *self.layout.shape)
+        self.scale = self._read_store(store, rows, layout)
+        scale = self.scale.expand(self.layout.shape) if self.layout.pixels_first else self.scale[:, None]
+        self._scale = scale.expand(self.layout.shape).contiguous()
+        self.centre = self._mean()
+        if scratch is None:
+            self._maps.div_(self._scale).sub_(self.centre)
+            self._maps = _to_device(self._maps, self.device)
+
+    @property
+    def values(self) -> int:
+        """Pooled numbers of an image, A * C."""
+        a, c = self.layout.shape
+        return a * c
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that they take."""
+        return 4 * self._maps.numel()
+
+    @property
+    def maps(self) -> Tensor:
+        """(images, A, C), where they are in memory."""
+        return self._maps
+
+    def read(self, images: NDArray[np.int64]) -> Tensor:
+        """Pooled maps of some images, (n, A, C) float32 on the device."""
+        if self._file is None:
+            return self._maps[torch.from_numpy(images).to(self._maps.device)].to(self.device)
+        return self._scaled(self._read_file(images)).to(self.device)
+
+    def columns(self, some: slice) -> Tensor:
+        """Some of the `values` of all images, (images, n) float32 on the device."""
+        if self._file is None:
+            return self._maps.flatten(1)[:, some].to(self.device)
+        block = np.empty((self.images, some.stop - some.start), dtype=np.float32)
+        for image, row in enumerate(block):
+            os.preadv(self._file.fileno(), [row.data], 4 * (image * self.values + some.start))
+        scale, centre = (tensor.flatten()[some] for tensor in (self._scale, self.centre))
+        return torch.from_numpy(block).div_(scale).sub_(centre).to(self.device)
 
     def fold(self, fields: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Undo pooling, scaling and centring, exactly.
@@ -70,6 +174,68 @@ class PooledMaps:
         left, right = (fields, weights) if self.layout.pixels_first else (weights, fields)
         loss = contract(self.centre[None], left.T, right.T)[0][0]
         return fields @ self.pool.T, weights / self.scale, loss
+
+    def _read_store(self, store: FeatureStore, rows: NDArray[np.int64], layout: MapLayout) -> Tensor:
+        """Pool all images, into memory or the file; returns the scales (K,)."""
+        group, plain = layout.group, _FiltersFirst(layout.group, layout.filters)
+        sums = torch.empty(2, len(rows), layout.count, dtype=torch.float64)
+        step = max(1, READ_BYTES // (4 * layout.count * group.pixels))
+        # Whole shards where possible, so that no chunk is decoded twice.
+        step = max(store.rows_per_shard, step // store.rows_per_shard * store.rows_per_shard)
+        by_row = np.argsort(rows, kind="stable")
+        edges = np.flatnonzero(np.diff(rows[by_row] // step, prepend=-1))
+        for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
+            images = by_row[start:stop]
+            stored = torch.from_numpy(read_groups(store, rows[images], [plain])[0])
+            maps = stored.float()
+            sums[0, images] = maps.sum(2, dtype=torch.float64)
+            exact = maps if stored.dtype == torch.float16 else maps.double()  # squares of float16 are exact in float32
+            sums[1, images] = exact.square().sum(2, dtype=torch.float64)
+            pooled = summed_along(maps.view(*maps.shape[:2], group.height, group.width), self._down, 2)
+            pooled = summed_along(pooled, self._across, 3).flatten(2)
+            self._keep(images, pooled.transpose(1, 2) if self.layout.pixels_first else pooled)
+        return _deviation(sums[0].sum(0), sums[1].sum(0), len(rows) * group.pixels)
+
+    def _keep(self, images: NDArray[np.int64], pooled: Tensor) -> None:
+        if self._file is None:
+            self._maps[torch.from_numpy(images)] = pooled
+            return
+        for image, maps in zip(images, pooled.contiguous().numpy(), strict=True):
+            os.pwrite(self._file.fileno(), maps.data, 4 * int(image) * self.values)
+
+    def _read_file(self, images: NDArray[np.int64]) -> Tensor:
+        assert self._file is not None
+        maps = np.empty((len(images), *self.layout.shape), dtype=np.float32)
+        for image, row in zip(images, maps, strict=True):
+            os.preadv(self._file.fileno(), [row.data], 4 * int(image) * self.values)
+        return torch.from_numpy(maps)
+
+    def _scaled(self, maps: Tensor) -> Tensor:
+        return maps.div_(self._scale).sub_(self.centre)
+
+    def _mean(self) -> Tensor:
+        """Mean of the scaled maps over images, (A, C), summed in the order of the images."""
+        total = torch.zeros(self.layout.shape, dtype=torch.float64)
+        for some in np.split(np.arange(self.images), range(IMAGES_TOGETHER, self.images, IMAGES_TOGETHER)):
+            maps = self._maps[some[0] : some[-1] + 1] if self._file is None else self._read_file(some)
+            total += maps.sum(0, dtype=torch.float64)
+        return (total / self.images / self._scale).float()
+
+
+def _deviation(sums: Tensor, squares: Tensor, count: int) -> Tensor:
+    """Standard deviations of `count` numbers each, from their sums and sums of squares; infinite for 0."""
+    variance = (squares - sums.square() / count) / max(1, count - 1)
+    varies = variance > CONSTANT * squares / count
+    return torch.where(varies, variance.clamp_min(0).sqrt(), torch.inf).float()
+
+
+def _to_device(maps: Tensor, device: torch.device) -> Tensor:
+    """Put them where they are used, if there is room; `read` moves what it reads otherwise."""
+    try:
+        return maps.to(device)
+    except torch.OutOfMemoryError:
+        logger.info("pooled maps of %s do not fit the device: they stay in the host's memory", size(maps.nbytes))
+        return maps
 
 
 class _FiltersFirst(MapLayout):

@@ -42,7 +42,36 @@ def interpolation(height: int, width: int, grid: int) -> Tensor:
     -------
     (height * width, nodes) float32.
     """
-    rows, columns = min(grid, height), min(grid, width)
-    nodes = torch.eye(rows * columns).view(-1, 1, rows, columns)
-    fields = functional.interpolate(nodes, size=(height, width), mode="bilinear", align_corners=True)
-    return fields.view(rows * columns, -1).T.contiguous()
+    return torch.kron(interpolation_along(height, grid), interpolation_along(width, grid))
+
+
+def interpolation_along(pixels: int, grid: int) -> Tensor:
+    """`interpolation` along one side, (pixels, nodes) float32."""
+    nodes = torch.eye(min(grid, pixels))[None]
+    return functional.interpolate(nodes, size=pixels, mode="linear", align_corners=True)[0].T.contiguous()
+
+
+def summed_along(values: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """Weighted sums along one dimension, number by number, so that no sum depends on what lies beside it.
+
+    A matrix product may round the same sum differently in a larger batch or on more threads.
+
+    Parameters
+    ----------
+    values : any shape, n along `dim`.
+    weights : (n, m), mostly zeros.
+
+    Returns
+    -------
+    As `values` with m along `dim`.
+    """
+    sums = []
+    for column in weights.T.tolist():
+        total: Tensor | None = None
+        for index, weight in enumerate(column):
+            if weight:
+                part = values.select(dim, index) * weight
+                total = part if total is None else total.add_(part)
+        assert total is not None, "every node has a pixel"
+        sums.append(total)
+    return torch.stack(sums, dim)

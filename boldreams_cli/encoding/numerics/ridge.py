@@ -1,4 +1,10 @@
-"""Ridge regression of all voxels on the same features, each with its own penalty; pure functions of arrays."""
+"""Ridge regression of all voxels on the same features, each with its own penalty; pure functions of arrays.
+
+With weights s of the images, centred features X and betas y, both times the roots of s, and X X' = U D U', the
+residuals are U (penalty / (D + penalty)) U' y and the leverages those of U: what each image would be missed by, had
+it been left out, follows for every penalty from one decomposition. That form does not cancel, so products with betas
+may be of float32 where the decomposition is of float64.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +16,83 @@ from torch import Tensor
 # Times the mean eigenvalue of the features' covariance.
 PENALTIES = tuple(10.0**power for power in range(-4, 5))
 
+ZERO = 1e-13  # eigenvalues below that share of the largest are rounding of float64 sums
+
 
 class Ridge:
     """One decomposition of the features, which gives the solutions for every penalty and their left-out errors.
 
     Parameters
     ----------
-    features : (images, F) float32, on any scale; they are centred here.
+    features : (images, F), on any scale; they are centred here.
     repeats : (images,) trials that each image's mean beta stands for; the images' weights.
     penalties : to choose from, as multiples of the features' mean eigenvalue.
     """
 
     def __init__(self, features: Tensor, repeats: Tensor, penalties: Sequence[float] = PENALTIES) -> None:
-        self.root = repeats.double().sqrt()[:, None]
-        self.share = (repeats / repeats.sum()).double()[:, None]
-        self.centre = (features * self.share.float()).sum(0)
-        scaled = (features - self.centre) * self.root.float()
-        few = features.shape[1] <= features.shape[0]
+        self._weigh(repeats)
+        self.centre = self.share @ features.double()
+        scaled = weighted(features, self.root, self.share)
+        images, count = scaled.shape
         # The smaller of the two Gram matrices; they have the same eigenvalues.
-        values, vectors = torch.linalg.eigh(_gram(scaled.T if few else scaled))
-        kept = values > 1e-6 * values[-1].clamp_min(1e-30)  # float32 products hold no more
-        self.values, vectors = values[kept], vectors[:, kept].float()
-        self.directions = vectors if few else scaled.T @ (vectors / self.values.sqrt().float())
-        self.scores = scaled @ self.directions
-        mean = self.values.mean() if len(self.values) else torch.ones((), dtype=torch.float64)
-        self.penalties = [float(penalty * mean) for penalty in penalties]
+        if count <= images:
+            values, axes = torch.linalg.eigh(scaled.T @ scaled)
+            kept = values > ZERO * values[-1]
+            self.values = values[kept]
+            self.vectors = scaled @ (axes[:, kept] / self.values.sqrt())
+            self.complete = False
+        else:
+            self._decompose(scaled @ scaled.T)
+        self._scale(penalties, count)
+        self._features = features
 
-    def _projected(self, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean of the betas (V,), what is left, weighted (images, V), and its products with the scores (r, V)."""
-        mean = (betas * self.share).sum(0).float()
-        left = (betas - mean) * self.root.float()
-        return mean, left, self.scores.T @ left
+    @classmethod
+    def of_gram(cls, gram: Tensor, repeats: Tensor, features: int, penalties: Sequence[float] = PENALTIES) -> Ridge:
+        """From the products of all pairs of images, where features are too many to be held.
+
+        Parameters
+        ----------
+        gram : (images, images) float64 products of `weighted` features; what lies above the diagonal is not read.
+        repeats : (images,).
+        features : their number.
+        penalties : as multiples of the features' mean eigenvalue.
+        """
+        ridge = cls.__new__(cls)
+        ridge._weigh(repeats)
+        ridge._decompose(gram)
+        ridge._scale(penalties, features)
+        return ridge
+
+    @classmethod
+    def of_decomposition(
+        cls, values: Tensor, vectors: Tensor, repeats: Tensor, features: int, penalties: Sequence[float] = PENALTIES
+    ) -> Ridge:
+        """From `values` and `vectors` of another one, kept meanwhile; arguments otherwise as for `of_gram`."""
+        ridge = cls.__new__(cls)
+        ridge._weigh(repeats)
+        ridge.values, ridge.vectors, ridge.complete = values, vectors, vectors.shape[0] == vectors.shape[1]
+        ridge._scale(penalties, features)
+        return ridge
+
+    def _weigh(self, repeats: Tensor) -> None:
+        self.root = repeats.double().sqrt()
+        self.share = repeats.double() / repeats.sum()
+
+    def _decompose(self, gram: Tensor) -> None:
+        """All directions, those without variance too: then residuals need no part of their own outside of them."""
+        values, self.vectors = torch.linalg.eigh(gram)
+        self.values, self.complete = values.clamp_min(0), True
+
+    def _scale(self, penalties: Sequence[float], features: int) -> None:
+        total = float(self.values.sum())
+        mean = total / min(len(self.root) - 1, features) if total > 0 else 1.0
+        self.penalties = [penalty * mean for penalty in penalties]
+        self.fast = self.vectors.float()
+        squares = self.vectors.square()
+        # What a left-out image's residual is divided by, (penalties, images).
+        self.freedom = torch.stack(
+            [1 - self.share - squares @ (self.values / (self.values + penalty)) for penalty in self.penalties]
+        ).clamp_min(1e-12)
 
     def left_out_errors(self, betas: Tensor) -> Tensor:
         """Squared errors of each image predicted from all others, exactly, without fitting again.
@@ -51,19 +103,22 @@ class Ridge:
 
         Returns
         -------
-        (penalties, voxels), sums over images, weighted by repeats.
+        (penalties, voxels) float64, sums over images, weighted by repeats.
         """
-        _, left, products = self._projected(betas)
+        _, left = self._centred(betas)
+        left = left.float()
+        products = self.fast.T @ left
+        outside = None if self.complete else left - self.fast @ products
         errors = []
-        for penalty in self.penalties:
-            shrunk = 1 / (self.values + penalty)
-            leverage = self.scores.double().square() @ shrunk + self.share[:, 0]
-            residual = left - self.scores @ (products * shrunk[:, None].float())
-            errors.append((residual / (1 - leverage).clamp_min(1e-6)[:, None].float()).square().sum(0))
+        for penalty, freedom in zip(self.penalties, self.freedom, strict=True):
+            missed = self.fast @ (products * (penalty / (self.values + penalty)).float()[:, None])
+            if outside is not None:
+                missed += outside
+            errors.append(missed.div_(freedom.float()[:, None]).square_().sum(0, dtype=torch.float64))
         return torch.stack(errors)
 
-    def solve(self, betas: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and bias.
+    def dual(self, betas: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the images: a feature's weight is the sum of its values at the images, times these.
 
         Parameters
         ----------
@@ -72,17 +127,63 @@ class Ridge:
 
         Returns
         -------
-        (F, voxels) and (voxels,).
+        (images, voxels) float64, which sum to 0 over images, and the mean betas (voxels,) float64.
         """
-        mean, _, products = self._projected(betas)
+        mean, left = self._centred(betas)
         penalty = torch.tensor(self.penalties, dtype=torch.float64, device=betas.device)[chosen]
-        weights = self.directions @ (products / (self.values[:, None] + penalty)).float()
-        return weights, mean - self.centre @ weights
+        shrunk = (self.vectors.T @ left) / (self.values[:, None] + penalty)
+        if self.complete and len(self.values):
+            shrunk[self.values <= ZERO * self.values[-1]] = 0  # no feature reads from there
+        return (self.vectors @ shrunk) * self.root[:, None], mean
+
+    def solve(self, betas: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the features that this was made of, and bias.
+
+        Parameters
+        ----------
+        betas : (images, voxels).
+        chosen : (voxels,) which penalty each voxel takes.
+
+        Returns
+        -------
+        (F, voxels) and (voxels,), float32.
+        """
+        images, mean = self.dual(betas, chosen)
+        weights = self._features.double().T @ images
+        return weights.float(), (mean - self.centre @ weights).float()
+
+    def _centred(self, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of the betas (voxels,), and what is left, weighted (images, voxels)."""
+        values = betas.double()
+        mean = self.share @ values
+        return mean, (values - mean) * self.root[:, None]
 
 
-def _gram(rows: Tensor, block: int = 4096) -> Tensor:
-    """Products of all pairs of rows, summed in float64 a block of columns at a time."""
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    for part in rows.split(block, dim=1):
-        total += part @ part.T
-    return total
+def weighted(features: Tensor, root: Tensor, share: Tensor) -> Tensor:
+    """Features without their weighted mean, times the roots of the images' weights.
+
+    Parameters
+    ----------
+    features : (images, F).
+    root, share : (images,) float64, roots of the weights, and the weights as shares of their sum.
+
+    Returns
+    -------
+    (images, F) float64.
+    """
+    values = features.double()
+    return (values - share @ values).mul_(root[:, None])
+
+
+def add_products(gram: Tensor, rows: Tensor, block: int = 1024) -> None:
+    """Add the products of all pairs of rows to the lower triangle of `gram`, in place.
+
+    Parameters
+    ----------
+    gram : (images, images) float64.
+    rows : (images, F) float64.
+    block : images at a time; blocks above the diagonal are left out.
+    """
+    for start in range(0, len(rows), block):
+        stop = min(start + block, len(rows))
+        gram[start:stop, :stop].addmm_(rows[start:stop], rows[:stop].T)

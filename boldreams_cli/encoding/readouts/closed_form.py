@@ -182,8 +182,8 @@ class _GaussianSearch:
 
     def _choose(self, betas: Tensor, shown: Progress) -> tuple[Tensor, Tensor, Tensor]:
         """Field, penalty and left-out error of each voxel."""
-        best = torch.full((betas.shape[1],), torch.inf, device=betas.device)
-        field, penalty = torch.zeros_like(best, dtype=torch.long), torch.zeros_like(best, dtype=torch.long)
+        best = torch.full((betas.shape[1],), torch.inf, dtype=torch.float64, device=betas.device)
+        field, penalty = torch.zeros(2, len(best), dtype=torch.long, device=betas.device)
         for number, ridge, _ in self._ridges(torch.arange(len(self.fields[0]))):
             error, chosen = ridge.left_out_errors(betas).min(0)
             better = error < best
