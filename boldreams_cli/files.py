@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +50,18 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_npz(path: Path, *, compressed: bool = False, **arrays: Any) -> None:
+    """Write arrays to the very `path` given, whole or not at all; numpy by itself appends .npz to other names."""
+    import numpy as np
+
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        (np.savez_compressed if compressed else np.savez)(stream, **arrays)
+
+
+DAMAGED_NPZ = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged .npz raises; a truncated one still begins with PK and is no ValueError."""
 
 
 def to_json(value: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,6 +42,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     default="black",
     help="Image to integrate from: black, the backbone's mean colour, or the image blurred.",
 )
+@options.option("--overwrite", is_flag=True, help="Compute again what is done.")
 @options.option("--weights", default=None, metavar="FILE", help="Of the backbone, if they have moved.")
 @options.memory_option
 @options.device_option
@@ -51,6 +54,7 @@ def attribute(
     count: int,
     steps: int | None,
     baseline: str,
+    overwrite: bool,
     weights: str | None,
     memory: int,
     device: str,
@@ -59,13 +63,15 @@ def attribute(
     """Show which pixels of an image drive an area's response.
 
     Integrated gradients of the area's mean beta, from a baseline to the image. Writes the signed attribution (.npz)
-    and a picture of each image, and a sheet of all, into attributions/AREA in the model's folder.
+    and a picture of each image, and a sheet of all, into attributions/AREA in the model's folder. Images that are done
+    with the same settings are not computed again, so a run that was stopped goes on.
     """
     from boldreams_cli.console import stop_on_signals
     from boldreams_cli.encoding.evaluation.predict import find_images
     from boldreams_cli.encoding.model.full import FullModel
-    from boldreams_cli.interpret import targets
+    from boldreams_cli.interpret import products, targets
     from boldreams_cli.interpret.attribution import attributor as attribution
+    from boldreams_cli.interpret.attribution import record
 
     model = choice.resolve()
     targets.check_gradients(model)
@@ -73,21 +79,25 @@ def attribute(
     responses = options.responses_of(model, choice.cache)
     full = FullModel.rebuild(model, where, weights)
     settings = attribution.Settings(steps or attribution.STEPS, baseline, memory)
-    rois = tuple(dict.fromkeys(rois))
     attributor = attribution.Attributor(full, rois, responses, settings)
     if images:
         jobs = attributor.all_areas(find_images(images, lambda: responses))
     else:
         jobs = attributor.best_test_images(choice.cache, nsd_root, count, memory)
     with stop_on_signals() as stop:
-        results = list(attribution.attribute(attributor, jobs, model.folder / "attributions", nsd_root, stop))
+        made = record.attribute(attributor, jobs, model.folder / "attributions", nsd_root, stop, overwrite)
+    about: dict[str, Any] = {"roi": ",".join(attributor.rois), "rois": attributor.rois}
+    about |= {"baseline": baseline, "steps": settings.steps}
     output.show(
-        {"model": str(model.folder), "roi": rois[0] if len(rois) == 1 else rois, "results": results},
+        products.said_of_model(model) | about | {"results": made.results, "sheets": made.sheets},
         f"model: {model.folder}",
-        *(
-            f"{item['roi']}, image {item['image']}: mean beta {item['prediction']:.4f}, of the baseline "
-            f"{item['baseline_prediction']:.4f}; "
-            f"sum off by {100 * item['completeness_error']:.2g} %  {item['files'][1]}"
-            for item in results
-        ),
+        *(_line(item) for item in made.results),
+    )
+
+
+def _line(item: dict[str, Any]) -> str:
+    error = math.nan if item["completeness_error"] is None else item["completeness_error"]
+    return (
+        f"{item['roi']}, image {item['image']}: mean beta {item['prediction']:.4f}, of the baseline "
+        f"{item['baseline_prediction']:.4f}; sum off by {100 * error:.2g} %  {item['files'][1]}"
     )

@@ -70,7 +70,9 @@ class VoxelPlace(click.ParamType):
 )
 @options.option("--target", default=None, metavar="FILE.npz|NUMBER", help="Betas to reach, in place of the most.")
 @options.option("--minus", default=None, metavar="AREA", help="Area to excite least, for the contrast.")
-@options.option("--diversity", type=click.FloatRange(0), default=1.0, help="Weight of diversity, in betas.")
+@options.option(
+    "--diversity", type=click.FloatRange(0), default=None, help="Weight of diversity, in betas (default: 1)."
+)
 @options.option(
     "--parameterization",
     type=click.Choice(["fourier", "pixel", "maco"]),
@@ -85,8 +87,9 @@ class VoxelPlace(click.ParamType):
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Folder to write (default: dreams/AREA in the model's folder).",
+    help="Folder to write (default: dreams/NAME in the model's folder; the name says what is not the default).",
 )
+@options.option("--overwrite", is_flag=True, help="Dream again what is done, and replace another dream in --output.")
 @options.option("--weights", default=None, metavar="FILE", help="Of the backbone, if they have moved.")
 @options.memory_option
 @options.device_option
@@ -100,12 +103,13 @@ def dream(
     objective: str | None,
     target: str | None,
     minus: str | None,
-    diversity: float,
+    diversity: float | None,
     parameterization: str,
     steps: int | None,
     lr: float | None,
     count: int,
     folder: Path | None,
+    overwrite: bool,
     weights: str | None,
     memory: int,
     device: str,
@@ -114,17 +118,18 @@ def dream(
 ) -> None:
     """Find the images that excite an area, a voxel or a filter most.
 
-    Writes dream-N.png, a contact sheet beside the best natural images, dream.npz, the trace and dream.json. Stopped
-    by Ctrl-C or SIGTERM it keeps the images so far, and the same command goes on from there.
+    Writes dream-N.png, a contact sheet beside the best natural images, dream.npz, the trace and dream.json. A dream
+    that is done is not dreamed again. Stopped by Ctrl-C or SIGTERM it keeps the images so far apart from finished
+    ones, and the same command goes on from there.
     """
     from boldreams_cli.console import stop_on_signals
     from boldreams_cli.encoding.model.full import FullModel
     from boldreams_cli.interpret import targets
-    from boldreams_cli.interpret.dreams import objectives
-    from boldreams_cli.interpret.dreams import record as gallery
+    from boldreams_cli.interpret.dreams import objectives, record
     from boldreams_cli.interpret.dreams.loop import Settings
+    from boldreams_cli.interpret.dreams.natural import Sources
 
-    kind = objectives.choose(objective, target, minus)
+    kind = objectives.choose(objective, target, minus, diversity)
     _check(roi, voxel, filter_, kind, count)
     model = choice.resolve()
     targets.check_gradients(model)
@@ -136,18 +141,18 @@ def dream(
     wanted = None
     if target is not None and isinstance(aim, targets.AreaTarget):
         wanted = objectives.read_wanted(target, aim.voxels, aim.asked)
-    request = gallery.Request(
+    request = record.Request(
         target=aim,
-        objective=objectives.Objective(kind, wanted, diversity),
-        settings=Settings.default(full.backbone.entry, roi, steps, lr, count, parameterization, seed),
-        folder=folder or model.folder / "dreams" / aim.folder,
+        objective=objectives.Objective(kind, wanted, 1.0 if diversity is None else diversity),
+        settings=Settings.default(
+            full.backbone.entry, aim.folder if roi else None, steps, lr, count, parameterization, seed
+        ),
+        folder=folder,
         device=where,
     )
     with stop_on_signals() as stop:
-        record = gallery.dream(request, responses, choice.cache, nsd_root, memory, stop)
-        stop.check(f"the images of step {record.dream.step} of {request.settings.steps} are in {request.folder}")
-    summary = record.summary()
-    output.show(summary, *_lines(summary, aim.unit))
+        made = record.dream(request, Sources(responses, choice.cache, nsd_root, memory), stop, overwrite)
+    output.show(made, *_lines(made))
 
 
 def _check(roi: str | None, voxel: object, filter_: str | None, kind: str, count: int) -> None:
@@ -175,7 +180,8 @@ def _responses(model: FittedModel, cache: Path, needed: bool) -> Responses | Non
         return None
 
 
-def _lines(summary: dict[str, Any], unit: str) -> list[str]:
+def _lines(summary: dict[str, Any]) -> list[str]:
+    unit = summary["unit"]
     images = [
         f"{file}  {unit} {response:.4f}" for file, response in zip(summary["images"], summary["response"], strict=True)
     ]

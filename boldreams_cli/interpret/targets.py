@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from boldreams_cli.encoding.model.full import IMAGE_BLOCK, FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.backbones.registry import entry
 from boldreams_cli.features.feature_store import FeatureStore
-from boldreams_cli.interpret.words.cloud import folder_name
+from boldreams_cli.interpret.products import spelled
 
 LEAK = 0.01
 Reader = Callable[[Sequence[Tensor]], Tensor]
@@ -84,6 +84,44 @@ def voxel_at(model: FittedModel, place: tuple[int, int, int]) -> NDArray[np.bool
     if not (chosen & model.weights.included).any():
         raise BoldreamsError(f"voxel {said} was excluded from the fit (constant or non-finite betas); choose another")
     return chosen
+
+
+def said(areas: Areas, roi: str) -> str:
+    """An area for people: as the program spells it, but masks by their path."""
+    spelling = areas.canonical(roi)
+    return roi if "mask-" in spelling else spelling
+
+
+class Target(Protocol):
+    """What is dreamed of; a new kind is one more class here and a way to name it in `choose`."""
+
+    full: FullModel
+    unit: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def folder(self) -> str:
+        """Its part of the name of a dream's folder."""
+        ...
+
+    @property
+    def identity(self) -> list[Any]:
+        """What tells this target from others of the same model."""
+        ...
+
+    def activity(self, pixels: Tensor) -> Activity:
+        """What objectives read, of (images, 3, H, W) pixels: ``response`` (images,), ``maps``; more by kind."""
+        ...
+
+    def stored(
+        self, store: FeatureStore, images: NDArray[Any], device: torch.device, memory: int
+    ) -> dict[str, NDArray[np.float32]]:
+        """As `activity` (but ``maps``), of stored images."""
+        ...
 
 
 class Means:
@@ -192,7 +230,7 @@ class AreaTarget:
     asked: NDArray[np.bool_]
     minus: NDArray[np.bool_] | None = None
     each: bool = False
-    unit = "mean beta"
+    unit: str = "mean beta"
 
     def __post_init__(self) -> None:
         areas = [self.voxels] if self.minus is None else [self.voxels, self.minus]
@@ -246,7 +284,7 @@ class FilterTarget:
     full: FullModel
     layer: str
     index: int
-    unit = "mean activation"
+    unit: str = "mean activation"
 
     @classmethod
     def parse(cls, full: FullModel, text: str) -> FilterTarget:
@@ -303,9 +341,6 @@ class FilterTarget:
         return {"response": store.means(self.layer, store.rows(images, "mean"))[:, self.index]}
 
 
-Target = AreaTarget | FilterTarget
-
-
 @contextmanager
 def leaking(network: nn.Module) -> Iterator[None]:
     """Let gradients, but no values, leak through closed ReLUs: noise may leave a filter silent, and then without any.
@@ -358,12 +393,14 @@ def choose(
         name, folder = f"voxel {','.join(place)}", f"voxel-{'-'.join(place)}"
     else:
         assert areas is not None
-        name, folder = str(roi), folder_name(roi)
-        chosen, asked = voxels_of(model, areas, name), areas.select(name)
+        assert roi is not None
+        chosen, asked = voxels_of(model, areas, roi), areas.select(roi)
+        name, folder = said(areas, roi), spelled(areas.canonical(roi))
     if minus is None:
         return AreaTarget(name, folder, full, chosen, asked, each=each)
     assert areas is not None
     other = voxels_of(model, areas, minus)
     if (other == chosen).all():
         raise ChoiceError(f"{name} and {minus} are the same voxels: there is no contrast (--minus)")
-    return AreaTarget(f"{name} minus {minus}", f"{folder}-minus-{folder_name(minus)}", full, chosen, asked, other, each)
+    both, against = f"{name} minus {said(areas, minus)}", spelled(folder, "minus", areas.canonical(minus))
+    return AreaTarget(both, against, full, chosen, asked, other, each)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from boldreams_cli.interpret.products import Product
 from tests.conftest import Run
 
 CLIP = "ViT-S-32-alt"
 WORDS = ("dog", "face", "house", "polar bear", "street", "spoon")
-KEYS = {"image", "vocabulary", "words", "files"}
+KEYS = {"image", "vocabulary", "words", "files", "score", "matcher", "matcher_weights", "dream", "reference", "model"}
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +46,14 @@ def test_image_without_a_model(run: Run, nouns: Path, tmp_path: Path) -> None:
     assert scores == sorted(scores, reverse=True)
     assert all(-2 <= score <= 2 for score in scores)
     picture, table = (Path(path) for path in first.json["files"])
-    assert picture == tmp_path / "words" / "3" / "nouns-contrast.png"
+    assert picture == tmp_path / "words" / "3" / f"nouns-contrast-{CLIP}-top-4.png"
     assert Image.open(picture).size == (1200, 750)
     rows = list(csv.DictReader(io.StringIO(table.read_text())))
     assert [[row["word"], float(row["score"])] for row in rows] == first.json["words"]
     kept = sorted(path.name.split("-")[0] for path in (tmp_path / "vocabularies").iterdir())
     assert kept == ["nouns", "reference"]
+    assert (first.json["score"], first.json["matcher"].split(":")[0]) == ("contrast", CLIP)
+    assert len(first.json["matcher_weights"]) >= 12
 
 
 def test_classifier_without_clip(run: Run, photographs: list[Path], tmp_path: Path) -> None:
@@ -98,12 +101,23 @@ def test_dreams_of_an_area(run: Run, experiment: Path, cache: Path, nouns: Path,
     chosen = ("--vocabulary", nouns, "--clip", CLIP, "--weights", "random", "--model", folder)
     absent = run("wordcloud", "--roi", "faces", *chosen, code=2)
     assert "boldreams dream --roi faces" in absent.err
-    (folder / "dreams/faces").mkdir(parents=True)
     images = np.random.default_rng(0).random((2, 3, 64, 64), dtype=np.float32)
-    np.savez(folder / "dreams/faces/dream.npz", images=images)
-    done = run("wordcloud", "--roi", "faces", *chosen, "--json", BOLDREAMS_CACHE=tmp_path)
+
+    def make(place: Path, stem: str) -> dict[str, object]:
+        np.savez(place / "dream.npz", images=images)
+        return {"area": "faces", "roi": "faces", "objective": "mean"}
+
+    product = Product("dream", folder / "dreams/faces", "dream", ("dream.npz",), {"made": "up"}, own_folder=True)
+    product.write(make)
+    done = run("wordcloud", "--roi", "Faces", *chosen, "--json", BOLDREAMS_CACHE=tmp_path)
     assert len(done.json["words"]) == len(WORDS)
-    assert Path(done.json["files"][0]) == folder / "words/faces/nouns-cosine.png"
+    assert done.json["dream"] == "faces"
+    assert Path(done.json["files"][0]) == folder / f"words/faces/nouns-cosine-{CLIP}.png"
+    whole = (folder / "dreams/faces/dream.npz").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"torn"):
+        (folder / "dreams/faces/dream.npz").write_bytes(damaged)
+        refused = run("wordcloud", "--roi", "faces", *chosen, code=1, BOLDREAMS_CACHE=tmp_path)
+        assert "dream.npz is damaged" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError, StoppedError
 from boldreams_cli.encoding.model.full import predict_stored, store_of
 from boldreams_cli.features.backbones import registry
-from boldreams_cli.interpret.attribution import integration
-from boldreams_cli.interpret.attribution.attributor import STEPS, Attributor, Settings
+from boldreams_cli.interpret.attribution import integration, record
+from boldreams_cli.interpret.attribution.attributor import STEPS, Attributor, Settings, kept
 from boldreams_cli.interpret.attribution.integration import Respond, integrated_gradients
 from tests.interpret.conftest import CPU, Fitted, by_hand
 from tests.interpret.test_dreaming import After
@@ -201,7 +201,7 @@ def test_batch_follows_from_memory(fitted: Fitted) -> None:
     attributor = Attributor(fitted.full, ["V1"], fitted.responses, Settings(memory=1))
     image = torch.rand(3, 227, 227)
     assert attributor._fitting_batch(attributor.means.areas[0], image) == 1
-    size = attributor.kept(attributor.means.areas[0], image)
+    size = kept(attributor.means.areas[0], image)
     assert 1e6 < size < 3e7  # AlexNet's maps, without its weights
 
 
@@ -218,8 +218,8 @@ def test_default_images_are_each_areas_best_test_images(fitted: Fitted) -> None:
 def test_stop_keeps_finished_images(fitted: Fitted, tmp_path: Path) -> None:
     attributor = Attributor(fitted.full, ["V1"], fitted.responses, Settings(steps=2))
     jobs = attributor.best_test_images(fitted.cache, None, 3, 2**30)
-    done = []
     with pytest.raises(StoppedError, match="finished maps"):
-        done.extend(attributor.attribute(attributor, jobs, tmp_path, fitted.root, After(1)))
-    assert len(done) == 1
-    assert all(path.is_file() for path in done[0]["files"])
+        record.attribute(attributor, jobs, tmp_path, fitted.root, After(1))
+    first = f"image-{jobs[0].image.nsd_id:05d}"
+    folder = tmp_path / "V1-steps-2"
+    assert {path.name for path in folder.iterdir()} == {f"{first}.npz", f"{first}.png", f"{first}.json"}

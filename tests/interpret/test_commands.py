@@ -22,6 +22,9 @@ def called(*arguments: object) -> Done:
     return in_this_process([str(argument) for argument in arguments], {})
 
 
+DREAM = "dreams/V1-steps-4-lr-0.02-count-2"
+
+
 @pytest.fixture(scope="module")
 def dreamed(run: Run, fitted: Fitted) -> dict:
     done = run("dream", "--roi", "V1", "--steps", 4, "--count", 2, "--lr", "0.02", "--json", "--cache", fitted.cache)
@@ -29,9 +32,12 @@ def dreamed(run: Run, fitted: Fitted) -> dict:
 
 
 def test_dream_prints_one_object_and_writes_what_it_names(dreamed: dict, fitted: Fitted) -> None:
-    assert set(dreamed) == {"model", "roi", "objective", "images", "response", "best_natural", "trace"}
+    promised = {"model", "roi", "objective", "images", "response", "best_natural", "trace"}
+    told_apart = {"score", "files", "recipe", "readout", "percent", "finetuned", "settings", "unit"}
+    assert set(dreamed) == promised | told_apart
+    assert dreamed["score"] == dreamed["response"], "of the mean objective"
     assert (dreamed["roi"], dreamed["objective"], len(dreamed["response"])) == ("V1", "mean", 2)
-    folder = fitted.model.folder / "dreams/V1"
+    folder = fitted.model.folder / DREAM
     assert dreamed["images"] == [str(folder / f"dream-{number}.png") for number in (1, 2)]
     with np.load(folder / "dream.npz") as stored:
         assert stored["images"].shape == (2, 3, 227, 227)
@@ -47,7 +53,7 @@ def test_dream_prints_one_object_and_writes_what_it_names(dreamed: dict, fitted:
 
 
 def test_dream_describes_itself(dreamed: dict, fitted: Fitted) -> None:
-    said = json.loads((fitted.model.folder / "dreams/V1/dream.json").read_text())
+    said = json.loads((fitted.model.folder / DREAM / "dream.json").read_text())
     assert said.items() >= {"seed": 0, "stopped": False, "step": 4, "device": "cpu", "unit": "mean beta"}.items()
     assert said["settings"]["transforms"] == {"rotate": 1.0, "translate": 0.1, "scale": [1.0, 1.0]}
     assert "torch" in said["versions"]
@@ -92,10 +98,13 @@ def test_terminated_dream_keeps_its_images_and_exits_75(fitted: Fitted, tmp_path
     assert process.returncode == 75, heard + rest
     assert out == ""
     assert "run the same command to go on" in rest
-    said = json.loads((tmp_path / "dream.json").read_text())
-    assert said["stopped"] is True
+    assert [path.name for path in tmp_path.iterdir()] == [".stopped"]
+    (kept,) = (tmp_path / ".stopped").iterdir()
+    said = json.loads((kept / "dream.json").read_text())
+    assert (said["stopped"], said["state"]) == (True, "stopped")
     assert 0 < said["step"] < 5000
-    assert (tmp_path / "dream-1.png").is_file()
+    assert (kept / "dream-1.png").is_file()
+    assert (kept / "state.safetensors").is_file()
 
 
 def test_attribute_shares_passes_and_adds_up(run: Run, fitted: Fitted) -> None:
@@ -103,12 +112,13 @@ def test_attribute_shares_passes_and_adds_up(run: Run, fitted: Fitted) -> None:
         *("attribute", "--roi", "V1", "--roi", "faces", "--image", fitted.responses.test_images[0], "--steps", 16),
         *("--json", "--cache", fitted.cache),
     )
-    assert done.json["roi"] == ["V1", "faces"]
+    assert (done.json["roi"], done.json["rois"]) == ("V1,faces", ["V1", "faces"])
+    assert [Path(sheet).parent.name for sheet in done.json["sheets"]] == ["V1-steps-16", "faces-steps-16"]
     for entry in done.json["results"]:
         difference = entry["prediction"] - entry["baseline_prediction"]
         error = abs(entry["attribution_sum"] - difference) / abs(difference)
         assert entry["completeness_error"] == pytest.approx(error, rel=1e-6)
-        assert ("--steps" in done.err) or error <= 0.01
+        assert ("--steps" in done.err) == any(entry["completeness_error"] > 0.01 for entry in done.json["results"])
         with np.load(entry["files"][0]) as stored:
             assert stored["attribution"].shape == (3, 227, 227)
             assert stored["map"].shape == (227, 227)

@@ -160,12 +160,12 @@ def test_stopped_dream_keeps_its_images_and_goes_on_to_the_same_end(fitted: Fitt
     first = dreamer(area(fitted))
     part = first.run(After(3))
     assert (part.step, part.stopped) == (3, True)
-    first.save_state(tmp_path, first.key("model"))
+    first.save_state(tmp_path, "one")
     other = dreamer(area(fitted), seed=1)
-    other.resume(tmp_path, other.key("model"))
+    other.resume(tmp_path, "two")
     assert other.done == 0  # another dream's state is not taken up
     second = dreamer(area(fitted))
-    second.resume(tmp_path, second.key("model"))
+    second.resume(tmp_path, "one")
     assert second.done == 3
     whole = second.run(StopFlag())
     np.testing.assert_array_equal(whole.images, dreamed.images)

@@ -8,7 +8,7 @@ import torch
 from lucent.optvis import param
 from PIL import Image
 
-from boldreams_cli.console import BoldreamsError, ChoiceError
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
 from boldreams_cli.interpret.dreams import parameterization, spectra, transforms
 from boldreams_cli.interpret.dreams.parameterization import Spectrum
 from boldreams_cli.interpret.dreams.transforms import Transforms
@@ -63,12 +63,14 @@ def test_unknown_parameterization_lists_the_choices() -> None:
 
 
 def test_spectrum_is_measured_once_from_training_images(fitted: Fitted, tmp_path) -> None:
-    spectrum = spectra.spectrum_of(fitted.model, fitted.responses, tmp_path, fitted.root, images=5)
+    spectrum = spectra.spectrum_of(fitted.model, fitted.responses, tmp_path, fitted.root, StopFlag(), images=5)
     assert spectrum.magnitude.shape == (3, 240, 121)
     files = list((tmp_path / "spectra").glob("*.npz"))
     with np.load(files[0]) as stored:
         assert set(stored["images"]) <= set(fitted.responses.train_images)
-    again = spectra.spectrum_of(fitted.model, fitted.responses, tmp_path, None, images=5)  # no root needed now
+    again = spectra.spectrum_of(
+        fitted.model, fitted.responses, tmp_path, None, StopFlag(), images=5
+    )  # no root needed now
     np.testing.assert_array_equal(again.magnitude, spectrum.magnitude)
     low, high = spectrum.magnitude[0, :10, 1:10].mean(), spectrum.magnitude[0, 100:120, 100:].mean()
     assert low > 20 * high  # natural images
@@ -76,7 +78,7 @@ def test_spectrum_is_measured_once_from_training_images(fitted: Fitted, tmp_path
 
 def test_spectrum_without_stimuli_names_the_option(fitted: Fitted, tmp_path) -> None:
     with pytest.raises(BoldreamsError, match="--nsd-root"):
-        spectra.spectrum_of(fitted.model, fitted.responses, tmp_path, None)
+        spectra.spectrum_of(fitted.model, fitted.responses, tmp_path, None, StopFlag())
 
 
 def test_no_transform_leaves_images_alone() -> None:

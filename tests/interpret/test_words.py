@@ -55,7 +55,7 @@ def test_pictures_are_embedded_with_the_models_own_normalisation(tiny: clip.Clip
 
 def test_cosine_and_contrast(tiny: clip.Clip, pictures: list[np.ndarray], tmp_path: Path) -> None:
     matcher = matching.ClipMatcher(tiny, NOUNS, tmp_path)
-    features = matching.picture_features(matcher, pictures)
+    features = matching.picture_features(matcher, pictures, 3)
     text = functional.normalize(tiny.embed_texts(NOUNS.words), dim=1).double()
     cosines = features.double() @ text.T
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
@@ -81,8 +81,8 @@ def test_vocabulary_is_embedded_once(tiny: clip.Clip, tmp_path: Path, monkeypatc
 
 def test_reference_is_computed_once(tiny: clip.Clip, pictures: list[np.ndarray], tmp_path: Path) -> None:
     matcher = matching.ClipMatcher(tiny, NOUNS, tmp_path)
-    first = matching.reference_features(matcher, iter(pictures), "these", tmp_path)
-    again = matching.reference_features(matcher, iter(()), "these", tmp_path)
+    first = matching.reference_features(matcher, iter(pictures), 3, "these", tmp_path)
+    again = matching.reference_features(matcher, iter(()), 3, "these", tmp_path)
     assert torch.equal(first, again)
 
 
@@ -127,7 +127,7 @@ def test_real_classifier_names_what_is_there(photographs: list[Path]) -> None:
     names = Vocabulary("imagenet", imagenet())
     matcher = matching.ClassifierMatcher("efficientnet_lite0", "pretrained", names, 0, torch.device("cpu"))
     known = [path for path in photographs if path.stem.replace("_", " ") in names.words][:12]
-    features = matching.picture_features(matcher, [read_picture(path) for path in known])
+    features = matching.picture_features(matcher, [read_picture(path) for path in known], len(known))
     best = [cloud.top(names.words, cloud.scores(matcher, row[None]), 5) for row in features]
     right = [path.stem.replace("_", " ") in dict(five) for path, five in zip(known, best, strict=True)]
     assert sum(right) >= 10
@@ -153,27 +153,27 @@ def test_font_sizes(values: list[float], expected: list[float]) -> None:
     assert cloud.font_sizes(values) == pytest.approx(expected)
 
 
-def cloud(count: int, low: float) -> cloud.Cloud:
+def words_down_to(low: float, count: int = 20) -> list[tuple[str, float]]:
     names = ["golden retriever", "soft-coated wheaten terrier", *(f"word{'x' * (n % 9)}{n}" for n in range(count - 2))]
-    return cloud.Cloud(7, "mine", "cosine", list(zip(names, np.linspace(0.3, low, count).tolist(), strict=True)))
+    return list(zip(names, np.linspace(0.3, low, count).tolist(), strict=True))
 
 
 @pytest.mark.parametrize("low", [0.28, 0.01, -0.4])
 def test_cloud_is_whole_and_the_same_again(low: float, tmp_path: Path) -> None:
-    files = cloud(20, low).save(tmp_path / "a", 5)
-    assert [path.name for path in files] == ["mine-cosine.png", "mine-cosine.csv"]
-    pixels = np.asarray(Image.open(files[0]).convert("L")).astype(int)
+    first, again, table = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "a.csv"
+    cloud.draw(first, words_down_to(low), 5)
+    pixels = np.asarray(Image.open(first).convert("L")).astype(int)
     assert pixels.shape == (cloud.HEIGHT, cloud.WIDTH)
     # Nothing touches the edge, so nothing is clipped.
     assert min(pixels[0].min(), pixels[-1].min(), pixels[:, 0].min(), pixels[:, -1].min()) > 200
     assert (pixels < 200).mean() > 0.02
-    with files[1].open(newline="") as stream:
+    cloud.write_table(table, words_down_to(low))
+    with table.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["word"] for row in rows] == [word for word, _ in cloud(20, low).words]
-    assert [float(row["score"]) for row in rows] == [score for _, score in cloud(20, low).words]
-    again = cloud(20, low).save(tmp_path / "b", 5)
-    assert again[0].read_bytes() == files[0].read_bytes()
-    assert not list(tmp_path.glob("*/.partial*"))
+    assert [(row["word"], float(row["score"])) for row in rows] == words_down_to(low)
+    cloud.draw(again, words_down_to(low), 5)
+    assert again.read_bytes() == first.read_bytes()
+    assert not list(tmp_path.glob(".partial*"))
 
 
 def test_all_words_are_drawn_in_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,30 +181,13 @@ def test_all_words_are_drawn_in_proportion(tmp_path: Path, monkeypatch: pytest.M
 
     drawn = []
     monkeypatch.setattr(wordcloud.WordCloud, "to_image", lambda self: drawn.append(self) or Image.new("RGB", (2, 2)))
-    chosen = cloud(20, 0.2).words
+    chosen = words_down_to(0.2)
     cloud.draw(tmp_path / "a.png", chosen, 0)
     fonts = {entry[0][0]: entry[1] for entry in drawn[0].layout_}
     assert set(fonts) == {word for word, _ in chosen}
     largest = max(fonts.values())
     for word, score in chosen:
         assert fonts[word] / largest == pytest.approx(score / 0.3, abs=0.1)
-
-
-def test_dreams_are_read(tmp_path: Path, text_model: FittedModel) -> None:
-    text_model.folder = tmp_path
-    with pytest.raises(ChoiceError, match="boldreams dream --roi faces"):
-        cloud.dream_pixels(text_model, "faces")
-    folder = tmp_path / "dreams" / "faces"
-    folder.mkdir(parents=True)
-    np.savez(folder / "dream.npz", images=np.full((2, 3, 8, 8), 1.5, dtype=np.float32))
-    assert cloud.dream_pixels(text_model, "faces").shape == (2, 3, 8, 8)
-    assert float(cloud.dream_pixels(text_model, "faces").max()) == 1
-    np.savez(folder / "dream.npz", images=np.zeros((3, 8, 8)))
-    with pytest.raises(BoldreamsError, match="not"):
-        cloud.dream_pixels(text_model, "faces")
-    (folder / "dream.npz").write_bytes(b"torn")
-    with pytest.raises(BoldreamsError, match="damaged"):
-        cloud.dream_pixels(text_model, "faces")
 
 
 @pytest.fixture
@@ -231,9 +214,3 @@ def test_predicted_betas_of_an_area(text_model: FittedModel) -> None:
     assert found.tolist() == pytest.approx([first, second])
     with pytest.raises(BoldreamsError, match="another --roi"):
         cloud.predicted_betas(text_model, np.array([False, False, True]), embeddings)
-
-
-def test_folder_names() -> None:
-    assert cloud.folder_name("FFA-1,OFA") == "FFA-1,OFA"
-    assert cloud.folder_name(12) == "12"
-    assert cloud.folder_name("/a/b c/my dog.jpg") == "my_dog"

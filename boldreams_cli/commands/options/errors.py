@@ -8,6 +8,8 @@ from difflib import get_close_matches
 
 import click
 
+from boldreams_cli.machine import is_out_of_memory
+
 INTERRUPTED = 128 + 2  # a shell's exit code for a process that SIGINT ended
 
 
@@ -15,7 +17,7 @@ def described(error: BaseException) -> str | None:
     """Say what went wrong; None for an error that only a traceback explains."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         where = "the device is out of memory" if type(error).__name__ == "OutOfMemoryError" else "out of memory"
         return f"{where}; use a smaller --memory, --batch-size or --count, or a larger machine"
     if isinstance(error, RuntimeError):
@@ -23,16 +25,6 @@ def described(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether Python, CUDA or torch's allocator of the CPU ran out; the latter two raise RuntimeErrors.
-
-    By name, because torch may not have been imported.
-    """
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def usage(error: click.ClickException) -> str:

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli import plots
-from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
+from boldreams_cli.console import BoldreamsError, logger
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted, pixels_of, read_images
 from boldreams_cli.encoding.model.full import FullModel, store_of
-from boldreams_cli.files import written_whole
 from boldreams_cli.interpret.attribution.integration import (
+    BASELINES,
+    ORDER,
+    TOLERANCE,
     Integral,
     Respond,
     baseline_of,
     integrated_gradients,
-    signed_map,
 )
-from boldreams_cli.interpret.dreams.loop import is_out_of_memory, repeatable
-from boldreams_cli.interpret.targets import Means, read_stored, voxels_of
-from boldreams_cli.interpret.words.cloud import folder_name
+from boldreams_cli.interpret.products import (
+    Product,
+    hashed,
+    of_model,
+    spelled,
+    versions_that_matter,
+)
+from boldreams_cli.interpret.targets import Means, read_stored, said, voxels_of
+from boldreams_cli.machine import is_out_of_memory, repeatable
 
 STEPS = 256  # at most; below 1 % on AlexNet and efficientnet_lite0 where half of them would do
-LARGEST_ERROR = 0.01
 BATCHES = {"cpu": 16, "cuda": 256}  # larger ones are no faster
 
 
@@ -75,10 +78,35 @@ class Attributor:
     """
 
     def __init__(self, full: FullModel, rois: Sequence[str], responses: Responses, settings: Settings) -> None:
-        self.full, self.rois, self.responses, self.settings = full, list(rois), responses, settings
-        self.means = Means(full, [voxels_of(full.model, responses.areas, roi) for roi in rois])
+        self.full, self.responses, self.settings = full, responses, settings
+        asked: dict[str, str] = {}
+        for roi in rois:
+            asked.setdefault(responses.areas.canonical(roi), roi)  # V1 and v1 are one
+        self.rois = [said(responses.areas, roi) for roi in asked.values()]
+        self.names = [self._folder_name(area) for area in asked]
+        self.voxels = [voxels_of(full.model, responses.areas, roi) for roi in asked.values()]
+        self.means = Means(full, self.voxels)
         self.device = full.backbone.device
         self._batch: dict[int, int] = {}
+
+    def _folder_name(self, area: str) -> str:
+        """The area, then whatever is not the default."""
+        baseline = self.settings.baseline if self.settings.baseline != BASELINES[0] else ""
+        return spelled(area, baseline, f"steps-{self.settings.steps}" if self.settings.steps != STEPS else "")
+
+    def product(self, folder: Path, area: int, image: Wanted, pixels: Tensor) -> Product:
+        """Where an image's attribution to an area is kept under `folder`, and under which key."""
+        decides = {
+            **of_model(self.full.model),
+            "voxels": hashed(np.flatnonzero(self.voxels[area])),
+            "pixels": hashed(pixels.cpu().numpy()),
+            "baseline": self.settings.baseline,
+            "integral": [self.settings.steps, ORDER, TOLERANCE],
+            "device": self.device.type,
+            "versions": versions_that_matter(),
+        }
+        name = f"image-{image.nsd_id:05d}" if image.nsd_id is not None else spelled(Path(str(image.file)).stem)
+        return Product("attribution", folder / self.names[area], name, ("{stem}.npz", "{stem}.png"), decides)
 
     def best_test_images(self, cache: Path, nsd_root: Path | None, count: int, memory: int) -> list[Job]:
         """The test images that excite each area most, best first: by prediction from the store, or from pixels.
@@ -173,104 +201,3 @@ def kept(respond: Respond, pixels: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         respond(pixels[None].clone().requires_grad_())
     return max(1, sum(sizes.values()))
-
-
-def attribute(
-    attributor: Attributor, jobs: Sequence[Job], folder: Path, nsd_root: Path | None, stop: StopFlag
-) -> Iterator[dict[str, Any]]:
-    """Attribute images to areas and write, under ``folder/AREA``, an .npz and a panel of each, and a sheet.
-
-    Parameters
-    ----------
-    attributor, jobs : what to do.
-    folder : of all areas.
-    nsd_root : to read nsdIds from.
-    stop : looked at between images; finished ones are on disk.
-
-    Yields
-    ------
-    Image by image and area by area, the entries of ``results`` in the JSON object of ``attribute``.
-
-    Raises
-    ------
-    StoppedError
-        If a signal came.
-    """
-    rows: dict[int, list[tuple[NDArray[Any], NDArray[Any], str]]] = {}
-    taken: dict[str, str] = {}
-    with progress("attribute", len(jobs), "images") as shown:
-        for job in jobs:
-            stop.check(f"finished maps are in {folder}")
-            pixels = attributor.pixels(job.image, nsd_root)
-            result = attributor.integrate(pixels, job.areas)
-            name = _file_name(job.image, taken)
-            for place, area in enumerate(job.areas):
-                entry, row = _save(attributor, folder, area, job.image, name, pixels, result, place)
-                rows.setdefault(area, []).append(row)
-                yield entry
-            shown.advance()
-    for area, shown_rows in rows.items():
-        roi = attributor.rois[area]
-        plots.attribution(folder / folder_name(roi) / "sheet.png", shown_rows, _title(attributor, roi))
-
-
-def _save(
-    attributor: Attributor,
-    folder: Path,
-    area: int,
-    image: Wanted,
-    name: str,
-    pixels: Tensor,
-    result: Integral,
-    place: int,
-) -> tuple[dict[str, Any], tuple[NDArray[Any], NDArray[Any], str]]:
-    """Write one image's attribution to one area; the result's entry and the row of the sheet."""
-    roi = attributor.rois[area]
-    raw = result.values[place].astype(np.float32)
-    smooth = signed_map(result.values[place])
-    prediction, start = float(result.prediction[place]), float(result.baseline_prediction[place])
-    error = float(result.completeness_error[place])
-    if not error <= LARGEST_ERROR:
-        logger.warning(
-            "image %s, %s: the attribution misses the difference of the predictions (%.3g) by %.1f %%; "
-            "use more --steps than %d",
-            *(image.name, roi, prediction - start, 100 * error, attributor.settings.steps),
-        )
-    files = [folder / folder_name(roi) / f"{name}{suffix}" for suffix in (".npz", ".png")]
-    with written_whole(files[0]) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            attribution=raw,
-            map=smooth.astype(np.float32),
-            pixels=pixels.cpu().numpy(),
-            prediction=prediction,
-            baseline_prediction=start,
-            image=str(image.name),
-        )
-    said = image.name if image.nsd_id is not None else name
-    row = (pixels.permute(1, 2, 0).cpu().numpy(), smooth, f"image {said}: mean beta {prediction:.2f}")
-    plots.attribution(files[1], [row], _title(attributor, roi))
-    entry = {
-        "image": image.name,
-        "roi": roi,
-        "files": files,
-        "prediction": prediction,
-        "baseline_prediction": start,
-        "attribution_sum": float(result.sums[place]),
-        "completeness_error": error,
-    }
-    return entry, row
-
-
-def _title(attributor: Attributor, roi: str) -> str:
-    spec = attributor.full.model.spec
-    return f"{roi}, subject {spec.subject}, {spec.backbone} {spec.percent:g} %"
-
-
-def _file_name(image: Wanted, taken: dict[str, str]) -> str:
-    """A name for the files of an image; two files of one name in different folders are told apart."""
-    name = f"image-{image.nsd_id:05d}" if image.nsd_id is not None else folder_name(Path(str(image.file)).name)
-    base, number = name, 2
-    while taken.setdefault(name, str(image.name)) != str(image.name):
-        name, number = f"{base}-{number}", number + 1
-    return name

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,18 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
 from boldreams_cli.features.backbones.registry import Entry
-from boldreams_cli.files import fingerprint, to_json, written_whole
+from boldreams_cli.files import to_json, written_whole
 from boldreams_cli.interpret.dreams import transforms
 from boldreams_cli.interpret.dreams.objectives import Objective
 from boldreams_cli.interpret.dreams.parameterization import Picture
 from boldreams_cli.interpret.dreams.transforms import Transforms
 from boldreams_cli.interpret.targets import Target
+from boldreams_cli.machine import is_out_of_memory, repeatable
 
 TRACE_EVERY = 50  # steps at most between looks at the untransformed images; each look costs a third of a step
 MACO_RATE = 5e-2  # phases are in radians; the authors' rates are for amplitudes
-STATE = ".stopped.safetensors"
+STATE = "state.safetensors"
+KEEP_EVERY = 60.0  # seconds between states kept: what a kill costs at most
 COLUMNS = ("step", "loss", "transformed", "untransformed")
 
 
@@ -143,8 +145,13 @@ class Dreamer:
         """Steps taken."""
         return len(self.trace.rows)
 
-    def run(self, stop: StopFlag) -> Dream:
+    def run(self, stop: StopFlag, keep: Callable[[], object] | None = None) -> Dream:
         """Go on to the last step, or to a signal.
+
+        Parameters
+        ----------
+        stop : looked at between steps.
+        keep : called now and then, to keep the state.
 
         Raises
         ------
@@ -153,11 +160,15 @@ class Dreamer:
         """
         with repeatable(self.device), progress(f"dream {self.target.name}", self.settings.steps, "steps") as shown:
             shown.advance(self.done)
+            kept = time.monotonic()
             while self.done < self.settings.steps and not stop:
                 loss, response = self._guarded_step()
                 shown.advance(1, f"response {response:.3f}")
                 if not math.isfinite(loss):
                     raise BoldreamsError(f"the loss became {loss} at step {self.done}; use a smaller --lr")
+                if keep is not None and time.monotonic() - kept >= KEEP_EVERY:
+                    keep()
+                    kept = time.monotonic()
             return self._result()
 
     def _guarded_step(self) -> tuple[float, float]:
@@ -205,20 +216,6 @@ class Dreamer:
             stopped=self.done < self.settings.steps,
         )
 
-    def key(self, model: str) -> str:
-        """Fingerprint of all that decides the images; `model` is the digest of the model's weights."""
-        return fingerprint(
-            [
-                model,
-                self.target.identity,
-                asdict(self.objective),
-                asdict(self.settings),
-                list(self.picture.values.shape),
-                str(self.device),
-                str(torch.__version__),
-            ]
-        )
-
     def save_state(self, folder: Path, key: str) -> None:
         """Keep what `resume` needs."""
         state = self.optimizer.state.get(self.picture.values, {})
@@ -251,18 +248,3 @@ class Dreamer:
         rows = json.loads(metadata["trace"])
         self.trace.rows = [(row[0], row[1], math.nan if row[2] is None else row[2]) for row in rows]
         logger.info("going on after step %d", self.done)
-
-
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """Make convolutions on CUDA give the same sums every time."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out; torch's CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

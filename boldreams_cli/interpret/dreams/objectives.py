@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
+from boldreams_cli.files import DAMAGED_NPZ
 
 NAMES = ("mean", "diversity", "target", "contrast")
 
@@ -67,23 +68,25 @@ class Objective:
         return activity["response"]
 
 
-def choose(name: str | None, target: str | None, minus: str | None) -> str:
-    """--objective, or the one that --target or --minus implies.
+def choose(name: str | None, target: str | None, minus: str | None, diversity: float | None = None) -> str:
+    """--objective, or the one that --target, --minus or --diversity implies.
 
     Raises
     ------
     ChoiceError
         If they contradict each other.
     """
-    implied = "target" if target is not None else "contrast" if minus is not None else None
-    if target is not None and minus is not None:
-        raise ChoiceError("--target and --minus are of two objectives; give one of them")
+    given = {"target": target, "minus": minus, "diversity": diversity}
+    options = [option for option, value in given.items() if value is not None]
+    if len(options) > 1:
+        raise ChoiceError(f"{' and '.join(f'--{option}' for option in options)} are of two objectives; give one")
+    implied = {"minus": "contrast"}.get(options[0], options[0]) if options else None
     if name is None:
         return implied or "mean"
     if name not in NAMES:
         raise ChoiceError(f"unknown objective {name!r}; choose from {', '.join(NAMES)} (--objective)")
     if implied is not None and name != implied:
-        raise ChoiceError(f"--objective {name} does not go with --{'target' if target is not None else 'minus'}")
+        raise ChoiceError(f"--objective {name} does not go with --{options[0]}")
     if name in ("target", "contrast") and implied is None:
         missing = "--target FILE.npz or a number" if name == "target" else "--minus AREA"
         raise ChoiceError(f"--objective {name} needs {missing}")
@@ -109,16 +112,20 @@ def read_wanted(text: str, voxels: NDArray[np.bool_], area: NDArray[np.bool_]) -
         If it is neither, or of another length.
     """
     try:
-        return np.array([float(text)], np.float32)
+        number = float(text)
     except ValueError:
         pass
+    else:
+        if not np.isfinite(number):
+            raise ChoiceError(f"--target takes a finite number of z-scored betas, not {text}")
+        return np.array([number], np.float32)
     path = Path(text).expanduser()
     if not path.is_file():
         raise ChoiceError(f"--target takes a number or an .npz file with betas; {text} is neither")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             betas = np.atleast_1d(np.squeeze(np.asarray(arrays["betas"], np.float32)))
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGED_NPZ as error:
         raise BoldreamsError(f"{path} is no .npz file with betas ({error}); boldreams predict writes one") from error
     chosen = None
     if betas.shape == voxels.shape:

@@ -1,13 +1,12 @@
-"""What a dream leaves on disk, beside the natural images that excite the same target most (paper, section 2.5)."""
+"""A dream from request to files: what it is called, what decides it, what it leaves on disk (paper, section 2.5)."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,88 +14,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from boldreams_cli import plots
-from boldreams_cli.console import BoldreamsError, StopFlag, logger
-from boldreams_cli.data.dataset import open_dataset
-from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation.predict import Wanted, pixels_of
-from boldreams_cli.encoding.model.full import FullModel, store_of
-from boldreams_cli.encoding.model.spec import FittedModel, versions
-from boldreams_cli.files import write_json, write_text, written_whole
+from boldreams_cli.console import StopFlag, StoppedError, logger
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.files import fingerprint, write_npz, write_text
 from boldreams_cli.interpret.dreams import parameterization, spectra
-from boldreams_cli.interpret.dreams.loop import COLUMNS, STATE, Dream, Dreamer, Settings
+from boldreams_cli.interpret.dreams.loop import COLUMNS, Dream, Dreamer, Settings
+from boldreams_cli.interpret.dreams.natural import Natural, Sources, best_natural, pictures
 from boldreams_cli.interpret.dreams.objectives import Objective
+from boldreams_cli.interpret.products import (
+    Description,
+    Product,
+    hashed,
+    of_model,
+    said_of_model,
+    spelled,
+    title_of_model,
+    versions_that_matter,
+)
 from boldreams_cli.interpret.targets import Target
 
-
-@dataclass(frozen=True)
-class Natural:
-    """The natural image that does best.
-
-    Parameters
-    ----------
-    image : nsdId.
-    response : of the target, in the full model's unit.
-    score : what the objective makes of it.
-    """
-
-    image: int
-    response: float
-    score: float
-
-
-def best_natural(
-    request: Request, responses: Responses, cache: Path, nsd_root: Path | None, memory: int
-) -> dict[str, Natural] | None:
-    """The best training and test image, by prediction from the store; None (and a log line) without one.
-
-    Those of a finetuned model are predicted from their pixels.
-
-    Returns
-    -------
-    ``train`` and ``test``.
-    """
-    try:
-        finetuned = request.model.spec.finetuned
-        store = None if finetuned else store_of(request.model, cache)
-        found = {}
-        for name, images in (("train", responses.train_images), ("test", responses.test_images)):
-            if store is None:
-                activity = _from_pixels(request.target, images, cache, nsd_root)
-            else:
-                activity = request.target.stored(store, images, request.device, memory)
-            score = request.objective.score(activity)
-            best = int(np.argmax(score))
-            found[name] = Natural(int(images[best]), float(activity["response"][best]), float(score[best]))
-    except BoldreamsError as error:
-        logger.info("best natural images: none (%s)", error)
-        return None
-    return found
-
-
-@torch.inference_mode()
-def _from_pixels(
-    target: Target, images: NDArray[Any], cache: Path, nsd_root: Path | None
-) -> dict[str, NDArray[np.float32]]:
-    """What `Target.stored` gives, through the network."""
-    wanted = [Wanted(nsd_id=int(image)) for image in images]
-    parts = [target.activity(pixels) for pixels in pixels_of(target.full, wanted, cache, nsd_root)]
-    names = [name for name in parts[0] if name != "maps"]
-    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in names}
-
-
-def pictures(images: Sequence[int], full: FullModel, nsd_root: Path | None) -> list[NDArray[np.float32]] | None:
-    """Natural images at the backbone's input size, (H, W, 3) in [0, 1]; None (and a log line) without stimuli."""
-    if nsd_root is None:
-        logger.info("natural images are not shown beside the dreams: no --nsd-root")
-        return None
-    try:
-        with open_dataset(nsd_root).stimuli() as stimuli:
-            read = torch.from_numpy(stimuli.read(images))
-    except BoldreamsError as error:
-        logger.info("natural images are not shown beside the dreams: %s", error)
-        return None
-    resized = full.backbone.entry.preprocessing.resize(read).permute(0, 2, 3, 1)
-    return list((resized.float() / 255).numpy())
+STEM = "dream"
+SHOWN = ("model", "roi", "objective", "images", "response", "score", "best_natural", "trace", "files")
 
 
 @dataclass(frozen=True)
@@ -106,14 +44,14 @@ class Request:
     Parameters
     ----------
     target, objective, settings : of it.
-    folder : to write.
+    folder : to write, where the user names one.
     device : to compute on.
     """
 
     target: Target
     objective: Objective
     settings: Settings
-    folder: Path
+    folder: Path | None
     device: torch.device
 
     @property
@@ -121,49 +59,147 @@ class Request:
         """That is dreamed with."""
         return self.target.full.model
 
+    @property
+    def name(self) -> str:
+        """Of its folder: the target, then whatever is not the default."""
+        parts: list[object] = [self.target.folder, *_objective_name(self.objective)]
+        chosen, backbone = self.settings, self.target.full.backbone.entry
+        usual = Settings.default(backbone, None, parameterization=chosen.parameterization)
+        if chosen.parameterization != parameterization.NAMES[0]:
+            parts.append(chosen.parameterization)
+        named = {"steps": chosen.steps, "lr": chosen.rate, "count": chosen.count, "seed": chosen.seed}
+        defaults = {"steps": usual.steps, "lr": usual.rate, "count": usual.count, "seed": usual.seed}
+        for option, value in named.items():
+            if value != defaults[option]:
+                parts += [option, f"{value:g}" if isinstance(value, float) else value]
+        return spelled(*parts)
 
-def dream(
-    request: Request, responses: Responses | None, cache: Path, nsd_root: Path | None, memory: int, stop: StopFlag
-) -> Record:
-    """Make a dream, or as much of it as a signal allows, and write it.
+    def product(self, sources: Sources) -> Product:
+        """Where it is kept, and under which key."""
+        responses = sources.responses.fingerprint if sources.responses is not None else None
+        wanted = self.objective.wanted
+        decides = {
+            **of_model(self.model),
+            "target": fingerprint(self.target.identity),
+            "objective": self.objective.name,
+            "betas": None if wanted is None else hashed(wanted),
+            "diversity": self.objective.diversity if self.objective.name == "diversity" else None,
+            "settings": asdict(self.settings),
+            "spectrum": responses if self.settings.parameterization == "maco" else None,
+            "device": self.device.type,
+            "versions": versions_that_matter(),
+        }
+        images = [f"dream-{number}.png" for number in range(1, self.settings.count + 1)]
+        return Product(
+            kind="dream",
+            folder=self.folder or self.model.folder / "dreams" / self.name,
+            stem=STEM,
+            files=(*images, "sheet.png", "dream.npz", "trace.csv", "trace.png"),
+            decides=decides,
+            own_folder=True,
+            chosen=self.folder is not None,
+        )
+
+
+def _objective_name(objective: Objective) -> list[object]:
+    if objective.name == "diversity":
+        return ["diversity", *([f"{objective.diversity:g}"] if objective.diversity != 1 else [])]
+    if objective.wanted is not None:
+        one = len(objective.wanted) == 1
+        return ["target", f"{objective.wanted[0]:g}" if one else hashed(objective.wanted)[:8]]
+    return []  # a contrast's areas are in the target's name
+
+
+def dream(request: Request, sources: Sources, stop: StopFlag, overwrite: bool = False) -> Description:
+    """Make a dream and keep it, unless it is there.
 
     Parameters
     ----------
     request : what to dream.
-    responses : of the model's subject, for the best natural images and for ``maco``.
-    cache : that may hold the model's feature store.
-    nsd_root : for the pixels of natural images.
-    memory : bytes that stored maps may take.
-    stop : looked at between steps; the images so far are written, and the same request goes on from there.
+    sources : of natural images.
+    stop : looked at between steps; the state so far is kept, and the same request goes on from there.
+    overwrite : whether to make it again, and to replace another in a folder that the user named.
+
+    Returns
+    -------
+    The JSON object of ``dream``, paths in full.
 
     Raises
     ------
+    StoppedError
+        If a signal came.
+    ChoiceError
+        If the folder that the user named holds another dream, or files in the way.
     BoldreamsError
         If memory runs out, the loss is no number, or ``maco`` finds no stimuli.
     """
+    product = request.product(sources)
+    with product.held(stop):
+        if not overwrite and (there := product.found()) is not None:
+            logger.info("%s: done before, with all of the same settings (--overwrite dreams it again)", _folder(there))
+            return shown(there)
+        product.place(overwrite)
+        return shown(_make(request, sources, product, stop, overwrite))
+
+
+def _make(request: Request, sources: Sources, product: Product, stop: StopFlag, overwrite: bool) -> Description:
     settings, model = request.settings, request.model
-
-    def spectrum() -> parameterization.Spectrum:
-        return spectra.spectrum_of(model, responses, cache, nsd_root)
-
     picture = parameterization.create(
         settings.parameterization,
         settings.count,
         request.target.full.backbone.entry.preprocessing.size,
         settings.seed,
         request.device,
-        spectrum,
+        lambda: spectra.spectrum_of(model, sources.responses, sources.cache, sources.nsd_root, stop),
     )
-    natural = best_natural(request, responses, cache, nsd_root, memory) if responses is not None else None
     dreamer = Dreamer(request.target, request.objective, picture, settings)
-    key = dreamer.key(model.spec.weights_digest)
-    dreamer.resume(request.folder, key)
-    dreamed = dreamer.run(stop)
-    if dreamed.stopped:
-        dreamer.save_state(request.folder, key)
+    dreamer.resume(product.stopped, product.key)
+
+    def keep(folder: Path, stem: str) -> Description:
+        dreamer.save_state(folder, product.key)
+        return _said(request) | {"step": dreamer.done, "stopped": True}
+
+    dreamed = dreamer.run(stop, lambda: product.write_stopped(keep))
+    record = Record(request, dreamed, None)
+    try:
+        stop.check(f"the images of step {dreamed.step} of {settings.steps} are in {product.stopped}")
+        natural = best_natural(request.target, request.objective, sources, stop)
+    except StoppedError:
+        product.write_stopped(lambda folder, stem: keep(folder, stem) | record.write_images(folder))
+        raise
     record = Record(request, dreamed, natural)
-    record.save(nsd_root)
-    return record
+    return product.write(lambda folder, stem: record.write(folder, sources.nsd_root), overwrite)
+
+
+def shown(description: Description) -> Description:
+    """The JSON object of ``dream``, of a description on disk; its paths are those of today."""
+    folder = _folder(description)
+    found = {name: description.get(name) for name in SHOWN}
+    found["images"] = [str(folder / name) for name in description["images"]]
+    found["trace"] = str(folder / description["trace"])
+    found["files"] = [str(path) for path in [*description["files"], folder / f"{STEM}.json"]]
+    more = ("recipe", "readout", "percent", "finetuned", "settings", "unit")
+    return found | {name: description.get(name) for name in more}
+
+
+def _folder(description: Description) -> Path:
+    folder: Path = description["files"][0].parent
+    return folder
+
+
+def _said(request: Request) -> Description:
+    """What was asked, in words."""
+    objective = request.objective
+    return said_of_model(request.model) | {
+        "roi": request.target.name,
+        "area": request.target.folder,
+        "objective": objective.name,
+        "unit": request.target.unit,
+        "target": objective.wanted,
+        "diversity": objective.diversity if objective.name == "diversity" else None,
+        "seed": request.settings.seed,
+        "settings": asdict(request.settings),
+    }
 
 
 @dataclass(frozen=True)
@@ -181,42 +217,43 @@ class Record:
     dream: Dream
     natural: dict[str, Natural] | None
 
-    def summary(self) -> dict[str, Any]:
-        """The JSON object of ``dream``."""
-        folder = self.request.folder
-        best = (self.natural or {}).items()
-        natural = {name: {"image": item.image, "response": item.response} for name, item in best} or None
+    def write_images(self, folder: Path) -> Description:
+        """Write dream-N.png and dream.npz; what to say of them."""
+        names = [f"dream-{number}.png" for number in range(1, len(self.dream.images) + 1)]
+        for name, image in zip(names, self.dream.images, strict=True):
+            Image.fromarray(_bytes(image)).save(folder / name)
+        write_npz(folder / "dream.npz", images=self.dream.images, responses=self.dream.response)
         return {
-            "model": str(self.request.model.folder),
-            "roi": self.request.target.name,
-            "objective": self.request.objective.name,
-            "images": [str(folder / f"dream-{number}.png") for number in range(1, len(self.dream.images) + 1)],
+            "images": names,
             "response": self.dream.response.tolist(),
-            "best_natural": natural,
-            "trace": str(folder / "trace.csv"),
+            "score": self.dream.score.tolist(),
+            "step": self.dream.step,
         }
 
-    def save(self, nsd_root: Path | None) -> None:
-        """Write dream-N.png, sheet.png, dream.npz, trace.csv, trace.png, and last dream.json."""
-        folder = self.request.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "dream.json").unlink(missing_ok=True)
-        for path in folder.glob("dream-*.png"):  # an earlier dream may have had more
-            path.unlink()
-        for number, image in enumerate(self.dream.images, start=1):
-            with written_whole(folder / f"dream-{number}.png") as temporary:
-                Image.fromarray(_bytes(image)).save(temporary)
-        with written_whole(folder / "dream.npz") as temporary, temporary.open("wb") as stream:
-            np.savez(stream, images=self.dream.images, responses=self.dream.response)
+    def write(self, folder: Path, nsd_root: Path | None) -> Description:
+        """Write all files of a dream; what to say of them."""
+        images = self.write_images(folder)
         write_text(folder / "trace.csv", _table(self.dream.trace))
-        self._draw(nsd_root)
-        if not self.dream.stopped:
-            (folder / STATE).unlink(missing_ok=True)
-        write_json(folder / "dream.json", self._description())
+        self._draw(folder, nsd_root)
+        device = self.request.device
+        natural = self.natural or {}
+        return (
+            _said(self.request)
+            | images
+            | {
+                "best_natural": {n: {"image": b.image, "response": b.response} for n, b in natural.items()} or None,
+                "natural_score": {name: best.score for name, best in natural.items()},
+                "trace": "trace.csv",
+                "stopped": False,
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+                "threads": torch.get_num_threads(),
+                "note": "the same seed gives the same images on the same device with the same versions only",
+            }
+        )
 
-    def _draw(self, nsd_root: Path | None) -> None:
-        folder, target, spec = self.request.folder, self.request.target, self.request.model.spec
-        title = f"{target.name}, subject {spec.subject}, {spec.backbone} {spec.percent:g} %"
+    def _draw(self, folder: Path, nsd_root: Path | None) -> None:
+        target = self.request.target
+        title = f"{target.name}, {title_of_model(self.request.model)}"
         levels = {f"best {name} image": best.response for name, best in (self.natural or {}).items()}
         plots.dream_trace(folder / "trace.png", self.dream.trace, levels, target.unit, f"dream of {title}")
         dreams = [
@@ -225,32 +262,15 @@ class Record:
         ]
         beside = []
         if self.natural:
-            best = list(self.natural.items())
-            shown = pictures([item.image for _, item in best], target.full, nsd_root) or []
-            beside = [
-                (pixels, f"best {name} image: {item.response:.2f}")
-                for pixels, (name, item) in zip(shown, best, strict=False)
-            ]
+            images = [item.image for item in self.natural.values()]
+            shown_beside = pictures(images, target.full, nsd_root) or []
+            beside = list(zip(shown_beside, captions(self.natural), strict=False))
         plots.dream_sheet(folder / "sheet.png", dreams, beside, f"{title}\n{target.unit}")
 
-    def _description(self) -> dict[str, Any]:
-        objective, device = self.request.objective, self.request.device
-        return self.summary() | {
-            "unit": self.request.target.unit,
-            "target": objective.wanted,
-            "diversity": objective.diversity if objective.name == "diversity" else None,
-            "score": self.dream.score,
-            "natural_score": {name: best.score for name, best in (self.natural or {}).items()},
-            "seed": self.request.settings.seed,
-            "settings": asdict(self.request.settings),
-            "step": self.dream.step,
-            "stopped": self.dream.stopped,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-            "note": "the same seed gives the same images on the same device with the same versions only",
-            "model_weights": self.request.model.spec.weights_digest,
-        }
+
+def captions(natural: Mapping[str, Natural]) -> list[str]:
+    """What is written over the natural images, in their order."""
+    return [f"best {name} image, {best.image}: {best.response:.2f}" for name, best in natural.items()]
 
 
 def _bytes(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from boldreams_cli.console import BoldreamsError, logger, progress
+from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
 from boldreams_cli.data.dataset import Dataset, open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.files import fingerprint, written_whole
+from boldreams_cli.files import DAMAGED_NPZ, fingerprint, write_npz
 from boldreams_cli.interpret.dreams.parameterization import Spectrum, fast_side, measure_spectrum
 
 IMAGES = 1000
@@ -21,7 +21,12 @@ BLOCK = 16
 
 
 def spectrum_of(
-    model: FittedModel, responses: Responses | None, cache: Path, nsd_root: Path | None, images: int = IMAGES
+    model: FittedModel,
+    responses: Responses | None,
+    cache: Path,
+    nsd_root: Path | None,
+    stop: StopFlag,
+    images: int = IMAGES,
 ) -> Spectrum:
     """Read the spectrum of a sample of the subject's training images, measured first where the cache lacks it.
 
@@ -31,12 +36,15 @@ def spectrum_of(
     responses : of its subject, which name its training images.
     cache : folder; the file is ``spectra/<fingerprint>.npz``.
     nsd_root : to read stimuli from.
+    stop : looked at while it is measured; nothing of it is kept.
     images : of the sample, at most.
 
     Raises
     ------
     BoldreamsError
         If it is not cached and there are no stimuli, or no responses.
+    StoppedError
+        If a signal came.
     """
     if responses is None:
         raise BoldreamsError(
@@ -50,7 +58,7 @@ def spectrum_of(
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return Spectrum(stored["magnitude"], stored["mean"])
-        except (OSError, ValueError, KeyError) as error:
+        except DAMAGED_NPZ as error:
             raise BoldreamsError(f"{path} is damaged ({error}); delete it and run the command again") from error
     if nsd_root is None:
         raise BoldreamsError(
@@ -58,20 +66,20 @@ def spectrum_of(
             "(or BOLDREAMS_NSD_ROOT), or use --parameterization fourier"
         )
     sample = np.sort(np.random.default_rng(SEED).permutation(responses.train_images)[:images])
-    spectrum = _measure(open_dataset(nsd_root), sample, side)
-    with written_whole(path) as temporary:
-        np.savez(temporary, magnitude=spectrum.magnitude, mean=spectrum.mean, images=sample)
+    spectrum = _measure(open_dataset(nsd_root), sample, side, stop)
+    write_npz(path, magnitude=spectrum.magnitude, mean=spectrum.mean, images=sample)
     logger.info("mean spectrum of %d training images: %s", len(sample), path)
     return spectrum
 
 
-def _measure(dataset: Dataset, sample: np.ndarray, side: int) -> Spectrum:
+def _measure(dataset: Dataset, sample: np.ndarray, side: int, stop: StopFlag) -> Spectrum:
     """Two passes over the images: their mean colour, then their magnitudes without it."""
     with dataset.stimuli() as stimuli, progress("spectrum", 2 * len(sample), "images") as shown:
         mean = torch.zeros(3, dtype=torch.float64)
         total = torch.zeros(3, side, side // 2 + 1, dtype=torch.float64)
         for second in (False, True):
             for start in range(0, len(sample), BLOCK):
+                stop.check("the mean spectrum of the stimuli was not measured yet")
                 pixels = torch.from_numpy(stimuli.read(sample[start : start + BLOCK])).permute(0, 3, 1, 2).float() / 255
                 if second:
                     resized = functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import BoldreamsError, ChoiceError
+from boldreams_cli.console import BoldreamsError
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.contraction import template
 from boldreams_cli.files import write_text, written_whole
@@ -28,34 +26,13 @@ SMALLEST = 0.25  # font of the last word, in those of the first: smaller cannot 
 INKS = ("#1d3f58", "#2c6e9b", "#b8442f", "#5a6b2f", "#6b4a7d")
 
 
-@dataclass
-class Cloud:
-    """Words in descending order of their score.
-
-    Parameters
-    ----------
-    image : what they were chosen for: an nsdId, a file or an area.
-    vocabulary : name.
-    score : kind of score.
-    words : (word, score).
-    """
-
-    image: int | str
-    vocabulary: str
-    score: str
-    words: list[tuple[str, float]]
-
-    def save(self, folder: Path, seed: int) -> list[Path]:
-        """Write picture and table into `folder`, whole or not at all."""
-        stem = f"{self.vocabulary}-{self.score}"
-        picture, table = folder / f"{stem}.png", folder / f"{stem}.csv"
-        draw(picture, self.words, seed)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["rank", "word", "score"])
-        writer.writerows((rank, word, repr(score)) for rank, (word, score) in enumerate(self.words, 1))
-        write_text(table, text.getvalue())
-        return [picture, table]
+def write_table(path: Path, words: Sequence[tuple[str, float]]) -> None:
+    """Write rank, word and score as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["rank", "word", "score"])
+    writer.writerows((rank, word, repr(score)) for rank, (word, score) in enumerate(words, 1))
+    write_text(path, text.getvalue())
 
 
 def scores(matcher: Matcher, features: Tensor, reference: Tensor | None = None) -> Tensor:
@@ -167,34 +144,3 @@ def draw(path: Path, words: Sequence[tuple[str, float]], seed: int) -> None:
             break
     with written_whole(path) as temporary:
         cloud.to_image().save(temporary)
-
-
-def dream_pixels(model: FittedModel, roi: str) -> Tensor:
-    """The dreams of an area, (images, 3, H, W) in [0, 1].
-
-    Raises
-    ------
-    ChoiceError
-        If the area was not dreamed yet.
-    BoldreamsError
-        If the file is damaged.
-    """
-    path = model.folder / "dreams" / folder_name(roi) / "dream.npz"
-    if not path.is_file():
-        raise ChoiceError(
-            f"no dream of {roi} in {path.parent}; run boldreams dream --roi {roi} --model {model.folder} first"
-        )
-    try:
-        with np.load(path) as stored:
-            images = np.asarray(stored["images"], dtype=np.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise BoldreamsError(f"{path} is damaged ({error}); run boldreams dream --roi {roi} again") from error
-    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        raise BoldreamsError(f"{path} holds images {images.shape}, not (images, 3, height, width)")
-    return torch.from_numpy(images).clamp(0, 1)
-
-
-def folder_name(image: object) -> str:
-    """Turn an area, an nsdId or a file into the name of a folder."""
-    name = Path(str(image)).stem if Path(str(image)).suffix else str(image)
-    return re.sub(r"[^\w.,+-]+", "_", name) or "image"

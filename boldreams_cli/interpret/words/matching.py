@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +25,7 @@ from boldreams_cli.files import fingerprint, written_whole
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 
 PICTURES_IN_A_PASS = 8
+CLASSES = 1000  # of ImageNet
 
 
 class Matcher(Protocol):
@@ -55,7 +58,12 @@ class ClipMatcher:
     def __init__(self, clip: Clip, vocabulary: Vocabulary, cache: Path) -> None:
         self.clip, self.words = clip, vocabulary.words
         self.name, self.digest, self.preprocessing = clip.name, clip.digest, clip.preprocessing
-        self.embeddings = functional.normalize(embed_vocabulary(clip, vocabulary, cache), dim=1)
+        self._vocabulary, self._cache = vocabulary, cache
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """(words, D), each of length 1; made when first needed."""
+        return functional.normalize(embed_vocabulary(self.clip, self._vocabulary, self._cache), dim=1)
 
     def features(self, pixels: Tensor) -> Tensor:
         """(n, D), each of length 1."""
@@ -86,11 +94,7 @@ class ClassifierMatcher:
     """
 
     def __init__(self, backbone: str, weights: str, vocabulary: Vocabulary, seed: int, device: torch.device) -> None:
-        if backbone not in CLASSIFIERS:
-            raise ChoiceError(
-                f"{backbone} has no classifier of ImageNet; choose --backbone {listing(CLASSIFIERS)}, or a "
-                "--vocabulary that CLIP scores: brown or a file"
-            )
+        check_classifier(backbone)
         entry = registry.entry(backbone)
         self.words, self.name, self.preprocessing = vocabulary.words, backbone, entry.preprocessing
         if weights.startswith("random:"):
@@ -102,6 +106,8 @@ class ClassifierMatcher:
         if state is not None:
             self.network.load_state_dict(self._matched(state, said))
         self.digest = weight_files.digest(self.network.state_dict())
+        if len(self.words) != CLASSES:
+            raise ValueError(f"{len(self.words)} words for {CLASSES} classes")
         self.device = device
 
     def _matched(self, state: dict[str, Tensor], said: str) -> dict[str, Tensor]:
@@ -121,6 +127,15 @@ class ClassifierMatcher:
     def similarity(self, features: Tensor) -> Tensor:
         """The logits themselves."""
         return features
+
+
+def check_classifier(backbone: str) -> None:
+    """Raise ChoiceError if a backbone was never part of a classifier of ImageNet."""
+    if backbone not in CLASSIFIERS:
+        raise ChoiceError(
+            f"{backbone} has no classifier of ImageNet; choose --backbone {listing(CLASSIFIERS)}, or a "
+            "--vocabulary that CLIP scores: brown or a file"
+        )
 
 
 def _torchvision(name: str) -> Callable[[], nn.Module]:
@@ -153,13 +168,16 @@ def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, cache: Path) -> Tensor:
     return _kept(path, lambda: clip.embed_texts(vocabulary.words, what))
 
 
-def reference_features(matcher: Matcher, pictures: Iterable[NDArray[np.uint8]], identity: Any, cache: Path) -> Tensor:
+def reference_features(
+    matcher: Matcher, pictures: Iterable[NDArray[np.uint8]], count: int, identity: Any, cache: Path
+) -> Tensor:
     """Features of the reference set that `contrast` subtracts; computed once for these pictures and weights.
 
     Parameters
     ----------
     matcher : for the words.
-    pictures : each (height, width, 3) uint8; read only if they must be.
+    pictures : each (height, width, 3) uint8; read only if they must be, a few at a time.
+    count : of them.
     identity : what identifies them.
     cache : where the features are kept.
 
@@ -169,15 +187,15 @@ def reference_features(matcher: Matcher, pictures: Iterable[NDArray[np.uint8]], 
     """
     key = fingerprint([matcher.digest, matcher.preprocessing.to_dict(), identity])
     path = cache / "vocabularies" / f"reference-{matcher.name.replace(':', '-')}-{key}.safetensors"
-    return _kept(path, lambda: picture_features(matcher, list(pictures)))
+    return _kept(path, lambda: picture_features(matcher, pictures, count))
 
 
-def picture_features(matcher: Matcher, pictures: list[NDArray[np.uint8]]) -> Tensor:
-    """Features of pictures of any sizes: (pictures, D)."""
+def picture_features(matcher: Matcher, pictures: Iterable[NDArray[np.uint8]], count: int) -> Tensor:
+    """Features of `count` pictures of any sizes: (pictures, D)."""
     found = []
-    with progress(f"pictures through {matcher.name}", len(pictures), "pictures") as shown:
-        for start in range(0, len(pictures), PICTURES_IN_A_PASS):
-            block = pictures[start : start + PICTURES_IN_A_PASS]
+    with progress(f"pictures through {matcher.name}", count, "pictures") as shown:
+        left = iter(pictures)
+        while block := list(islice(left, PICTURES_IN_A_PASS)):
             # One at a time: pictures of different sizes do not stack before they are resized.
             resized = [matcher.preprocessing.resize(torch.from_numpy(picture)[None]) for picture in block]
             found.append(matcher.features(torch.cat(resized).float() / 255))

@@ -30,10 +30,12 @@ class Vocabulary:
     ----------
     name : ``brown``, ``imagenet``, or the name of the file.
     words : distinct.
+    kind : ``brown``, ``imagenet`` or ``file``; a file may have any name.
     """
 
     name: str
     words: tuple[str, ...]
+    kind: str = "file"
 
     @property
     def digest(self) -> str:
@@ -60,9 +62,9 @@ def find(asked: str, cache: Path) -> Vocabulary:
         kept = cache / "vocabularies" / f"brown-{SIZE}.txt"
         if not kept.is_file():
             write_text(kept, "\n".join(brown()) + "\n")
-        return Vocabulary("brown", _lines(kept))
+        return Vocabulary("brown", _lines(kept), "brown")
     if asked == "imagenet":
-        return Vocabulary("imagenet", imagenet())
+        return Vocabulary("imagenet", imagenet(), "imagenet")
     path = Path(asked).expanduser()
     if not path.is_file():
         raise ChoiceError(f"no vocabulary {asked!r}: --vocabulary takes brown, imagenet or a file of one word a line")

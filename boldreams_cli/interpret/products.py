@@ -1,0 +1,382 @@
+"""One way to keep a product: a dream, an attribution, a word cloud, a prediction (cache/README.md, "products").
+
+A product has a canonical name (what it is of, then the options that are not the defaults), a key (the hash of all
+that decides it) and a provenance file, ``<stem>.json``, that names both and lists its files with their checksums.
+
+- Equal key and whole: it is done, and nothing is computed.
+- Another key under the same name: both stay; the newcomer's name gets six digits of its key. So nothing that was made
+  with other settings, weights or versions is ever replaced. Only in a place that the user chose (``--output``) is
+  there no other name to take: there it is refused, or replaces the other with ``--overwrite``.
+- Stopped: in ``.stopped/`` beside, under its key, until it is finished.
+- Files that no provenance file lists are somebody else's: never deleted, never written over.
+
+A product's files are made in ``.making-<stem>/``, synced, and renamed into place, the provenance file last; a kill in
+between is made good by the next who holds the lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
+from boldreams_cli.encoding.model.spec import FittedModel, versions
+from boldreams_cli.files import digest, fingerprint, write_json
+
+FORMAT = 1
+LONGEST = 100  # characters of a name; file systems take 255 bytes, and suffixes come after it
+STOPPED = ".stopped"
+FOLDERS = ("dreams", "attributions", "words", "predictions")
+Description = dict[str, Any]
+Make = Callable[[Path, str], Description]
+
+
+def spelled(*parts: object) -> str:
+    """Make a file's name of what a person would say, without what a path or a shell trips over.
+
+    A long name is cut and ends in a hash of the whole.
+    """
+    text = "-".join(str(part) for part in parts if str(part))
+    name = re.sub(r"[^\w.,+-]+", "_", text).lstrip(".") or "unnamed"
+    if len(name.encode()) <= LONGEST:
+        return name
+    tail = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST - 9].decode(errors='ignore')}-{tail}"
+
+
+def of_model(model: FittedModel) -> dict[str, Any]:
+    """What of a model decides what is made with it."""
+    spec = model.spec
+    return {
+        "weights": spec.weights_digest,
+        "backbone": spec.backbone_weights["digest"],
+        "layers": fingerprint(spec.layers),
+        "preprocessing": spec.preprocessing,
+    }
+
+
+def said_of_model(model: FittedModel) -> dict[str, Any]:
+    """What people know a model by, for a provenance file."""
+    spec = model.spec
+    return {
+        "model": str(model.folder),
+        "model_weights": spec.weights_digest,
+        "subject": spec.subject,
+        "backbone": spec.backbone,
+        "percent": spec.percent,
+        "readout": spec.readout,
+        "recipe": spec.training.get("recipe"),
+        "finetuned": spec.finetuned,
+    }
+
+
+def title_of_model(model: FittedModel) -> str:
+    """For the title of a figure."""
+    spec = model.spec
+    kind = spec.training.get("recipe") or spec.readout
+    return f"subject {spec.subject}, {spec.backbone} {spec.percent:g} %, {kind}{', finetuned' * spec.finetuned}"
+
+
+def versions_that_matter() -> dict[str, str]:
+    """Of the software that decides a product's numbers."""
+    return {name: version for name, version in versions().items() if name in ("boldreams", "torch")}
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product, made or not.
+
+    Parameters
+    ----------
+    kind : ``dream``, ``attribution``, ``words``, ``prediction``.
+    folder : where it belongs.
+    stem : of its provenance file.
+    files : names of its files, with ``{stem}`` where they hold it.
+    decides : all that decides it, JSON-like.
+    own_folder : whether the folder holds this product only, so that its name is the folder's.
+    chosen : whether the user named the place.
+    """
+
+    kind: str
+    folder: Path
+    stem: str
+    files: tuple[str, ...]
+    decides: Mapping[str, Any]
+    own_folder: bool = False
+    chosen: bool = False
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that decides it."""
+        return fingerprint({"format": FORMAT, "kind": self.kind, "decides": self.decides})
+
+    @property
+    def stopped(self) -> Path:
+        """Folder of what there is of it before it is finished."""
+        return self.folder / STOPPED / f"{self.stem}-{self.key[:6]}"
+
+    @contextmanager
+    def held(self, stop: StopFlag) -> Iterator[None]:
+        """Be the only one that makes it; another process that does is waited for.
+
+        Raises
+        ------
+        StoppedError
+            If a signal came while waiting.
+        """
+        with _locked(self.folder / f".{self.stem}.lock", f"{self.kind} {self.folder}", stop):
+            for folder, stem in self._places():
+                _into_place(folder, stem)
+            yield
+
+    def found(self) -> Description | None:
+        """Its description if it is done, with ``files`` as paths; a product that lost a file is not."""
+        for folder, stem in self._places():
+            there = described(folder, stem)
+            if there is not None and there["key"] == self.key and not damage(folder, there):
+                return there | {"files": [folder / name for name in there["checksums"]]}
+        return None
+
+    def place(self, overwrite: bool = False) -> tuple[Path, str]:
+        """Folder and stem that it is, or would be, written to.
+
+        Raises
+        ------
+        ChoiceError
+            If the user chose the place, and there is another product or are files that are not ours.
+        """
+        for folder, stem in self._places():
+            there = described(folder, stem)
+            foreign = self._foreign(folder, stem, there)
+            same = there is None or there["key"] == self.key
+            if not foreign and (same or (self.chosen and overwrite)):
+                return folder, stem
+            if self.chosen and foreign:
+                raise ChoiceError(
+                    f"{folder / foreign[0]} was not made by boldreams as part of this; move it, or choose another "
+                    "place with --output"
+                )
+            if self.chosen:
+                raise ChoiceError(
+                    f"{folder} holds {stem} of another {self.kind} (see {folder / stem}.json); choose another place "
+                    "with --output, or replace it with --overwrite"
+                )
+        raise BoldreamsError(f"{self.folder} holds files in the way of {self.stem}; move them, or give --output")
+
+    def write(self, make: Make, overwrite: bool = False) -> Description:
+        """Make it; call this while it is `held`.
+
+        Parameters
+        ----------
+        make : writes the files into a folder, with the stem given, and returns what else to say of them.
+        overwrite : whether to replace another product in a place that the user chose.
+
+        Returns
+        -------
+        As `found`.
+        """
+        folder, stem = self.place(overwrite)
+        making = _making(folder, stem)
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        try:
+            said = make(making, stem)
+            self._describe(making, stem, folder.name if self.own_folder else stem, said, "done")
+            for path in making.iterdir():
+                _sync(path)
+            self.place(overwrite)  # nobody put a file in the way in the meantime
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+        _into_place(folder, stem)
+        self.forget_stopped()
+        found = self.found()
+        if found is None:
+            raise BoldreamsError(f"{folder} was changed while {stem} was written to it; run the command again")
+        return found
+
+    def write_stopped(self, make: Make) -> None:
+        """Keep what there is of it, apart from what is finished; call this while it is `held`."""
+        self.stopped.mkdir(parents=True, exist_ok=True)
+        name = self.folder.name if self.own_folder else self.stem
+        self._describe(self.stopped, self.stem, name, make(self.stopped, self.stem), "stopped")
+
+    def forget_stopped(self) -> None:
+        """It is finished: what was kept to go on with is not needed."""
+        shutil.rmtree(self.stopped, ignore_errors=True)
+        if self.stopped.parent.is_dir() and not any(self.stopped.parent.iterdir()):
+            self.stopped.parent.rmdir()
+
+    def _describe(self, folder: Path, stem: str, name: str, said: Description, state: str) -> None:
+        names = self._named(stem) if state == "done" else []
+        facts = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "name": name,
+            "key": self.key,
+            "state": state,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "decides": self.decides,
+            "versions": versions(),
+            "checksums": {name: digest(folder / name) for name in names},
+        }
+        write_json(folder / f"{stem}.json", said | facts)
+
+    def _named(self, stem: str) -> list[str]:
+        return [name.format(stem=stem) for name in self.files]
+
+    def _places(self) -> list[tuple[Path, str]]:
+        """The canonical place, and the one to go to if that is taken."""
+        first, tail = (self.folder, self.stem), self.key[:6]
+        if self.chosen:
+            return [first]
+        if self.own_folder:
+            return [first, (self.folder.with_name(f"{self.folder.name}-{tail}"), self.stem)]
+        return [first, (self.folder, f"{self.stem}-{tail}")]
+
+    def _foreign(self, folder: Path, stem: str, there: Description | None) -> list[str]:
+        """Names that the product needs and that somebody else has taken."""
+        ours = set(there["checksums"]) | {f"{stem}.json"} if there is not None else set()
+        return [name for name in [*self._named(stem), f"{stem}.json"] if (folder / name).exists() and name not in ours]
+
+
+def described(folder: Path, stem: str) -> Description | None:
+    """What a provenance file says; None where there is none of ours."""
+    try:
+        said = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(said, dict) and all(key in said for key in ("kind", "key", "state", "made"))
+    names = said.get("checksums") if whole else None
+    if not isinstance(names, dict) or any(Path(name).name != name for name in names):
+        return None
+    return said
+
+
+def damage(folder: Path, said: Description) -> list[str]:
+    """Files of a product that are missing or changed."""
+    return [name for name, sum_ in said["checksums"].items() if not _is(folder / name, sum_)]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A product on disk.
+
+    Parameters
+    ----------
+    kind, name, key, state, date : see `Product`; the state is ``done``, ``stopped`` or ``damaged``.
+    files : paths.
+    description : all that the provenance file says.
+    """
+
+    kind: str
+    name: str
+    key: str
+    state: str
+    date: str
+    files: Sequence[Path]
+    description: Description
+
+
+def find_products(folder: Path, checked: bool = False) -> list[Kept]:
+    """All products of a model (or, of words without one, of a cache), by kind and name.
+
+    Parameters
+    ----------
+    folder : of the model.
+    checked : whether to read the files and compare checksums too, rather than look whether they are there.
+    """
+    found = []
+    for wing in FOLDERS:
+        for path in sorted((folder / wing).rglob("*.json")):
+            said = described(path.parent, path.stem)
+            if said is None or any(part.startswith(".making") for part in path.parts):
+                continue
+            files = [path.parent / name for name in said["checksums"]]
+            if said["state"] != "done":
+                files = sorted(file for file in path.parent.iterdir() if file != path)
+            whole = not damage(path.parent, said) if checked else all(file.is_file() for file in files)
+            state = said["state"] if whole else "damaged"
+            found.append(Kept(said["kind"], said["name"], said["key"], state, said["made"], files, said))
+    return sorted(found, key=lambda item: (item.kind, item.name, item.date))
+
+
+def _is(path: Path, checksum: str) -> bool:
+    try:
+        return digest(path) == checksum
+    except OSError:
+        return False
+
+
+def _making(folder: Path, stem: str) -> Path:
+    return folder / f".making-{stem}"
+
+
+def _into_place(folder: Path, stem: str) -> None:
+    """Rename a product that was made whole into its place; go on where a kill ended that; drop what is half made."""
+    making = _making(folder, stem)
+    if not making.is_dir():
+        return
+    new = described(making, stem)
+    if new is not None:
+        old = described(folder, stem)
+        for name in set(old["checksums"] if old else ()) - set(new["checksums"]):
+            (folder / name).unlink(missing_ok=True)
+        for name in [*new["checksums"], f"{stem}.json"]:
+            if (making / name).exists():
+                (making / name).replace(folder / name)
+        _sync(folder)
+    shutil.rmtree(making)
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def _locked(path: Path, what: str, stop: StopFlag) -> Iterator[None]:
+    """Hold a lock file that is gone afterwards; wait for another holder, but not beyond a signal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    said = False
+    while True:
+        stream = path.open("a")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(stream.fileno()).st_ino == path.stat().st_ino:  # else its holder removed it when done
+                break
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            stop.check(f"another process makes {what}")
+            if not said:
+                logger.info("another process makes %s: waiting for it", what)
+            said = True
+            time.sleep(0.2)
+        stream.close()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        stream.close()
+
+
+def hashed(array: Any) -> str:
+    """Hash of an array's type, shape and bytes."""
+    head = f"{array.dtype.str} {array.shape} ".encode()
+    return hashlib.sha256(head + array.tobytes()).hexdigest()[:16]

@@ -1,0 +1,204 @@
+"""What words are compared with, and by what: CLIP or a classifier, one picture, a dream, the reference pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, logger
+from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.responses import Responses, find
+from boldreams_cli.encoding.evaluation.predict import find_images, read_images, read_picture
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.features import clip
+from boldreams_cli.files import DAMAGED_NPZ, digest
+from boldreams_cli.interpret.products import Kept, damage, find_products
+from boldreams_cli.interpret.words.matching import ClassifierMatcher, ClipMatcher, Matcher, check_classifier
+from boldreams_cli.interpret.words.vocabulary import Vocabulary
+
+REFERENCES = 200
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Means:
+    """The options that decide how words and pictures are compared.
+
+    Parameters
+    ----------
+    vocabulary : of the words.
+    clip : its name.
+    weights : of CLIP, or of the backbone and its classifier; None for the usual.
+    backbone : whose classifier is meant where there is no model.
+    seed : of random weights and of the reference sample.
+    device : to compute on.
+    cache : where embeddings are kept.
+    """
+
+    vocabulary: Vocabulary
+    clip: str
+    weights: str | None
+    backbone: str
+    seed: int
+    device: torch.device
+    cache: Path
+
+    def check(self, model: FittedModel | None) -> None:
+        """Raise ChoiceError for what can be told without reading anything."""
+        if self.vocabulary.kind == "imagenet":
+            check_classifier(model.spec.backbone if model else self.backbone)
+
+    def matcher(self, model: FittedModel | None) -> Matcher:
+        """CLIP, or the backbone's classifier for ImageNet's classes.
+
+        Raises
+        ------
+        ChoiceError, BoldreamsError
+            If there is no such network, or its weights cannot be had.
+        """
+        if self.vocabulary.kind == "imagenet":
+            source = model.spec.backbone_weights["source"] if model else "pretrained"
+            name = model.spec.backbone if model else self.backbone
+            return ClassifierMatcher(name, self.weights or source, self.vocabulary, self.seed, self.device)
+        instead = ", or use --vocabulary imagenet, which needs no CLIP"
+        network = clip.load(self.clip, self.weights or "pretrained", self.seed, instead).to(self.device)
+        return ClipMatcher(network, self.vocabulary, self.cache)
+
+
+def one_picture(image: str, nsd_root: Path | None) -> Picture:
+    """The pixels of ``--image``, an nsdId or a file: (height, width, 3).
+
+    Raises
+    ------
+    ChoiceError
+        If it is not one picture.
+    BoldreamsError
+        If it cannot be read.
+    """
+    found = find_images([image], _no_word)
+    if len(found) != 1:
+        raise ChoiceError(f"--image takes one picture, and {image} holds {len(found)}")
+    return read_images(found, nsd_root)[0]
+
+
+def _no_word() -> NoReturn:
+    raise ChoiceError("--image takes one nsdId or picture; test and train are words of boldreams predict")
+
+
+@dataclass(frozen=True)
+class References:
+    """Pictures whose mean similarity `contrast` subtracts.
+
+    Parameters
+    ----------
+    identity : what identifies them.
+    count : of them.
+    files : the pictures, or
+    ids : nsdIds, to be read from
+    nsd_root : the data set there.
+    """
+
+    identity: Any
+    count: int
+    files: tuple[Path, ...] = ()
+    ids: tuple[int, ...] = ()
+    nsd_root: Path | None = None
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> References:
+        """All pictures of a folder."""
+        found = find_images([str(folder.resolve())], _no_word)
+        files = tuple(image.file for image in found if image.file is not None)
+        return cls([digest(path) for path in files], len(files), files=files)
+
+    @classmethod
+    def of_training(
+        cls, model: FittedModel | None, subject: int, cache: Path, nsd_root: Path | None, seed: int
+    ) -> References:
+        """A sample of a subject's training images: those of the cached responses, else those under the root."""
+        dataset = open_dataset(nsd_root)
+        images = _training_images(model, subject, cache)
+        if images is None:
+            images = dataset.training_images(subject)
+        sample = np.random.default_rng(seed).permutation(images)[:REFERENCES]
+        identity = [dataset.stimuli_identity(), sample.tolist()]
+        return cls(identity, len(sample), ids=tuple(int(number) for number in sample), nsd_root=nsd_root)
+
+    @contextmanager
+    def pictures(self) -> Iterator[Iterator[Picture]]:
+        """One at a time: they need not fit into memory together."""
+        if self.files:
+            yield (read_picture(path) for path in self.files)
+            return
+        with open_dataset(self.nsd_root).stimuli() as stimuli:
+            yield (stimuli.read([number])[0] for number in self.ids)
+
+
+def _training_images(model: FittedModel | None, subject: int, cache: Path) -> NDArray[np.int32] | None:
+    """Of the responses that the model was fitted to, or of the subject's only ones."""
+    stores = find(cache, subject)
+    if model is not None:
+        stores = [path for path in stores if path.name == f"subj{subject:02d}-{model.spec.responses}.zarr"]
+    return Responses.open(stores[0]).train_images if len(stores) == 1 else None
+
+
+def dream_of(model: FittedModel, area: str) -> Kept:
+    """The finished dream that stands for an area: of the mean response, with default settings if there is such.
+
+    Parameters
+    ----------
+    model : that dreamed.
+    area : as the name of a dream's folder spells it.
+
+    Raises
+    ------
+    ChoiceError
+        If the area was not dreamed, or not to the end.
+    """
+    kept = [
+        item
+        for item in find_products(model.folder)
+        if item.kind == "dream" and str(item.description.get("area", "")).casefold() == area.casefold()
+    ]
+    remedy = f"run boldreams dream --roi {area} --model {model.folder}"
+    plain = [item for item in kept if item.state == "done" and item.description["objective"] in ("mean", "diversity")]
+    if not plain:
+        if stopped := [item for item in kept if item.state == "stopped"]:
+            step = stopped[0].description.get("step")
+            raise ChoiceError(
+                f"the dream of {area} was stopped at step {step}, no words describe it; {remedy} to finish"
+            )
+        raise ChoiceError(f"no dream of {area} in {model.folder / 'dreams'}; {remedy} first")
+    best = max(plain, key=lambda item: (item.name.casefold() == area.casefold(), item.date))
+    if len(plain) > 1:
+        logger.info("%d dreams of %s: taking %s, made %s", len(plain), area, best.name, best.date)
+    return best
+
+
+def dream_pixels(dream: Kept) -> NDArray[np.float32]:
+    """Its images, (images, 3, H, W) in [0, 1].
+
+    Raises
+    ------
+    BoldreamsError
+        If the file is damaged.
+    """
+    path = next((path for path in dream.files if path.name == "dream.npz"), None)
+    again = f"dream it again with --overwrite (roi {dream.description['roi']})"
+    if path is None or path.name in damage(path.parent, dream.description):
+        raise BoldreamsError(f"{path or dream.name} is damaged (other bytes than dream.json says); {again}")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            images = np.asarray(stored["images"], dtype=np.float32)
+    except DAMAGED_NPZ as error:
+        raise BoldreamsError(f"{path} is damaged ({error}); {again}") from error
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise BoldreamsError(f"{path} holds images {images.shape}, not (images, 3, height, width)")
+    return images.clip(0, 1)
