@@ -44,7 +44,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, with the valid commands in the error."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from boldreams_cli.commands.options.errors import meant
+            from boldreams_cli.console import meant
 
             near = meant(args[0], COMMANDS)
             context.fail(f"no command {args[0]!r}{near}; choose from {', '.join(COMMANDS)}")

@@ -58,6 +58,15 @@ def listing(names: Iterable[object], limit: int = 12) -> str:
     return (", ".join(shown[:limit]) or "none") + more
 
 
+def meant(typed: str, choices: Iterable[object]) -> str:
+    """`` (did you mean X?)`` for an error message, or nothing where no choice is near."""
+    from difflib import get_close_matches
+
+    known = {str(choice).lower(): str(choice) for choice in choices}
+    near = get_close_matches(typed.lower(), known, n=1)
+    return f" (did you mean {known[near[0]]}?)" if near else ""
+
+
 class LogHandler(logging.StreamHandler[Any]):
     """To stderr; above the progress bar while one is shown."""
 

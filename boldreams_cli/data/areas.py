@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, meant
 from boldreams_cli.data.volumes import affine_difference, read_mask
 
 # A label volume, and those of its labels that make the group: names, or numbers where the names say something else.
@@ -120,8 +120,9 @@ class Areas:
             for known, group in self._known():
                 if fold(known) == fold(name):
                     return known, group
+        near = meant(name, [*self.groups, *(known for known, _ in self._known())])
         raise ChoiceError(
-            f"no area {name!r}; groups are {listing(self.groups, 30)}; single labels "
+            f"no area {name!r}{near}; groups are {listing(self.groups, 30)}; single labels "
             f"(`boldreams info --rois SUBJECT` lists them), comma-joined unions and NIfTI mask "
             f"files work too (--roi)"
         )

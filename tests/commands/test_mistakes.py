@@ -21,6 +21,8 @@ from .conftest import listing
         (["fit", "--percent", 101], 2, "above 0 and up to 100"),
         (["fit", "--subject", "seven"], 2, "write 1, 01 or subj01"),
         (["fit", "--backbone", "resnet"], 2, "choose from alexnet, vgg11, rn50x4"),
+        (["fit", "--backbone", "vgg-11"], 2, "did you mean vgg11?"),
+        (["dream", "--roi", "FFA1"], 2, "did you mean FFA-1?"),
         (["fit", "--backbone", "vgg11", "--subject", 1], 3, "run boldreams extract --backbone vgg11"),
         (["fit", "--features", "0123", "--subject", 1], 3, "no store 0123"),
         (["fit"], 2, "choose a subject with --subject; there: 1, 2"),

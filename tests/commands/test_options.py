@@ -122,7 +122,10 @@ def test_values_of_a_repeatable_option_are_not_parted_at_blanks(monkeypatch: pyt
     [
         (["fti"], "did you mean fit?"),
         (["fit", "--percnt", 3], "--percent"),
-        (["fit", "--readout", "rigde"], "not one of 'separable', 'ridge', 'gaussian' (did you mean ridge?)"),
+        (
+            ["score", "--readout", "rigde"],
+            "not one of 'separable', 'ridge', 'gaussian', 'linear' (did you mean ridge?)",
+        ),
         (["fit", "--percent"], "requires an argument"),
         (["fit", "--seed", -1], "--seed"),
         (["dream", "--seed", -1], "--seed"),

@@ -267,8 +267,9 @@ def test_a_killed_extract_goes_on_to_the_same_bytes(
 
 def test_help_imports_nothing_heavy() -> None:
     program = (
-        "import sys\nfrom click.testing import CliRunner\nfrom boldreams_cli.cli import boldreams\n"
-        "result = CliRunner().invoke(boldreams, ['--help'])\nassert result.exit_code == 0\n"
+        "import sys\nfrom click.testing import CliRunner\nfrom boldreams_cli.cli import COMMANDS, boldreams\n"
+        "for arguments in [['--help'], *([name, '--help'] for name in COMMANDS)]:\n"
+        "    result = CliRunner().invoke(boldreams, arguments)\n    assert result.exit_code == 0, result.output\n"
         "heavy = {'torch', 'numpy', 'zarr', 'rich', 'matplotlib', 'h5py'} & set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

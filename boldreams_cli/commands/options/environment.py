@@ -75,7 +75,8 @@ class ShellOption(click.Option):
         typed = {
             long_name(parameter)
             for parameter in ctx.command.params
-            if ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+            if isinstance(parameter, ShellOption)
+            and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
         }
         if typed & set(self.excludes):
             return None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 
 import click
 
+from boldreams_cli.console import meant
 from boldreams_cli.machine import is_out_of_memory
 
 INTERRUPTED = 128 + 2  # a shell's exit code for a process that SIGINT ended
@@ -37,9 +36,3 @@ def usage(error: click.ClickException) -> str:
         message += meant(typed[1], error.param.type.choices) if typed else ""
     command = context.command_path if context is not None else "boldreams"
     return f"boldreams: {message}; see {command} --help"
-
-
-def meant(typed: str, choices: Iterable[str]) -> str:
-    """`` (did you mean X?)``, or nothing where no choice is near."""
-    near = get_close_matches(typed.lower(), [str(choice) for choice in choices], n=1)
-    return f" (did you mean {near[0]}?)" if near else ""

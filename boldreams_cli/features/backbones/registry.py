@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from boldreams_cli.console import ChoiceError, listing
+from boldreams_cli.console import ChoiceError, listing, meant
 from boldreams_cli.features import weights as weight_files
 from boldreams_cli.features.backbones.frozen import hasten
 
@@ -176,7 +176,8 @@ def entry(name: str) -> Entry:
         If there is none of that name.
     """
     if name not in BACKBONES:
-        raise ChoiceError(f"unknown backbone {name!r}; choose from {listing(BACKBONES)} (--backbone)")
+        near = meant(name, BACKBONES)
+        raise ChoiceError(f"unknown backbone {name!r}{near}; choose from {listing(BACKBONES)} (--backbone)")
     return BACKBONES[name]
 
 
