@@ -205,10 +205,16 @@ def attribution(path: Path, rows: Sequence[tuple[Pictures, NDArray[np.floating],
 def intensity_mask(signed: NDArray[np.floating]) -> NDArray[np.floating]:
     """Scale the positive part of a signed map to [0, 1]; its brightest hundredth is cut, so that one spot is not all.
 
+    Where less than a hundredth is positive, nothing is cut.
+
     Parameters
     ----------
     signed : (H, W).
+
+    Returns
+    -------
+    (H, W) in [0, 1].
     """
     positive = np.clip(signed, 0, None)
-    top = np.quantile(positive, 0.99)
+    top = np.quantile(positive, 0.99) or positive.max()
     return np.clip(positive / top, 0, 1) if top > 0 else positive

@@ -44,8 +44,9 @@ from boldreams_cli.commands.options import ModelChoice, Output
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="The .npz to write (default: predictions.npz in the model's folder).",
+    help="The .npz to write, which is appended to other names (default: predictions/NAME.npz in the model's folder).",
 )
+@options.option("--overwrite", is_flag=True, help="Predict again what is done, and replace other predictions in FILE.")
 @options.option("--weights", default=None, metavar="FILE", help="Of the backbone, if they have moved.")
 @options.memory_option
 @options.device_option
@@ -56,6 +57,7 @@ def predict(
     captions: tuple[str, ...],
     captions_dir: Path | None,
     file: Path | None,
+    overwrite: bool,
     weights: str | None,
     memory: int,
     device: str,
@@ -63,30 +65,23 @@ def predict(
 ) -> None:
     """Predict the betas of any images, or by a text model of any captions.
 
-    Writes an .npz with `betas` (images, voxels), z-scored units, and `images`. Images in the feature store need
-    no backbone; others are read from the files or the NSD root and go through the full model.
+    Writes an .npz with `betas` (images, voxels), z-scored units, `images` (nsdIds, or -1) and their `names`. Images in
+    the feature store need no backbone; others are read from the files or the NSD root and go through the full model.
     """
     from boldreams_cli.encoding.evaluation import predict
-    from boldreams_cli.files import written_whole
+    from boldreams_cli.interpret import predictions
 
     model = choice.resolve()
     where = options.pick_device(device)
     asked = list(images) if images or captions else ["test"]
     wanted = predict.find_images(asked, lambda: options.responses_of(model, choice.cache))
     wanted += [predict.Wanted(caption=text) for text in captions]
-    betas = predict.predict(model, wanted, choice.cache, nsd_root, where, memory, weights, captions_dir)
-    path = file or model.folder / "predictions.npz"
-    import numpy as np
-
-    with written_whole(path) as temporary:
-        np.savez(
-            temporary,
-            betas=betas,
-            images=np.array([image.name for image in wanted]),
-            voxels=model.weights.voxels,
-        )
-    names = [image.name for image in wanted]
-    output.show(
-        {"model": str(model.folder), "images": names, "file": str(path)},
-        f"{len(names)} images, {betas.shape[1]} voxels: {path}",
+    product = predictions.product_of(model, wanted, [*asked, *captions], file, where, captions_dir)
+    made = predictions.keep(
+        product,
+        model,
+        wanted,
+        lambda: predict.predict(model, wanted, choice.cache, nsd_root, where, memory, weights, captions_dir),
+        overwrite,
     )
+    output.show(made, f"{len(made['images'])} images, {made['voxels']} voxels: {made['file']}")

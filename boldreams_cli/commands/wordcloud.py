@@ -75,7 +75,7 @@ def wordcloud(
     Writes a picture and a table of the words into the model's folder, or under CACHE/words for an image without a
     model. Font size is in proportion to the score.
     """
-    from boldreams_cli.console import ChoiceError, stop_on_signals
+    from boldreams_cli.console import ChoiceError
     from boldreams_cli.features.backbones import registry
     from boldreams_cli.interpret.words import comparison, record
     from boldreams_cli.interpret.words import vocabulary as vocabularies
@@ -102,8 +102,7 @@ def wordcloud(
         top=top,
         nsd_root=nsd_root,
     )
-    with stop_on_signals() as stop:
-        made = record.wordcloud(request, stop, overwrite)
+    made = record.wordcloud(request, overwrite)
     output.show(made, *(f"{value:8.4f}  {word}" for word, value in made["words"]), *made["files"])
 
 

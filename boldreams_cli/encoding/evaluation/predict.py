@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, progress
 from boldreams_cli.data.dataset import open_dataset
@@ -69,7 +69,7 @@ def find_images(asked: Sequence[str], responses: Callable[[], Responses]) -> lis
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as (height, width, 3) uint8; a transparent one is laid on black.
+    """Read a picture as (height, width, 3) uint8, upright as its camera says; a transparent one is laid on black.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as opened:
-            picture: Image.Image = opened
+            picture: Image.Image = ImageOps.exif_transpose(opened)
             if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
             return np.array(picture.convert("RGB"))

@@ -125,7 +125,7 @@ class _Words:
     about: dict[str, Any]
 
 
-def wordcloud(request: Request, stop: StopFlag, overwrite: bool = False) -> Description:
+def wordcloud(request: Request, overwrite: bool = False) -> Description:
     """Find the words that fit an image, or an area's dream, best, and keep them, unless they are there.
 
     Returns
@@ -169,7 +169,7 @@ def wordcloud(request: Request, stop: StopFlag, overwrite: bool = False) -> Desc
         facts |= {"score": found.kind, "matcher": found.matcher, "matcher_weights": found.weights, "seed": means.seed}
         return about | facts | found.about
 
-    with product.held(stop):
+    with product.held(StopFlag()):
         there = None if overwrite else product.found()
         if there is not None:
             logger.info("%s: done before, with all of the same settings (--overwrite does it again)", there["files"][0])
