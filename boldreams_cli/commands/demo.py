@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
+from boldreams_cli.console import logger
 
 if TYPE_CHECKING:
     from boldreams_cli.simulation.experiment import SubjectTruth
@@ -24,6 +26,8 @@ PERCENT = "10"
 TRAINING = ("--recipe", "fast")
 DREAMS = ("V1", "ecc_1", "ecc_2", "ecc_3", "ecc_4", "ecc_5", "faces", "places")
 DREAMING = ("--steps", "96", "--lr", "0.05", "--count", "2")
+ATTRIBUTED = ("V1", "faces", "places")
+FEW_DREAMS, FEW_STEPS = ("V1", "faces"), ("--steps", "2", "--lr", "0.05", "--count", "1")
 
 
 @options.command("boldreams demo", "boldreams demo --output demo --subjects 1 --no-pictures")
@@ -37,8 +41,10 @@ DREAMING = ("--steps", "96", "--lr", "0.05", "--count", "2")
 )
 @options.option("--subjects", type=click.IntRange(1, 2), default=2, help="Subjects of the experiment.")
 @options.option("--pictures/--no-pictures", default=True, help="Dreams, attributions and word clouds as well.")
+@options.option("--small", is_flag=True, help="Few images, voxels and steps: to see that all works, not how well.")
+@options.device_option
 @options.seed_option
-def demo(folder: Path, subjects: int, pictures: bool, seed: int, output: Output) -> None:
+def demo(folder: Path, subjects: int, pictures: bool, small: bool, device: str, seed: int, output: Output) -> None:
     """Make a small experiment with a known brain and run everything on it.
 
     Needs no data and no internet. Writes NSD's layout to OUTPUT/nsd, runs the commands that a user would, and
@@ -46,117 +52,115 @@ def demo(folder: Path, subjects: int, pictures: bool, seed: int, output: Output)
     """
     from boldreams_cli.simulation.experiment import Experiment, write
 
+    options.pick_device(device)
     _forget_user_settings()
-    truth = write(Experiment(subjects=subjects, seed=seed), folder / "nsd")
-    results: dict[str, Any] = {}
+    kind = Experiment.small if small else Experiment
+    truth = write(kind(subjects=subjects, seed=seed), folder / "nsd")
+    shell = _Shell.of_this_command(device)
     common = ("--cache", str(folder / "cache"))
     root = ("--nsd-root", str(folder / "nsd"))
     chosen = [str(number) for number in truth.subjects]
     for number in chosen:
-        _run("prepare", *common, *root, "--subject", number)
-    extracted = _run("extract", *common, *root, "--backbone", BACKBONE, "--weights", "pretrained")
+        shell.run("prepare", *common, *root, "--subject", number)
+    extracted = shell.run("extract", *common, *root, "--backbone", BACKBONE, "--weights", "pretrained")
+    results: dict[str, Any] = {}
     for number, known in zip(chosen, truth.subjects.values(), strict=True):
-        selectors = ("--backbone", BACKBONE, "--percent", PERCENT, "--subject", number)
-        _run("rank", *common, *root, "--backbone", BACKBONE, "--subject", number)
-        fitted = _run("fit", *common, *root, *selectors, *TRAINING, "--seed", str(seed))
-        scores = _run("score", *common, *selectors)
-        predicted = _run("predict", *common, *root, *selectors)
-        areas = _compare(Path(fitted["model"]), known, scores["rois"])
-        results[number] = {
-            "model": fitted["model"],
-            "r_mean": scores["r_mean"],
-            "ceiling_mean": scores["ceiling_mean"],
-            "predictions": predicted["file"],
-            "rois": areas,
-        }
+        results[number] = _fit_and_score(shell, common, root, number, known, seed)
     result = {"output": str(folder), "store": extracted["store"], "subjects": results}
     if pictures:
-        result["pictures"] = _pictures(folder, common, root, chosen[0], seed)
+        result["pictures"] = _pictures(shell, folder, common, root, results[chosen[0]]["model"], small, seed)
     _show(output, result)
 
 
-def _pictures(folder: Path, common: tuple[str, ...], root: tuple[str, ...], subject: str, seed: int) -> dict[str, Any]:
+def _fit_and_score(
+    shell: _Shell, common: tuple[str, ...], root: tuple[str, ...], number: str, known: SubjectTruth, seed: int
+) -> dict[str, Any]:
+    """One subject: ranking, fit, score, predictions, and how near the fields are to the true ones."""
+    shell.run("rank", *common, *root, "--backbone", BACKBONE, "--subject", number)
+    selectors = ("--backbone", BACKBONE, "--percent", PERCENT, "--subject", number)
+    fitted = shell.run("fit", *common, *root, *selectors, *TRAINING, "--seed", str(seed))
+    model = ("--model", fitted["model"])
+    scores = shell.run("score", *common, *model)
+    predicted = shell.run("predict", *common, *root, *model)
+    return {
+        "model": fitted["model"],
+        "r_mean": scores["r_mean"],
+        "ceiling_mean": scores["ceiling_mean"],
+        "predictions": predicted["file"],
+        "rois": _compare(Path(fitted["model"]), known, scores["rois"]),
+    }
+
+
+def _compare(model: Path, known: SubjectTruth, rois: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    from boldreams_cli.encoding.model.spec import FittedModel
+    from boldreams_cli.simulation import recovery
+
+    fitted = FittedModel.load(model)
+    fields = [fitted.weights.fields[group.name].numpy() for group in fitted.spec.groups]
+    strength = [fitted.weights.group_weights(group).norm(dim=1).numpy() for group in fitted.spec.groups]
+    return recovery.compare(known, fields, strength, rois)
+
+
+def _pictures(
+    shell: _Shell, folder: Path, common: tuple[str, ...], root: tuple[str, ...], model: str, small: bool, seed: int
+) -> dict[str, Any]:
     """Dreams of one subject's areas, what drives them in natural images, and words for the dreams."""
-    selectors = (*common, "--backbone", BACKBONE, "--percent", PERCENT, "--subject", subject)
+    from boldreams_cli.interpret.dreams import gallery
+
+    selectors = (*common, *root, "--model", model)
     found: dict[str, Any] = {}
-    for area in DREAMS:
-        dreamt = _run("dream", *selectors, *root, "--roi", area, *DREAMING, "--seed", str(seed))
-        words = _run("wordcloud", *selectors, *root, "--roi", area, "--vocabulary", "imagenet")
-        natural = dreamt["best_natural"]
-        found[area] = {"images": dreamt["images"], "response": dreamt["response"], "best_natural": natural}
+    for area in FEW_DREAMS if small else DREAMS:
+        steps = FEW_STEPS if small else DREAMING
+        dreamt = shell.run("dream", *selectors, "--roi", area, *steps, "--seed", str(seed))
+        words = shell.run("wordcloud", *selectors, "--roi", area, "--vocabulary", "imagenet")
+        found[area] = {name: dreamt[name] for name in ("images", "response", "best_natural")}
         found[area]["words"] = [word for word, _ in words["words"][:3]]
-    gallery = folder / "gallery.jpg"
-    _gallery(gallery, folder / "nsd", found)
-    several = [argument for area in ("V1", "faces", "places") for argument in ("--roi", area)]
-    attributed = _run("attribute", *selectors, *root, *several, "--count", "1")
-    found["gallery"] = str(gallery)
+    path = folder / "gallery.jpg"
+    gallery.draw(path, folder / "nsd", found)
+    several = [argument for area in ATTRIBUTED for argument in ("--roi", area)]
+    attributed = shell.run("attribute", *selectors, *several, "--count", "1", *(("--steps", "16") if small else ()))
+    found["gallery"] = str(path)
     found["attributions"] = [file for item in attributed["results"] for file in item["files"]]
     return found
 
 
-def _gallery(path: Path, nsd_root: Path, areas: dict[str, dict[str, Any]]) -> None:
-    """Beside each other, each area's dream, the best natural test image, and words for the dream."""
-    import numpy as np
-    from PIL import Image
+@dataclass(frozen=True)
+class _Shell:
+    """Runs commands as a user would type them, with the demo's own flags."""
 
-    from boldreams_cli import plots
+    flags: tuple[str, ...]
+    device: str
 
-    columns = []
-    with options.dataset_of(nsd_root).stimuli() as stimuli:
-        for area, item in areas.items():
-            best = item["best_natural"]["test"]
-            dreamt = np.asarray(Image.open(item["images"][0])) / 255
-            natural = stimuli.read([best["image"]])[0] / 255
-            pictures = [
-                (dreamt, f"dream: beta {item['response'][0]:.2f}"),
-                (natural, f"best photograph: {best['response']:.2f}"),
-            ]
-            columns.append((area, pictures, "\n".join(item["words"])))
-    plots.gallery(path, columns)
+    @classmethod
+    def of_this_command(cls, device: str) -> _Shell:
+        """Hand down -v, -q and --debug."""
+        given = click.get_current_context().params
+        return cls(tuple(f"--{name}" for name in ("verbose", "quiet", "debug") if given[name]), device)
 
+    def run(self, name: str, *arguments: str) -> dict[str, Any]:
+        """Run a command, echoed; its error and exit code become the demo's.
 
-def _run(*arguments: str) -> dict[str, Any]:
-    """Run a command as a user would type it, echoed; its error and exit code become the demo's.
+        In this process: importing torch takes seconds, and there are two dozen commands.
+        """
+        from boldreams_cli.cli import boldreams
 
-    In this process: importing torch takes seconds, and there are two dozen commands.
-    """
-    from boldreams_cli.cli import boldreams
-
-    click.echo(f"$ {shlex.join(('boldreams', *arguments))}", err=True)
-    said = io.StringIO()
-    with redirect_stdout(said):
-        boldreams.main([*arguments, "--json"], prog_name="boldreams", standalone_mode=False)
-    result: dict[str, Any] = json.loads(said.getvalue())
-    return result
+        command = boldreams.get_command(click.get_current_context(), name)
+        assert command is not None
+        takes_device = any("--device" in parameter.opts for parameter in command.params)
+        device = ("--device", self.device) if takes_device and self.device != "auto" else ()
+        typed = (name, *arguments, *device)
+        logger.info("$ %s", shlex.join(("boldreams", *typed)))
+        said = io.StringIO()
+        with redirect_stdout(said):
+            boldreams.main([*typed, *self.flags, "--json"], prog_name="boldreams", standalone_mode=False)
+        result: dict[str, Any] = json.loads(said.getvalue())
+        return result
 
 
 def _forget_user_settings() -> None:
     """Variables like BOLDREAMS_MASK are meant for the user's data and would change what is run here."""
     for name in [name for name in os.environ if name.startswith("BOLDREAMS_")]:
         del os.environ[name]
-
-
-def _compare(model: Path, known: SubjectTruth, rois: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Add the median distance of recovered from true fields to the scores of each area."""
-    import numpy as np
-
-    from boldreams_cli.encoding.model.spec import FittedModel
-    from boldreams_cli.simulation.experiment import field_distance, recovered_centres_of_groups
-
-    fitted = FittedModel.load(model)
-    fields = [fitted.weights.fields[group.name].numpy() for group in fitted.spec.groups]
-    strength = [fitted.weights.group_weights(group).norm(dim=1).numpy() for group in fitted.spec.groups]
-    distance = field_distance(known.centre, recovered_centres_of_groups(fields, strength))
-    guess = field_distance(known.centre, np.full(known.centre.shape, 0.5))
-    found = {}
-    for name, row in rois.items():
-        band = int(name[4:]) if name.startswith("ecc_") else 0
-        inside = known.band == band if band else known.area == name
-        found[name] = {key: row[key] for key in ("voxels", "r_mean", "ceiling_mean")} | {
-            "field_distance": float(np.nanmedian(distance[inside])),
-            "field_distance_of_image_centre": float(np.median(guess[inside])),
-        }
-    return found
 
 
 def _show(output: Output, result: dict[str, Any]) -> None:
