@@ -17,7 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+
 from boldreams_cli.console import BoldreamsError, size
+from boldreams_cli.locks import Lock
 
 LARGEST_RATIO = 1100  # by which deflate can make anything smaller: 1032, and headers
 
@@ -35,9 +38,33 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Make sure that a file's bytes, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no fsync of folders; they need none.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EBADF, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def crc32c(path: Path) -> int:
+    """CRC-32C of a file's bytes."""
+    total = 0
+    with path.open("rb", buffering=0) as stream:
+        while part := stream.read(2**22):
+            total = google_crc32c.extend(total, part)
+    return total
 
 
 def _umask() -> int:
@@ -201,30 +228,9 @@ class Ledger:
             os.fsync(stream.fileno())
 
 
-@contextmanager
-def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock while the block runs; released by the system if the process dies.
-
-    Parameters
-    ----------
-    path : of the lock file.
-    what : to name in the error.
-    wait : for another process to let go, instead of raising.
-
-    Raises
-    ------
-    BoldreamsError
-        If another process holds it.
-    """
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BoldreamsError(f"another process is working on {what} (lock {path}); wait for it") from error
-        yield
+def locked(path: Path, what: str, wait: bool = False) -> Lock:
+    """Exclusive lock for a ``with`` block; see `Lock`."""
+    return Lock(path, what, wait)
 
 
 def free_bytes(path: Path) -> int:

@@ -1,0 +1,411 @@
+"""Zarr groups whose units of work are resumable: made whole, locked, written beside, in a ledger with checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag
+from boldreams_cli.files import crc32c, sync, to_json, write_text
+from boldreams_cli.locks import Lock
+
+Unit = str | int
+PARTIAL = ".partial-"
+ROOT = "zarr.json"
+LEDGER = "ledger.jsonl"
+STATIC = "static"  # the kind, in what `verify` gives, of files that are no unit's
+# Zarr's setting of a pipeline is the process's; it is only ever changed under this lock, while an array is opened.
+_PIPELINE = threading.Lock()
+ZARRS, ZARR = "zarrs.ZarrsCodecPipeline", "zarr.core.codec_pipeline.BatchedCodecPipeline"
+
+
+def open_array(path: Path, mode: str = "r", pipeline: str = ZARR, empty_chunks: bool = False) -> Any:
+    """Open a Zarr array with a codec pipeline of its own, whatever the process's setting.
+
+    Parameters
+    ----------
+    path : of the array.
+    mode : as zarr's.
+    pipeline : `ZARR`, or `ZARRS`, which writes shards several times faster.
+    empty_chunks : whether chunks of the fill value are stored as well.
+
+    Raises
+    ------
+    MismatchError
+        If there is no array, or its metadata is damaged.
+    """
+    try:
+        settings = {"codec_pipeline.path": pipeline, "array.write_empty_chunks": empty_chunks}
+        with _PIPELINE, zarr.config.set(settings):
+            return zarr.open_array(path, mode=mode)
+    except Exception as error:
+        raise MismatchError(f"{path} is damaged or missing ({_said(error)}); {remedy(path)}") from error
+
+
+def remedy(path: Path) -> str:
+    """What to type when something in a store is damaged."""
+    if "responses" in path.parts:
+        return "delete the store that it belongs to and run boldreams prepare again"
+    return "run boldreams info --verify and boldreams extract again, or delete the store that it belongs to"
+
+
+class ResumableStore:
+    """A Zarr group that is written unit by unit, by any number of processes, and can be killed at any moment.
+
+    A unit is done when its last line in the ledger says so *and* its files are there. The ledger lies in the group's
+    folder, and its lines name the store's random id, so that neither outlives the other or is taken for another's.
+
+    Parameters
+    ----------
+    path : of the group.
+
+    Attributes
+    ----------
+    id : random, of this very store.
+    attributes : the group's, sealed by a hash when it was made.
+
+    Raises
+    ------
+    BoldreamsError
+        If there is no such store.
+    MismatchError
+        If its attributes are damaged or were edited.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / ROOT).is_file():
+            raise BoldreamsError(f"{path} is not a store: it has no {ROOT}")
+        self.attributes = attributes(path)
+        sealed = {key: value for key, value in self.attributes.items() if key != "seal"}
+        if self.attributes.get("seal") != _seal(sealed) or not isinstance(sealed.get("store_id"), str):
+            raise MismatchError(f"{path / ROOT} does not match its seal, it is damaged or was edited; {remedy(path)}")
+        self.id: str = sealed["store_id"]
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        build: Callable[[Path], None],
+        attributes: dict[str, Any],
+        changing: Iterable[str] = (),
+    ) -> ResumableStore:
+        """Open the store, made where there is none; whole or not at all, whoever else is making it.
+
+        Parameters
+        ----------
+        path : of the group.
+        build : makes arrays in an empty group at the path that it is given.
+        attributes : of the group, sealed for ever; ``store_id``, ``static`` and ``seal`` are added.
+        changing : patterns of files, relative to the group, that units will change; `verify` and `check_static`
+            compare all others that `build` made.
+
+        Raises
+        ------
+        BoldreamsError
+            If it cannot be written.
+        """
+        if not is_whole(path):
+            with Lock(path.with_name(f"{path.name}.lock"), str(path), wait=True), named_errors(path):
+                if not is_whole(path):
+                    _make(path, build, attributes, list(changing))
+        return cls(path)
+
+    def lines(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Valid lines of the ledger, oldest first; torn, edited and foreign ones are left out."""
+        try:
+            text = (self.path / LEDGER).read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise BoldreamsError(f"cannot read {self.path / LEDGER}: {error.strerror}") from error
+        found = (self._parsed(line) for line in text.split(b"\n") if line)
+        return [line for line in found if line is not None and kind in (None, line["kind"])]
+
+    def _parsed(self, text: bytes) -> dict[str, Any] | None:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            return None
+        if not isinstance(line, dict) or line.get("store") != self.id:
+            return None
+        facts = {key: value for key, value in line.items() if key != "check"}
+        return facts if line.get("check") == _seal(facts) else None
+
+    def last(self, kind: str) -> dict[Unit, dict[str, Any]]:
+        """Each unit's last line, without those that a later line says are damaged."""
+        found = {line["unit"]: line for line in self.lines(kind)}
+        return {unit: line for unit, line in found.items() if "damaged" not in line}
+
+    def done(self, kind: str) -> dict[Unit, dict[str, Any]]:
+        """Units that are done, with their lines: the ledger says so, and their files are there in their sizes."""
+        return {unit: line for unit, line in self.last(kind).items() if self.is_there(line)}
+
+    def is_there(self, line: dict[str, Any]) -> bool:
+        """Whether a line's files are there in the sizes that it says."""
+        return all(_size(self.path / name) == size for name, (size, _) in line["files"].items())
+
+    def add(self, kind: str, unit: Unit, files: Iterable[str] = (), **facts: Any) -> None:
+        """Note that a unit is done, once all that it wrote is on the disk.
+
+        Parameters
+        ----------
+        kind, unit : what was done.
+        files : that hold it, relative to the store.
+        **facts : whatever JSON holds, to be found in its line.
+
+        Raises
+        ------
+        BoldreamsError
+            If a file is missing or the ledger cannot be written.
+        """
+        with named_errors(self.path):
+            written = {}
+            for name in sorted(set(files)):
+                path = self.path / name
+                sync(path)
+                written[name] = [path.stat().st_size, crc32c(path)]
+            for folder in {parent for name in written for parent in (self.path / name).parents}:
+                if folder.is_relative_to(self.path):
+                    sync(folder)
+            self._append({"store": self.id, "kind": kind, "unit": unit, "files": written, **facts})
+
+    def revoke(self, kind: str, unit: Unit, why: str) -> None:
+        """Note that a unit must be done again."""
+        with named_errors(self.path):
+            self._append({"store": self.id, "kind": kind, "unit": unit, "files": {}, "damaged": why})
+
+    def _append(self, facts: dict[str, Any]) -> None:
+        facts = json.loads(json.dumps(to_json(facts)))  # as it will be read, for its checksum
+        line = json.dumps(facts | {"check": _seal(facts)}) + "\n"
+        with Lock(self.path / "locks" / "ledger.lock", str(self.path), wait=True):
+            new = not (self.path / LEDGER).exists()
+            with (self.path / LEDGER).open("ab+") as stream:
+                if stream.seek(0, os.SEEK_END):
+                    stream.seek(-1, os.SEEK_END)
+                    line = line if stream.read(1) == b"\n" else "\n" + line  # behind a torn one
+                stream.write(line.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+            if new:
+                sync(self.path)
+
+    def unit_lock(self, kind: str, unit: Unit, wait: bool = False, stop: StopFlag | None = None) -> Lock:
+        """The lock of one unit, for whoever works on it; ask `done` again when it is held."""
+        return Lock(self.path / "locks" / f"{kind}-{unit}.lock", f"{kind} {unit} of {self.path}", wait, stop)
+
+    def lock(self, stop: StopFlag | None = None) -> Lock:
+        """The lock for changes of the whole, such as more rows; waits."""
+        return Lock(self.path / "locks" / "store.lock", str(self.path), wait=True, stop=stop)
+
+    def write_array(self, name: str, chunk: Sequence[int], data: NDArray[Any]) -> str:
+        """Write one chunk (of a sharded array: one shard) beside its place and rename it.
+
+        A chunk of zeros is written as any other, so that a file which is missing is damage.
+
+        Parameters
+        ----------
+        name : of the array in the group.
+        chunk : index of the chunk in the grid.
+        data : its values; behind them, up to the chunk's shape, the fill value is written.
+
+        The caller holds the lock of the unit that the chunk belongs to.
+
+        Returns
+        -------
+        The file's path, relative to the store.
+
+        Raises
+        ------
+        BoldreamsError
+            If the disk is full or cannot be written; what was there before stays.
+        """
+        target = f"{name}/c/{'/'.join(str(index) for index in chunk)}"
+        metadata = metadata_of(self.path / name)
+        shape = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+        sharded = any(codec["name"] == "sharding_indexed" for codec in metadata["codecs"])
+        # The name is the chunk's, so that whoever writes it after a kill clears what the killed one left.
+        beside = self.path / f"{PARTIAL}{target.replace('/', '-')}"
+        with named_errors(self.path / target):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
+            try:
+                (beside / ROOT).write_text(json.dumps(metadata | {"shape": shape}), encoding="utf-8")
+                file = beside.joinpath("c", *["0"] * len(shape))
+                _write_one(beside, shape, data, ZARRS if sharded else ZARR)
+                if not file.is_file():  # zarrs leaves out a shard of the fill value
+                    _write_one(beside, shape, data, ZARR)
+                sync(file)
+                (self.path / target).parent.mkdir(parents=True, exist_ok=True)
+                file.replace(self.path / target)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        return target
+
+    def static_damage(self) -> Iterator[tuple[str, str]]:
+        """(file, why) of each file that was made with the store, is no unit's, and is not as it was."""
+        for name, expected in self.attributes.get("static", {}).items():
+            if why := _damage(self.path / name, expected):
+                yield name, why
+
+    def check_static(self) -> None:
+        """Raise MismatchError if a file that was made with the store is damaged; reads them all."""
+        for name, why in self.static_damage():
+            raise MismatchError(f"{self.path / name} {why}; {remedy(self.path)}")
+
+    def verify(self) -> Iterator[tuple[str, Unit, str, str]]:
+        """Read every file that is said to be done, and those made with the store.
+
+        Damaged units are noted in the ledger, where the store can be written, so that only they are made again.
+
+        Yields
+        ------
+        kind, unit, file, what is wrong with it; `STATIC` and "" for files that are no unit's.
+        """
+        for name, why in self.static_damage():
+            yield STATIC, "", name, why
+        units = {(line["kind"], line["unit"]) for line in self.lines()}
+        for kind, unit in sorted(units, key=lambda pair: (pair[0], str(pair[1]).zfill(12))):
+            line = self.last(kind).get(unit)
+            bad = self._damaged_files(line)
+            if not bad:
+                continue
+            try:
+                with self.unit_lock(kind, unit):  # whoever holds it is making it anew
+                    bad = self._damaged_files(self.last(kind).get(unit))
+                    if bad:
+                        self.revoke(kind, unit, "; ".join(f"{name} {why}" for name, why in bad))
+            except BoldreamsError:
+                pass  # of a store that cannot be written, say so all the same
+            for name, why in bad:
+                yield kind, unit, name, why
+
+    def _damaged_files(self, line: dict[str, Any] | None) -> list[tuple[str, str]]:
+        files = {} if line is None else line["files"]
+        return [(name, why) for name, expected in files.items() if (why := _damage(self.path / name, expected))]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a folder is a store, of any format, rather than what a kill left of one."""
+    return _size(path / ROOT) > 0 and bool(attributes(path))
+
+
+def attributes(path: Path) -> dict[str, Any]:
+    """The attributes of a group; errors as `metadata_of`."""
+    found = metadata_of(path).get("attributes", {})
+    return found if isinstance(found, dict) else {}
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """What the ``zarr.json`` of an array or group says.
+
+    Raises
+    ------
+    MismatchError
+        If it is missing or damaged.
+    """
+    try:
+        found = json.loads((path / ROOT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MismatchError(f"{path / ROOT} is damaged or missing ({_said(error)}); {remedy(path)}") from error
+    if not isinstance(found, dict):
+        raise MismatchError(f"{path / ROOT} is damaged; {remedy(path)}")
+    return found
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Turn what zarr, zarrs and the system raise while writing into one error that says what to do."""
+    try:
+        yield
+    except BoldreamsError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, (FileNotFoundError, KeyError, TypeError)):
+            raise MismatchError(f"{path} cannot be written ({_said(error)}); {remedy(path)}") from error
+        raise BoldreamsError(
+            f"cannot write {path}: {_said(error)}; make room or use --cache DIR on another disk, "
+            "then run the same command to go on"
+        ) from error
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _seal(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _damage(path: Path, expected: Sequence[int]) -> str:
+    """What is wrong with a file of which size and CRC-32C are known; "" where nothing is."""
+    if (size := _size(path)) != expected[0]:
+        return "is missing" if size < 0 else f"has {size} bytes in place of {expected[0]}"
+    try:
+        return "" if crc32c(path) == expected[1] else "is damaged: its checksum is another"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _write_one(folder: Path, shape: tuple[int, ...], data: NDArray[Any], pipeline: str) -> None:
+    array = open_array(folder, "r+", pipeline, empty_chunks=True)
+    if data.shape != shape:
+        whole = np.full(shape, array.fill_value, array.dtype)
+        whole[tuple(slice(0, length) for length in data.shape)] = data
+        data = whole
+    array[:] = data
+
+
+def _make(path: Path, build: Callable[[Path], None], attributes: dict[str, Any], changing: list[str]) -> None:
+    """Make a store beside its place and rename it; the caller holds the lock, so leftovers can be cleared."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f"{PARTIAL}{path.name}-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{path.name}-", dir=path.parent))
+    try:
+        new = temporary / path.name
+        new.mkdir()
+        zarr.open_group(new, mode="w", zarr_format=3)
+        build(new)
+        made = sorted(file for file in new.rglob("*") if file.is_file() and file != new / ROOT)
+        static = {}
+        for file in made:
+            sync(file)
+            name = file.relative_to(new).as_posix()
+            if not any(fnmatch(name, pattern) for pattern in changing):
+                static[name] = [file.stat().st_size, crc32c(file)]
+        sealed = json.loads(
+            json.dumps(to_json(attributes | {"static": static, "store_id": hashlib.sha256(os.urandom(32)).hexdigest()}))
+        )
+        root = json.loads((new / ROOT).read_text(encoding="utf-8"))
+        write_text(new / ROOT, json.dumps(root | {"attributes": sealed | {"seal": _seal(sealed)}}, indent=1))
+        for folder in (new, *(entry for entry in new.rglob("*") if entry.is_dir())):
+            sync(folder)
+        if path.exists():  # it was no store, so it holds nothing that can be read
+            path.rename(temporary / "before")
+        new.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
