@@ -1,4 +1,4 @@
-"""Numeric arrays of a MATLAB v5 file, every length checked first: on damaged files scipy's reader can crash the process."""
+"""Numeric arrays of a MATLAB v5 file, every length checked first: damaged files can crash scipy's reader."""
 
 from __future__ import annotations
 
