@@ -101,7 +101,7 @@ def fit(
     --clip-gradient 1.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.data.responses import responses_for
+    from boldreams_cli.data.choosing import responses_for
     from boldreams_cli.encoding import fit as fitting
     from boldreams_cli.encoding.readouts.separable import matrix_precision
     from boldreams_cli.encoding.readouts.settings import settings_for

@@ -57,7 +57,7 @@ def _layers(name: str, output: Output) -> None:
 
 
 def _rois(subject: int, cache: Path, nsd_root: Path | None, output: Output) -> None:
-    from boldreams_cli.data.responses import areas_of
+    from boldreams_cli.data.choosing import areas_of
 
     areas = areas_of(subject, cache, nsd_root)
     groups, labels = areas.counts(), areas.label_counts()

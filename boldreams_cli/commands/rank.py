@@ -34,7 +34,7 @@ def rank(
     By the standard deviation, over the subject's training images, of the spatial mean activation.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.data.responses import responses_for
+    from boldreams_cli.data.choosing import responses_for
     from boldreams_cli.encoding.inputs.ranking import rank_filters
 
     backbone = options.choose_backbone(cache, backbone)

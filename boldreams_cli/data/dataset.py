@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from boldreams_cli.console import StopFlag
     from boldreams_cli.data.areas import Areas
+    from boldreams_cli.data.preparing import Contents
     from boldreams_cli.data.responses import Responses
 
 CAPTIONS_PER_IMAGE = 5  # COCO has five or more of an image; the paper uses five
@@ -81,6 +82,25 @@ class Dataset(Protocol):
 
     def request(self, subject: int, sessions: str | None = None, mask: str | None = None) -> dict[str, Any]:
         """All that decides the numbers of a subject's prepared responses; its hash is their fingerprint."""
+        ...
+
+    def contents(self, request: dict[str, Any], mask: str | None) -> Contents:
+        """All of a subject's responses but the betas, for a request that was made with this mask."""
+        ...
+
+    def session_files(self, subject: int) -> dict[int, Path]:
+        """Session -> the file that holds its betas, for those that are there."""
+        ...
+
+    def read_betas(
+        self,
+        subject: int,
+        session: int,
+        voxels: NDArray[np.int32],
+        shape: tuple[int, int, int],
+        stop: StopFlag | None = None,
+    ) -> NDArray[np.float32]:
+        """(trials, V) betas of one session, not yet z-scored, at (V, 3) indices of volumes of that shape."""
         ...
 
     def prepare(

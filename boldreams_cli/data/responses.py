@@ -1,35 +1,27 @@
-"""Responses of one subject, as fitting and scoring read them (paper, section 2.1)."""
+"""Responses of one subject, as fitting and scoring read them (paper, section 2.1), and whether their inputs changed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
+from boldreams_cli.data import identity
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.dataset import open_dataset
-from boldreams_cli.data.nsd.anatomy import NSDGENERAL
-from boldreams_cli.data.nsd.betas import parse_sessions
-from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.preparation import (
-    FORMAT_VERSION,
-    PIPELINE,
-    beta_identities,
-    mask_identity,
-    request_for,
-    sessions_done,
-    store_path,
-)
-from boldreams_cli.data.nsd.rois import GROUPS, OVERRIDES
+from boldreams_cli.data.dataset import Dataset
+from boldreams_cli.data.preparing import FORMAT_VERSION, SESSION, read_array
+from boldreams_cli.data.sessions import ranges
+from boldreams_cli.stores import ResumableStore, attributes, is_whole, open_array
 
+SOURCE = "source"  # the kind of line that notes a new time of change of a session's file, found to be the same betas
 IntArray = NDArray[np.integer]
 Images = Sequence[int] | IntArray
 
@@ -50,58 +42,63 @@ class Responses:
     areas : labels of the voxels.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
-        attrs: dict[str, Any] = dict(group.attrs)
-        self.path = path
+    def __init__(self, store: ResumableStore) -> None:
+        attrs = store.attributes
+        self.store, self.path = store, store.path
         self.fingerprint = str(attrs["fingerprint"])
         self.request: dict[str, Any] = attrs["request"]
+        self.mask: str | None = attrs["mask"]
         self.subject = int(attrs["subject"])
-        self.sessions = [int(session) for session in attrs["sessions"]]
+        self.sessions = [int(session) for session, _ in attrs["sessions"]]
         x, y, z = attrs["shape"]
         self.shape: tuple[int, int, int] = (x, y, z)
         self.affine = np.array(attrs["affine"], np.float64)
-        self._betas: Any = group["betas"]
-        self.voxels: NDArray[np.int32] = _whole(group, "voxels")
-        self.ncsnr: NDArray[np.float32] = _whole(group, "ncsnr")
-        self.trial_images: NDArray[np.int32] = _whole(group, "trial_images")
-        self.trial_sessions: NDArray[np.int16] = _whole(group, "trial_sessions")
-        self.trial_test: NDArray[np.bool_] = _whole(group, "trial_test")
-        tables = {name: {int(k): v for k, v in table.items()} for name, table in attrs["labels"].items()}
-        labels = {name: _whole(group, f"rois/{name}") for name in tables}
-        self.areas = Areas(labels, tables, self.voxels, self.shape, self.affine, GROUPS, OVERRIDES)
+        self._betas: Any = open_array(store.path / "betas")
+        self._done = store.done(SESSION)
+        self.voxels: NDArray[np.int32] = read_array(store, "voxels")
+        self.ncsnr: NDArray[np.float32] = read_array(store, "ncsnr")
+        self.trial_images: NDArray[np.int32] = read_array(store, "trial_images")
+        self.trial_sessions: NDArray[np.int16] = read_array(store, "trial_sessions")
+        self.trial_test: NDArray[np.bool_] = read_array(store, "trial_test")
+        tables = {volume: {int(k): v for k, v in table.items()} for volume, table in attrs["labels"]}
+        self.areas = Areas(
+            labels={volume: read_array(store, f"rois/{volume}") for volume in tables},
+            tables=tables,
+            voxels=self.voxels,
+            shape=self.shape,
+            affine=self.affine,
+            groups={name: (volume, tuple(labels)) for name, volume, labels in attrs["groups"]},
+            overrides=attrs["overrides"],
+        )
 
     @classmethod
     def open(cls, path: Path) -> Responses:
-        """Open a complete store.
+        """Open a complete store; all but its betas is compared with its checksums.
 
         Raises
         ------
         MismatchError
-            If its format is not this version's or its fingerprint does not fit its request.
+            If its format is not this version's, it does not fit its fingerprint, or it is damaged.
         BoldreamsError
-            If it is missing, damaged or incomplete.
+            If it is missing or incomplete.
         """
-        attrs = _attributes(path)
-        if attrs.get("format") != FORMAT_VERSION:
+        if not is_whole(path):
+            raise BoldreamsError(f"no responses in {path}; run `boldreams prepare`")
+        found = attributes(path).get("format")
+        if found != FORMAT_VERSION:
             raise MismatchError(
-                f"{path} has format {attrs.get('format')}, this version reads {FORMAT_VERSION}; "
-                f"delete it and run `boldreams prepare` again"
+                f"{path} has format {found}, this version reads {FORMAT_VERSION}; run `boldreams prepare` again"
             )
+        store = ResumableStore(path)
+        attrs = store.attributes
+        again = f"run `boldreams prepare --subject {attrs['subject']}`"
         if files.fingerprint(attrs["request"]) != attrs["fingerprint"]:
-            raise MismatchError(
-                f"{path} does not match its fingerprint {attrs['fingerprint']}: it was changed by hand; "
-                f"delete it and run `boldreams prepare --subject {attrs['subject']}`"
-            )
-        if missing := sorted(set(attrs["sessions"]) - sessions_done(path)):
-            raise BoldreamsError(
-                f"{path} is incomplete: session {listing(missing)} to do; "
-                f"run `boldreams prepare --subject {attrs['subject']}`"
-            )
-        try:
-            with zarr.config.set(PIPELINE):
-                return cls(path, zarr.open_group(path, mode="r"))
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise _damaged(path, error) from error
+            raise MismatchError(f"{path} does not match its fingerprint {attrs['fingerprint']}; delete it and {again}")
+        if missing := [session for session, _ in attrs["sessions"] if session not in store.done(SESSION)]:
+            raise BoldreamsError(f"{path} is incomplete: session {listing(missing)} to do; {again}")
+        store.check_static()
+        with _named_damage(path):
+            return cls(store)
 
     @cached_property
     def train_images(self) -> NDArray[np.int32]:
@@ -132,27 +129,33 @@ class Responses:
         BoldreamsError
             If the store is damaged.
         """
+        count = len(self.trial_images)
         if isinstance(trials, slice):
-            return self._read(trials, voxels)
-        mask = np.asarray(trials)
-        if mask.dtype != bool or mask.shape != self.trial_images.shape:
-            raise ValueError(
-                f"trials must be a slice or ({len(self.trial_images)},) bool, not {mask.shape} {mask.dtype}"
-            )
-        columns = len(range(*voxels.indices(len(self.voxels))))
-        betas = np.empty((int(mask.sum()), columns), np.float32)
+            wanted = np.zeros(count, bool)
+            wanted[trials] = True
+        else:
+            wanted = np.asarray(trials)
+            if wanted.dtype != bool or wanted.shape != (count,):
+                raise ValueError(f"trials must be a slice or ({count},) bool, not {wanted.shape} {wanted.dtype}")
+        betas = np.empty((int(wanted.sum()), len(range(*voxels.indices(len(self.voxels))))), np.float32)
         row = 0
-        for part in self._session_rows():  # a session at a time: its chunks are read once, memory stays bounded
-            if count := int(mask[part].sum()):
-                betas[row : row + count] = self._read(part, voxels)[mask[part]]
-                row += count
+        for place, part in enumerate(self._session_rows()):  # a session at a time: memory stays bounded
+            rows = np.flatnonzero(wanted[part])
+            if len(rows):
+                betas[row : row + len(rows)] = self._session(place, voxels)[rows]
+                row += len(rows)
         return betas
 
-    def _read(self, trials: slice, voxels: slice) -> NDArray[np.float32]:
-        try:
-            return np.asarray(self._betas[trials, voxels])
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _damaged(self.path, error) from error
+    def _session(self, place: int, voxels: slice) -> NDArray[np.float32]:
+        """Betas of one session, (its rows, voxels); its file must be there, for Zarr reads a missing one as NaN."""
+        line = self._done[self.sessions[place]]
+        if not self.store.is_there(line):
+            raise BoldreamsError(
+                f"{self.path} is damaged: {listing(line['files'])} is missing or cut short; "
+                f"run `boldreams prepare --subject {self.subject}`, which makes it again"
+            )
+        with _named_damage(self.path):
+            return np.asarray(self._betas[place, :, voxels])
 
     def _session_rows(self) -> list[slice]:
         edges = [0, *(np.flatnonzero(np.diff(self.trial_sessions)) + 1).tolist(), len(self.trial_sessions)]
@@ -192,11 +195,11 @@ class Responses:
         unique, inverse = np.unique(asked, return_inverse=True)
         sums = np.zeros((len(unique), len(range(*voxels.indices(len(self.voxels))))), np.float64)
         wanted = np.isin(self.trial_images, unique)
-        for part in self._session_rows():
+        for session, part in enumerate(self._session_rows()):
             rows = np.flatnonzero(wanted[part])
             if len(rows):
                 places = np.searchsorted(unique, self.trial_images[part][rows])
-                for place, trial in zip(places, self._read(part, voxels)[rows], strict=True):
+                for place, trial in zip(places, self._session(session, voxels)[rows], strict=True):
                     sums[place] += trial
         return (sums[inverse] / repeats[:, None]).astype(np.float32)
 
@@ -225,135 +228,80 @@ class Responses:
         )
 
 
-def _whole(group: zarr.Group, name: str) -> Any:
-    array: Any = group[name]
-    return array[:]
-
-
-def _damaged(path: Path, error: Exception) -> BoldreamsError:
-    return BoldreamsError(f"{path} is damaged ({error}); delete it and run `boldreams prepare` again")
-
-
-def _attributes(path: Path) -> dict[str, Any]:
-    if not (path / "zarr.json").is_file():
-        raise BoldreamsError(f"no responses in {path}; run `boldreams prepare`")
+@contextmanager
+def _named_damage(path: Path) -> Iterator[None]:
+    """Turn what Zarr and its codecs raise on damaged chunks into one error."""
     try:
-        attrs = dict(files.read_json(path / "zarr.json")["attributes"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, error) from error
-    if missing := {"format", "fingerprint", "request", "subject", "sessions", "mask"} - attrs.keys():
-        raise BoldreamsError(f"{path} is no responses store (its attributes lack {listing(sorted(missing))})")
-    return attrs
-
-
-def find(cache: Path, subject: int) -> list[Path]:
-    """Complete stores of a subject in the cache, sorted by name."""
-    found = []
-    for path in sorted((cache / "responses").glob(f"subj{subject:02d}-*.zarr")):
-        if (path / "zarr.json").is_file() and set(_attributes(path)["sessions"]) <= sessions_done(path):
-            found.append(path)
-    return found
-
-
-def responses_for(
-    cache: Path,
-    subject: int,
-    nsd_root: Path | None,
-    sessions: str | None = None,
-    mask: str | None = None,
-    stop: StopFlag | None = None,
-) -> Responses:
-    """Responses that fitting and scoring use: cached ones where they are unambiguous, else prepared.
-
-    Raises
-    ------
-    MismatchError
-        If the cached ones were made from other betas than those under the root.
-    ChoiceError
-        If several are cached and nothing says which.
-    BoldreamsError
-        If they must be prepared and there is no root, or as `prepare`.
-    """
-    layout = Layout.at(nsd_root) if nsd_root is not None and nsd_root.exists() else None
-    if layout is not None and not layout.sessions(subject):
-        layout = None  # betas may be deleted once they are prepared
-    cached = find(cache, subject)
-    if sessions is not None or mask is not None:
-        cached = [path for path in cached if layout is None and _matches(path, sessions, mask)]
-    if len(cached) == 1:
-        responses = Responses.open(cached[0])
-        if layout is not None:
-            check_betas(responses, layout)
-        responses.log_counts()
-        return responses
-    if cached:
-        return _default_of(cached, layout, subject)
-    return open_dataset(nsd_root).prepare(subject, cache, sessions, mask, stop)
-
-
-def _matches(path: Path, sessions: str | None, mask: str | None) -> bool:
-    """Whether a store is what was asked, as far as that can be told without the root."""
-    attrs = _attributes(path)
-    if sessions is not None and attrs["sessions"] != parse_sessions(sessions):
-        return False
-    if mask is None or mask == NSDGENERAL:
-        return attrs["mask"] == mask
-    return Path(mask).is_file() and attrs["request"]["mask"] == mask_identity(Path(mask))
-
-
-def _default_of(cached: list[Path], layout: Layout | None, subject: int) -> Responses:
-    """Among several stores, the one that `prepare` without options would make."""
-    if layout is not None:
-        default = store_path(cached[0].parents[1], request_for(layout, subject, None, None))
-        if default in cached:
-            return Responses.open(default)
-    known = "; ".join(f"{path} (sessions {_ranges(_attributes(path)['sessions'])})" for path in cached)
-    raise ChoiceError(
-        f"several responses of subject {subject} are cached: {known}; "
-        f"choose with --sessions or --mask, or delete those that are out of date"
-    )
-
-
-def _ranges(sessions: Sequence[int]) -> str:
-    """Write session numbers as ``--sessions`` takes them: ``1-3,5``."""
-    parts: list[list[int]] = []
-    for session in sessions:
-        if parts and session == parts[-1][-1] + 1:
-            parts[-1].append(session)
-        else:
-            parts.append([session])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def areas_of(subject: int, cache: Path, nsd_root: Path | None) -> Areas:
-    """Areas of a subject: of its cached responses where there is one set of them, else read from the root.
-
-    Raises
-    ------
-    BoldreamsError
-        If there is neither.
-    """
-    cached = find(cache, subject)
-    if len(cached) == 1:
-        return Responses.open(cached[0]).areas
-    return open_dataset(nsd_root).areas(subject)
-
-
-def check_betas(responses: Responses, layout: Layout) -> None:
-    """Check that the betas under the root are still those that the store was made from.
-
-    Raises
-    ------
-    MismatchError
-        If a file is missing or has changed; the message names it.
-    """
-    there = beta_identities(layout, responses.subject, responses.sessions)
-    made_from = responses.request["betas"]
-    changed = [made_from[key]["name"] for key in made_from if there.get(key) != made_from[key]]
-    if changed:
+        yield
+    except (BoldreamsError, MemoryError):
+        raise
+    except Exception as error:
         raise MismatchError(
-            f"{responses.path} was made from other betas than those in "
-            f"{layout.betas_folder(responses.subject)} ({listing(changed, 3)}); "
-            f"run `boldreams prepare --subject {responses.subject}`, "
-            f"or correct --nsd-root or --cache"
+            f"{path} is damaged ({str(error)[:200]}); `boldreams info --verify` says where, and `boldreams prepare` "
+            f"makes that again"
+        ) from error
+
+
+def check_inputs(responses: Responses, dataset: Dataset, stop: StopFlag | None = None) -> None:
+    """Check that all that responses were made from is still the same in the data set.
+
+    Small files are hashed whole; betas are read again only where a file's size or time of change is another.
+
+    Parameters
+    ----------
+    responses : whose inputs to compare.
+    dataset : that is at hand; nothing is compared where it has no betas of the subject.
+    stop : looked at while betas are read.
+
+    Raises
+    ------
+    MismatchError
+        If something differs; the message names it.
+    """
+    if responses.subject not in dataset.subjects():
+        logger.info(
+            "no betas of subject %d under %s: %s is taken as it is", responses.subject, dataset.root, responses.path
         )
+        return
+    made = responses.request
+    mask = responses.mask
+    gone = mask is not None and made["mask"] is not None and Path(mask).is_absolute() and not Path(mask).is_file()
+    try:
+        now = dataset.request(responses.subject, ranges(responses.sessions), None if gone else mask)
+    except ChoiceError as error:
+        raise MismatchError(f"{responses.path} was made from more than there is now: {error}") from error
+    if gone:
+        logger.info("the mask %s is gone: it is not compared", mask)
+        now["mask"] = made["mask"]
+    if changed := identity.differences(made, now):
+        raise MismatchError(
+            f"{responses.path} was made from other inputs than those under {dataset.root} now ({listing(changed)}); "
+            f"run `boldreams prepare --subject {responses.subject}` and fit again, or correct --nsd-root or --cache"
+        )
+    check_betas(responses, dataset, stop)
+
+
+def check_betas(responses: Responses, dataset: Dataset, stop: StopFlag | None = None) -> None:
+    """Compare the betas of files that changed since they were prepared, as their size and time of change say.
+
+    Raises
+    ------
+    MismatchError
+        If one holds other betas; the message names it.
+    """
+    paths, noted = dataset.session_files(responses.subject), responses.store.last(SOURCE)
+    for session, line in responses.store.done(SESSION).items():
+        now = identity.stamp(paths[int(session)])
+        if now in (line["source"], noted.get(session, {}).get("source")):
+            continue
+        logger.info("%s was copied or changed since it was prepared: comparing its betas", paths[int(session)])
+        betas = dataset.read_betas(responses.subject, int(session), responses.voxels, responses.shape, stop)
+        if identity.content(betas) != line["content"]:
+            raise MismatchError(
+                f"{paths[int(session)]} holds other betas than those that {responses.path} was made from; restore it, "
+                f"or delete {responses.path} and run `boldreams prepare --subject {responses.subject}`"
+            )
+        try:
+            responses.store.add(SOURCE, session, source=now)
+        except BoldreamsError as error:  # a cache that is only read: compared again next time
+            logger.debug("%s", error)

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from boldreams_cli.data.responses import find
+from boldreams_cli.data.preparing import complete_stores
 
 from ..conftest import Run
 from .conftest import listing
@@ -82,7 +82,9 @@ def test_truncated_betas_leave_nothing(run: Run, experiment: Path, tmp_path: Pat
     for subject in (1, 2):
         done = run("prepare", "--subject", subject, "--nsd-root", root, "--cache", tmp_path / "cache", code=1)
         assert "betas_session02" in done.err
-    assert [find(tmp_path / "cache", subject) for subject in (1, 2)] == [[], []], "an unfinished store is not used"
+    assert [complete_stores(tmp_path / "cache", subject) for subject in (1, 2)] == [[], []], (
+        "an unfinished store is not used"
+    )
     again = run("fit", "--subject", 1, "--nsd-root", root, "--cache", tmp_path / "cache", code=3)
     assert "boldreams extract" in again.err
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from boldreams_cli import cli
-from boldreams_cli.data.responses import Responses, find
+from boldreams_cli.data.preparing import complete_stores
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.layout import make_groups
 from boldreams_cli.encoding.model.folder import find_models
 from boldreams_cli.encoding.model.full import FullModel
@@ -46,7 +47,7 @@ def fitted(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted
     in_process("extract", "--backbone", "alexnet", "--weights", "random", *where)
     in_process("fit", "--percent", "10", "--epochs", "8", "--lr", "0.01", *where)
     model = FittedModel.load(find_models(cache)[0])
-    return Fitted(root, cache, model, FullModel.rebuild(model, CPU), Responses.open(find(cache, 1)[0]))
+    return Fitted(root, cache, model, FullModel.rebuild(model, CPU), Responses.open(complete_stores(cache, 1)[0]))
 
 
 @pytest.fixture

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, logger
 from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.nsd.betas import beta_affine
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.rois import GROUPS, OVERRIDES, VOLUMES, label_tables
-from boldreams_cli.data.volumes import read_float_volume, read_mask, read_volume
+from boldreams_cli.data.volumes import affine_difference, read_float_volume, read_mask, read_volume
 
 NSDGENERAL = "nsdgeneral"
+Scalar = TypeVar("Scalar", bound=np.generic)
+Reader = Callable[[Path], tuple[NDArray[Scalar], NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
@@ -66,69 +70,96 @@ def roi_files(layout: Layout, subject: int) -> dict[str, Path]:
 def read_anatomy(layout: Layout, subject: int, mask: str | None = None) -> Anatomy:
     """Voxels used, their labels and ncsnr.
 
-    The voxels are those of `mask` (``nsdgeneral`` or a NIfTI file) or of all areas, inside the brain mask.
+    The voxels are those of `mask` (``nsdgeneral`` or a NIfTI file) or of all areas, inside the brain mask. Places in
+    mm are those of the first ROI volume; without one, of the betas or whatever NSD file there is.
 
     Raises
     ------
     ChoiceError
         If there is no such mask.
+    MismatchError
+        If a mask file has another affine than the subject's volumes.
     BoldreamsError
         If a volume is damaged, shapes differ, or no voxel is left.
     """
     paths, chosen = roi_files(layout, subject), mask_file(layout, subject, mask)
     volumes = {volume: read_volume(path) for volume, path in paths.items()}
     labels = {volume: array for volume, (array, _) in volumes.items()}
-    shapes = {str(paths[volume]): array.shape for volume, array in labels.items()}
     if absent := [volume for volume in VOLUMES if volume not in paths]:
         logger.warning("subject %d has no ROI volume %s: those areas will be empty", subject, listing(absent))
-    if chosen is not None:
-        inside, affine = read_mask(chosen)
-        shapes[str(chosen)] = inside.shape
-    elif labels:
-        _check_same_shape(shapes)
-        inside = np.logical_or.reduce([array > 0 for array in labels.values()])
-        affine = volumes[next(iter(volumes))][1]
-    else:
+    if chosen is None and not labels:
         raise BoldreamsError(f"no ROI volume in {layout.roi(subject, '').parent}; download them or use --mask FILE")
-    inside = _within_brain(layout, subject, inside, shapes)
+    space = _Space(subject)
+    for volume, (array, affine) in volumes.items():
+        space.check(paths[volume], array, affine)
+    betas = beta_affine(layout, subject)
+    if betas is not None and space.shape:
+        space.compare(layout.betas_folder(subject), betas)
+    ncsnr = _optional(layout.ncsnr(subject), read_float_volume, space)
+    brain = _optional(brain_mask(layout, subject), read_mask, space)
+    if chosen is None:
+        inside: NDArray[np.bool_] = np.logical_or.reduce([array > 0 for array in labels.values()])
+    else:
+        space.affine = betas if space.affine is None else space.affine
+        inside, affine = read_mask(chosen)
+        space.check(chosen, inside, affine, own=chosen == layout.roi(subject, NSDGENERAL))
+    if brain is not None:
+        inside = inside & brain
+    if not inside.any():
+        raise BoldreamsError(f"no voxel of subject {subject} is left inside the masks; see --mask")
+    if ncsnr is None:
+        logger.warning("no %s: noise ceilings will be unknown (NaN)", layout.ncsnr(subject))
+        ncsnr = np.full(inside.shape, np.nan, np.float32)
+    assert space.affine is not None
     voxels = np.argwhere(inside).astype(np.int32)
     places = tuple(voxels.T)
     x, y, z = inside.shape
-    return Anatomy(
-        Areas(
-            labels={volume: array[places] for volume, array in labels.items()},
-            tables=label_tables(layout, subject, labels),
-            voxels=voxels,
-            shape=(x, y, z),
-            affine=affine,
-            groups=GROUPS,
-            overrides=OVERRIDES,
-        ),
-        ncsnr=_ncsnr(layout.ncsnr(subject), (x, y, z))[places],
+    areas = Areas(
+        labels={volume: array[places] for volume, array in labels.items()},
+        tables=label_tables(layout, subject, labels),
+        voxels=voxels,
+        shape=(x, y, z),
+        affine=space.affine,
+        groups=GROUPS,
+        overrides=OVERRIDES,
     )
+    return Anatomy(areas, ncsnr[places])
 
 
-def _within_brain(
-    layout: Layout, subject: int, inside: NDArray[np.bool_], shapes: dict[str, tuple[int, ...]]
-) -> NDArray[np.bool_]:
-    path = brain_mask(layout, subject)
-    brain = np.ones(inside.shape, bool) if path is None else read_mask(path)[0]
-    _check_same_shape({**shapes, str(path): brain.shape})
-    if not (inside & brain).any():
-        raise BoldreamsError(f"no voxel of subject {subject} is left inside the masks; see --mask")
-    return inside & brain
+class _Space:
+    """Shape and affine that all volumes of one subject must share: those of the first one that is checked."""
+
+    def __init__(self, subject: int) -> None:
+        self.subject = subject
+        self.first: Path | None = None
+        self.shape: tuple[int, ...] = ()
+        self.affine: NDArray[np.float64] | None = None
+
+    def check(self, path: Path, data: NDArray[Any], affine: NDArray[np.float64], own: bool = True) -> None:
+        """Compare a volume; `own` is one of NSD's files, whose affine may differ: it is said and passed over."""
+        if self.first is None:
+            self.first, self.shape = path, data.shape
+        if data.shape != self.shape:
+            raise BoldreamsError(
+                f"volumes of subject {self.subject} differ in shape: {self.first} {self.shape}; {path} {data.shape}; "
+                f"all must be in its func1pt8mm space"
+            )
+        self.compare(path, affine, own)
+
+    def compare(self, path: Path, affine: NDArray[np.float64], own: bool = True) -> None:
+        """Compare an affine alone."""
+        if self.affine is None:
+            self.affine = affine
+        if difference := affine_difference(affine, self.affine, self.shape):
+            found = f"{path} has another affine than the other volumes of subject {self.subject}: {difference}"
+            if not own:
+                raise MismatchError(f"{found}; resample it to their space (--mask)")
+            logger.warning("%s; its voxels are taken by their indices", found)
 
 
-def _ncsnr(path: Path, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    if not path.is_file():
-        logger.warning("no %s: noise ceilings will be unknown (NaN)", path)
-        return np.full(shape, np.nan, np.float32)
-    values, _ = read_float_volume(path)
-    _check_same_shape({str(path): values.shape, "the subject's masks": shape})
-    return values
-
-
-def _check_same_shape(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    if len(set(shapes.values())) > 1:
-        found = "; ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise BoldreamsError(f"volumes of one subject differ in shape: {found}; all must be in its func1pt8mm space")
+def _optional(path: Path | None, read: Reader[Scalar], space: _Space) -> NDArray[Scalar] | None:
+    if path is None or not path.is_file():
+        return None
+    data, affine = read(path)
+    space.check(path, data, affine)
+    return data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,14 +14,15 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, listing
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing
 from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.sessions import parse_sessions
 from boldreams_cli.files import check_declared, reading
 
 UNITS_PER_PERCENT = 300  # NSD stores percent signal change x 300 as int16
 PAPER_SESSIONS = range(1, 38)
 BLOCK_BYTES = 64_000_000  # what reading a session takes beside its result
-BLOCK_COLUMNS = 4096
+KEPT = "finished sessions are kept"
 Shape = tuple[int, int, int]
 
 
@@ -80,12 +80,41 @@ def header(path: Path) -> tuple[Shape, int]:
     return (x, y, z), trials
 
 
+def check_shape(path: Path, shape: Shape) -> int:
+    """Check that a betas file has volumes of `shape`; gives its number of trials.
+
+    Raises
+    ------
+    BoldreamsError
+        If it has not, or as `header`.
+    """
+    found, trials = header(path)
+    if found != tuple(shape):
+        raise BoldreamsError(
+            f"{path} has volumes of {found}, the subject's masks {tuple(shape)}; "
+            f"it belongs to another subject or space: download it again"
+        )
+    return trials
+
+
+def beta_affine(layout: Layout, subject: int) -> NDArray[np.float64] | None:
+    """(4, 4) of the first NIfTI file among a subject's betas; None where there is none."""
+    for path in layout.sessions(subject).values():
+        if path.name.endswith(".nii.gz"):
+            with _reading(path):
+                image: Any = nibabel.load(path)
+                return np.asarray(image.affine, np.float64)
+    return None
+
+
 def trials_in(path: Path) -> int:
     """Count the trials of a betas file from its header; errors as `header`."""
     return header(path)[1]
 
 
-def read_session(path: Path, voxels: NDArray[np.integer], shape: Shape) -> NDArray[np.float32]:
+def read_session(
+    path: Path, voxels: NDArray[np.integer], shape: Shape, stop: StopFlag | None = None
+) -> NDArray[np.float32]:
     """Betas of one session.
 
     Reads the file once from start to end, with bounded memory beside the result.
@@ -95,6 +124,7 @@ def read_session(path: Path, voxels: NDArray[np.integer], shape: Shape) -> NDArr
     path : ``betas_sessionNN`` as .nii.gz (X, Y, Z, trials), .hdf5 or MATLAB v7.3 .mat (trials, Z, Y, X).
     voxels : (V, 3) integer, indices x, y, z.
     shape : (X, Y, Z) that the file must have.
+    stop : looked at between blocks.
 
     Returns
     -------
@@ -104,25 +134,23 @@ def read_session(path: Path, voxels: NDArray[np.integer], shape: Shape) -> NDArr
     ------
     BoldreamsError
         If the file is missing, truncated or damaged, or its volumes have another shape.
+    StoppedError
+        If a signal came.
     """
-    found, trials = header(path)
-    if found != tuple(shape):
-        raise BoldreamsError(
-            f"{path} has volumes of {found}, the subject's masks {tuple(shape)}; "
-            f"it belongs to another subject or space: download it again"
-        )
+    stop = StopFlag() if stop is None else stop
+    trials = check_shape(path, shape)
     betas = np.empty((trials, len(voxels)), np.float32)
     if path.name.endswith(".nii.gz"):
         with _reading(path):
-            _fill_from_nifti(betas, path, voxels)
+            _fill_from_nifti(betas, path, voxels, stop)
     else:
         with _opened(path) as dataset:
-            _fill_from_hdf5(betas, dataset, voxels)
+            _fill_from_hdf5(betas, dataset, voxels, stop)
     betas /= UNITS_PER_PERCENT
     return betas
 
 
-def _fill_from_nifti(betas: NDArray[np.float32], path: Path, voxels: NDArray[np.integer]) -> None:
+def _fill_from_nifti(betas: NDArray[np.float32], path: Path, voxels: NDArray[np.integer], stop: StopFlag) -> None:
     """Stream the file volume by volume: gzip cannot seek, so each byte is decompressed once."""
     proxy = _nifti(path)
     shape, dtype = proxy.shape[:3], proxy.dtype
@@ -135,6 +163,7 @@ def _fill_from_nifti(betas: NDArray[np.float32], path: Path, voxels: NDArray[np.
             if len(volume) < bytes_each:
                 raise EOFError("the data end too early")
             row[:] = np.frombuffer(volume, dtype)[places]
+            stop.check(KEPT)
         while stream.read(1 << 20):  # to the end, where gzip compares its checksum
             pass
     if (proxy.slope, proxy.inter) != (1, 0):
@@ -142,7 +171,7 @@ def _fill_from_nifti(betas: NDArray[np.float32], path: Path, voxels: NDArray[np.
         betas += proxy.inter
 
 
-def _fill_from_hdf5(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np.integer]) -> None:
+def _fill_from_hdf5(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np.integer], stop: StopFlag) -> None:
     """Read blocks that follow the file's chunks, so that each chunk is read once.
 
     NSD's own files have one chunk per voxel with all its trials: reading those trial by trial would
@@ -159,56 +188,14 @@ def _fill_from_hdf5(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np
             if inside.any():
                 block = dataset[:, start : min(start + depth, dataset.shape[1]), box[1], box[2]]
                 betas[:, inside] = block[:, voxels[inside, 2] - start, y[inside], x[inside]]
+                stop.check(KEPT)
         return
     bytes_each = int(np.prod(high - low)) * dataset.dtype.itemsize
     step = max(1, BLOCK_BYTES // bytes_each // chunks[0]) * chunks[0]
     for start in range(0, trials, step):
         block = dataset[(slice(start, start + step), *box)]
         betas[start : start + step] = block[:, z, y, x]
-
-
-def zscore(betas: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centre and scale each voxel over the trials of one session (paper, section 2.1).
-
-    Parameters
-    ----------
-    betas : (trials, V) float32.
-
-    Returns
-    -------
-    (trials, V) float32 with mean 0 and standard deviation 1 (ddof 0, as scipy.stats.zscore; sums in
-    float64); a column that is constant or not finite throughout becomes all NaN.
-    """
-    scores = np.empty(betas.shape, np.float32)
-    if not len(betas):
-        return scores
-    for start in range(0, betas.shape[1], BLOCK_COLUMNS):
-        part = slice(start, start + BLOCK_COLUMNS)
-        block = betas[:, part].astype(np.float64)
-        # Compared by value: the rounded deviation of a constant need not be exactly 0.
-        good = np.isfinite(block).all(axis=0) & (block.max(axis=0) > block.min(axis=0))
-        block[:, ~good] = np.nan
-        block -= block.mean(axis=0)
-        scores[:, part] = block / np.sqrt((block**2).mean(axis=0))
-    return scores
-
-
-def parse_sessions(text: str) -> list[int]:
-    """Read ``"1-37"`` or ``"1,3,5-7"`` as sorted session numbers.
-
-    Raises
-    ------
-    ChoiceError
-        If it is malformed.
-    """
-    found: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?", part.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not 1 <= first <= last:
-            raise ChoiceError(f"cannot read the sessions {text!r}; write e.g. --sessions 1-37 or 1,3,5-7")
-        found.update(range(first, last + 1))
-    return sorted(found)
+        stop.check(KEPT)
 
 
 def default_sessions(available: Iterable[int]) -> list[int]:

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import StopFlag
+from boldreams_cli.console import BoldreamsError, StopFlag
+from boldreams_cli.data import preparing
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.nsd import captions as caption_files
 from boldreams_cli.data.nsd.anatomy import read_anatomy
-from boldreams_cli.data.nsd.betas import choose_sessions
+from boldreams_cli.data.nsd.betas import choose_sessions, read_session
 from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.preparation import plan_trials, prepare_store, request_for
+from boldreams_cli.data.nsd.preparation import contents, plan_trials, request_for
 from boldreams_cli.data.nsd.stimuli import Stimuli
-from boldreams_cli.data.responses import Responses
+from boldreams_cli.data.preparing import Contents
+from boldreams_cli.data.responses import Responses, check_betas
 
 
 class NSD:
@@ -86,6 +88,28 @@ class NSD:
         """All that decides the numbers of the prepared responses."""
         return request_for(self.layout, subject, sessions, mask)
 
+    def contents(self, request: dict[str, Any], mask: str | None) -> Contents:
+        """All of a subject's responses but the betas."""
+        return contents(self.layout, request, mask)
+
+    def session_files(self, subject: int) -> dict[int, Path]:
+        """Session -> betas file."""
+        return self.layout.sessions(subject)
+
+    def read_betas(
+        self,
+        subject: int,
+        session: int,
+        voxels: NDArray[np.int32],
+        shape: tuple[int, int, int],
+        stop: StopFlag | None = None,
+    ) -> NDArray[np.float32]:
+        """(trials, V) percent signal change of one session."""
+        paths = self.layout.sessions(subject)
+        if session not in paths:
+            raise BoldreamsError(f"no betas of session {session} in {self.layout.betas_folder(subject)}; download them")
+        return read_session(paths[session], voxels, shape, stop)
+
     def prepare(
         self,
         subject: int,
@@ -94,8 +118,9 @@ class NSD:
         mask: str | None = None,
         stop: StopFlag | None = None,
     ) -> Responses:
-        """Write the responses into the cache, unless they are there; errors as `preparation.prepare_store`."""
+        """Write the responses into the cache, unless they are there; errors as `preparing.prepare`."""
         stop = StopFlag() if stop is None else stop
-        responses = Responses.open(prepare_store(self.layout, subject, cache, sessions, mask, stop))
+        responses = Responses.open(preparing.prepare(self, subject, cache, sessions, mask, stop))
+        check_betas(responses, self, stop)
         responses.log_counts()
         return responses

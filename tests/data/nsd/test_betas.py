@@ -11,17 +11,18 @@ import scipy.io
 import scipy.stats
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
+from boldreams_cli.data import preparing
 from boldreams_cli.data.nsd import betas
 from boldreams_cli.data.nsd.betas import (
     choose_sessions,
     default_sessions,
     header,
-    parse_sessions,
     read_session,
     session_trials,
     trials_in,
-    zscore,
 )
+from boldreams_cli.data.preparing import zscore
+from boldreams_cli.data.sessions import parse_sessions
 
 from .conftest import SHAPE, TRIALS, Experiment, save_betas, save_hdf5
 
@@ -115,7 +116,7 @@ def test_old_matlab_file_is_explained(tmp_path: Path) -> None:
 
 
 def test_zscore_agrees_with_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(betas, "BLOCK_COLUMNS", 4)
+    monkeypatch.setattr(preparing, "BLOCK_COLUMNS", 4)
     values = RNG.normal(3, 10, (50, 11)).astype(np.float32)
     values[:, 2] += 1e4  # a large offset, where float32 sums would fail
     before = values.copy()

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import scipy.stats
 import zarr
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, StoppedError
-from boldreams_cli.data.nsd.preparation import ledger_of, sessions_done
-from boldreams_cli.data.responses import Responses, find, responses_for
+from boldreams_cli.data.nsd.maker import NSD
+from boldreams_cli.data.preparing import SESSION, complete_stores
+from boldreams_cli.data.responses import Responses
+from boldreams_cli.stores import ResumableStore
 
 from .conftest import CONSTANT, SHARED, TRIALS, Experiment, save_betas, save_nifti, write_design
 
@@ -57,7 +61,9 @@ def test_store_holds_what_numpy_and_scipy_compute(experiment: Experiment, cache:
     assert responses.shape == (7, 6, 5)
     assert responses.affine[0, 3] == -60
     stored = zarr.open_group(responses.path, mode="r")
-    assert stored["betas"].chunks == (TRIALS, len(voxels))
+    assert stored["betas"].chunks == (1, TRIALS, len(voxels))
+    assert stored["betas"].shards == (1, TRIALS, len(voxels))
+    assert all("crc32c" in str(array.metadata.codecs).lower() for _, array in stored.arrays())
     assert stored.metadata.zarr_format == 3
 
 
@@ -124,39 +130,159 @@ def test_mean_over_repeats(experiment: Experiment, cache: Path) -> None:
         responses.mean_betas([10_000])
 
 
-def test_stopping_and_resuming_gives_the_same_store(experiment: Experiment, cache: Path, tmp_path: Path) -> None:
-    whole = prepare(experiment, 2, tmp_path / "other")
-    stop = StopFlag()
-    stop.signal = signal.SIGTERM
-    for done in (1, 2):
-        with pytest.raises(StoppedError, match=f"{done} of 3 sessions are kept"):
-            prepare(experiment, 2, cache, stop=stop)
-        assert find(cache, 2) == []
-    responses = prepare(experiment, 2, cache)
+def stopped_after(experiment: Experiment, sessions: int) -> tuple[NSD, StopFlag]:
+    """A data set that gets a signal when so many sessions have been read."""
+    dataset, stop, left = experiment.dataset, StopFlag(), [sessions]
+    read = dataset.read_betas
+
+    def counted(*arguments: Any) -> np.ndarray:
+        if not left[0]:
+            stop.signal = signal.SIGTERM
+        left[0] -= 1
+        return read(*arguments)
+
+    dataset.read_betas = counted  # type: ignore[method-assign]
+    return dataset, stop
+
+
+@pytest.mark.parametrize("subject", [1, 2])
+def test_stopping_and_resuming_gives_the_same_store(
+    experiment: Experiment, cache: Path, tmp_path: Path, subject: int
+) -> None:
+    whole = prepare(experiment, subject, tmp_path / "other")
+    for _ in range(2):  # a stop within a session, when one more is done
+        dataset, stop = stopped_after(experiment, 1)
+        with pytest.raises(StoppedError, match="finished sessions are kept"):
+            dataset.prepare(subject, cache, stop=stop)
+        assert complete_stores(cache, subject) == []
+    responses = prepare(experiment, subject, cache)
     np.testing.assert_array_equal(responses.read_betas(), whole.read_betas())
     assert responses.path.name == whole.path.name
-    assert find(cache, 2) == [responses.path]
+    assert complete_stores(cache, subject) == [responses.path]
+    assert len(responses.store.lines(SESSION)) == 3, "no session was made twice"
+
+
+def test_a_stop_between_sessions_says_how_many_are_kept(experiment: Experiment, cache: Path) -> None:
+    dataset, stop = experiment.dataset, StopFlag()
+    read = dataset.read_betas
+
+    def last_read(*arguments: Any) -> np.ndarray:
+        betas = read(*arguments)
+        stop.signal = signal.SIGTERM
+        return betas
+
+    dataset.read_betas = last_read  # type: ignore[method-assign]
+    with pytest.raises(StoppedError, match="1 of 3 sessions are kept"):
+        dataset.prepare(2, cache, stop=stop)
 
 
 def test_a_session_counts_by_its_ledger_line(experiment: Experiment, cache: Path) -> None:
     responses = prepare(experiment, 2, cache)
     whole = responses.read_betas()
-    ledger = ledger_of(responses.path).path
+    ledger = responses.path / "ledger.jsonl"
     lines = ledger.read_text().splitlines()
     ledger.write_text(lines[0] + "\n" + lines[1][:9])  # killed while the line of session 2 was written
     with pytest.raises(BoldreamsError, match="session 2, 3 to do; run `boldreams prepare --subject 2`"):
         Responses.open(responses.path)
-    zarr.open_group(responses.path, mode="r+")["betas"][TRIALS:] = 99
+    (responses.path / "betas/c/1/0/0").write_bytes(b"torn")
     np.testing.assert_array_equal(prepare(experiment, 2, cache).read_betas(), whole)
 
 
-def test_a_ledger_without_its_store_counts_for_nothing(experiment: Experiment, cache: Path) -> None:
+def test_nothing_outlives_a_store_that_is_deleted(experiment: Experiment, cache: Path) -> None:
     responses = prepare(experiment, 2, cache)
     whole = responses.read_betas()
     shutil.rmtree(responses.path)
-    assert sessions_done(responses.path) == set()
-    assert find(cache, 2) == []
+    assert complete_stores(cache, 2) == []
     np.testing.assert_array_equal(prepare(experiment, 2, cache).read_betas(), whole)
+
+
+def test_a_store_is_copied_and_moved_whole(experiment: Experiment, cache: Path, tmp_path: Path) -> None:
+    made = prepare(experiment, 2, cache)
+    shutil.copytree(made.path, tmp_path / "b/responses" / made.path.name)
+    copied = prepare(experiment, 2, tmp_path / "b")
+    assert len(copied.store.lines(SESSION)) == 3, "nothing was made again"
+    np.testing.assert_array_equal(copied.read_betas(), made.read_betas())
+
+
+def test_missing_betas_are_never_nan(experiment: Experiment, cache: Path) -> None:
+    made = prepare(experiment, 2, cache)
+    whole = made.read_betas()
+    (made.path / "betas/c/1/0/0").unlink()
+    for read in (made.read_betas, lambda: made.mean_betas(made.test_images)):
+        with pytest.raises(BoldreamsError, match=r"betas/c/1/0/0 is missing .*`boldreams prepare --subject 2`"):
+            read()
+    with pytest.raises(BoldreamsError, match="session 2 to do"):
+        Responses.open(made.path)
+    np.testing.assert_array_equal(prepare(experiment, 2, cache).read_betas(), whole)
+
+
+def test_any_bit_is_found_or_harmless(experiment: Experiment, cache: Path) -> None:
+    """Flip bits of every file of the store: nothing is silently wrong, and prepare after verify mends betas."""
+    made = prepare(experiment, 2, cache)
+    whole, rng = made.read_betas(), np.random.default_rng(3)
+    everything = [np.array(a) for a in (made.voxels, made.ncsnr, made.trial_images, made.trial_test)]
+    files = [f for f in sorted(made.path.rglob("*")) if f.is_file() and "locks" not in f.parts]
+    assert len(files) > 20
+    for path in files:
+        content = path.read_bytes()
+        for place in rng.integers(0, len(content), 10):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << rng.integers(8)
+            path.write_bytes(damaged)
+            try:
+                found = Responses.open(made.path)
+                betas = found.read_betas()
+            except BoldreamsError:
+                continue
+            np.testing.assert_array_equal(betas, whole)
+            there = (found.voxels, found.ncsnr, found.trial_images, found.trial_test)
+            for array, expected in zip(there, everything, strict=True):
+                np.testing.assert_array_equal(array, expected)
+        path.write_bytes(content)
+    shard = made.path / "betas/c/2/0/0"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 4
+    shard.write_bytes(content)
+    assert [found[:3] for found in made.store.verify()] == [("session", 3, "betas/c/2/0/0")]
+    np.testing.assert_array_equal(prepare(experiment, 2, cache).read_betas(), whole)
+
+
+def test_several_processes_share_the_work(experiment: Experiment, cache: Path) -> None:
+    """Eight at once on a fresh cache: none fails, each session is made once."""
+    script = (
+        "import sys; from pathlib import Path; from boldreams_cli.data.choosing import responses_for\n"
+        "print(responses_for(Path(sys.argv[1]), 2, Path(sys.argv[2])).path)"
+    )
+    command = [sys.executable, "-c", script, str(cache), str(experiment.root)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)]
+    said = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0] * 8, said
+    made = prepare(experiment, 2, cache)
+    assert {out.strip() for out, _ in said} == {str(made.path)}
+    assert len(made.store.lines(SESSION)) == 3
+    np.testing.assert_allclose(made.read_betas(), expected_betas(experiment, 2, [1, 2, 3]), atol=1e-5)
+
+
+def test_a_session_in_another_process_hands_is_waited_for(experiment: Experiment, cache: Path) -> None:
+    dataset, stop = stopped_after(experiment, 0)
+    with pytest.raises(StoppedError):
+        dataset.prepare(2, cache, stop=stop)
+    store = ResumableStore(next((cache / "responses").glob("subj02-*.zarr")))
+    order: list[int] = []
+    waiting = experiment.dataset
+    read = waiting.read_betas
+
+    def noted(subject: int, session: int, *more: Any) -> np.ndarray:
+        order.append(session)
+        if session == 3:
+            lock.release()
+        return read(subject, session, *more)
+
+    waiting.read_betas = noted  # type: ignore[method-assign]
+    lock = store.unit_lock(SESSION, 1)
+    assert lock.take()
+    waiting.prepare(2, cache)
+    assert order == [2, 3, 1]
 
 
 def test_a_damaged_session_keeps_the_others(experiment: Experiment, cache: Path) -> None:
@@ -165,7 +291,7 @@ def test_a_damaged_session_keeps_the_others(experiment: Experiment, cache: Path)
     path.write_bytes(good[: len(good) // 2])
     with pytest.raises(BoldreamsError, match=r"betas_session02.nii.gz is truncated or damaged.*download"):
         prepare(experiment, 1, cache)
-    assert find(cache, 1) == []
+    assert complete_stores(cache, 1) == []
     path.write_bytes(good)
     betas = prepare(experiment, 1, cache).read_betas()
     np.testing.assert_allclose(betas, expected_betas(experiment, 1, [1, 2, 3]), atol=1e-5)
@@ -221,44 +347,12 @@ def test_changed_attributes_are_refused(experiment: Experiment, cache: Path) -> 
     changed = json.loads(json.dumps(document))
     changed["attributes"]["request"]["sessions"] = [1]
     (path / "zarr.json").write_text(json.dumps(changed))
-    with pytest.raises(MismatchError, match="does not match its fingerprint"):
+    with pytest.raises(MismatchError, match="does not match its seal"):
         Responses.open(path)
-    document["attributes"]["format"] = 99
+    document["attributes"]["format"] = 1
     (path / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(MismatchError, match="has format 99"):
+    with pytest.raises(MismatchError, match="has format 1"):
         Responses.open(path)
+    assert complete_stores(cache, 1) == []
     with pytest.raises(BoldreamsError, match="no responses in"):
         Responses.open(cache / "elsewhere.zarr")
-
-
-def test_cached_responses_need_no_root(experiment: Experiment, cache: Path) -> None:
-    with pytest.raises(BoldreamsError, match="no NSD root given"):
-        responses_for(cache, 1, None)
-    made = responses_for(cache, 1, experiment.root, sessions="1-2")
-    assert responses_for(cache, 1, None).path == made.path
-    assert responses_for(cache, 1, experiment.root).path == made.path
-    whole = responses_for(cache, 1, experiment.root, sessions="1-3")
-    assert responses_for(cache, 1, experiment.root).path == whole.path  # the default one
-    with pytest.raises(ChoiceError, match=r"several .*sessions 1-2\).*--sessions"):
-        responses_for(cache, 1, None)
-    assert responses_for(cache, 1, None, sessions="1,2").path == made.path
-    general = responses_for(cache, 1, experiment.root, mask="nsdgeneral")
-    assert responses_for(cache, 1, None, mask="nsdgeneral").path == general.path
-    with pytest.raises(BoldreamsError, match="no NSD root given"):
-        responses_for(cache, 1, None, sessions="3")
-
-
-def test_other_betas_under_the_root_are_refused(experiment: Experiment, cache: Path) -> None:
-    made = responses_for(cache, 2, experiment.root)
-    # Same size, other values: a size alone would not tell them apart.
-    save_betas(experiment.layout, 2, 2, "hdf5", experiment.betas[2][:TRIALS])
-    with pytest.raises(MismatchError, match=r"betas_session02.hdf5\); run `boldreams prepare --subject 2`"):
-        responses_for(cache, 2, experiment.root)
-    again = prepare(experiment, 2, cache)
-    assert again.path != made.path
-    assert responses_for(cache, 2, experiment.root).path == again.path
-    shutil.rmtree(experiment.layout.betas_folder(2))
-    with pytest.raises(ChoiceError, match=r"several .*or delete"):
-        responses_for(cache, 2, experiment.root)
-    shutil.rmtree(made.path)
-    assert responses_for(cache, 2, experiment.root).path == again.path  # betas may go once they are prepared

@@ -1,0 +1,127 @@
+"""Which prepared responses are meant: those of what is asked now; without betas at hand, what the cache holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, listing, logger
+from boldreams_cli.data import identity
+from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.dataset import Dataset, open_dataset
+from boldreams_cli.data.preparing import complete_stores, store_path
+from boldreams_cli.data.responses import Responses, check_betas, check_inputs
+from boldreams_cli.data.sessions import parse_sessions, ranges
+from boldreams_cli.stores import attributes
+
+
+def responses_for(
+    cache: Path,
+    subject: int,
+    nsd_root: Path | None,
+    sessions: str | None = None,
+    mask: str | None = None,
+    stop: StopFlag | None = None,
+) -> Responses:
+    """Responses that fitting and scoring use: those of what is asked now, prepared where the cache lacks them.
+
+    With betas at hand, all that is asked, defaults included, is compared with what the cache holds. Without, cached
+    responses are used as they are where they are unambiguous, and the log says so.
+
+    Raises
+    ------
+    MismatchError
+        If the cached ones were made from other betas than those under the root, or from more sessions.
+    ChoiceError
+        If several are cached and nothing says which.
+    BoldreamsError
+        If they must be prepared and there is no root, or as `Dataset.prepare`.
+    """
+    dataset = _at_hand(nsd_root, subject)
+    if dataset is None:
+        return _cached(cache, subject, nsd_root, sessions, mask)
+    request = dataset.request(subject, sessions, mask)
+    path, known = store_path(cache, request), complete_stores(cache, subject)
+    if path not in known:
+        for other in known:
+            _check_betas_kept(other, request, default=sessions is None)
+        return dataset.prepare(subject, cache, sessions, mask, stop)
+    responses = Responses.open(path)
+    check_betas(responses, dataset, stop)
+    responses.log_counts()
+    return responses
+
+
+def _at_hand(nsd_root: Path | None, subject: int) -> Dataset | None:
+    """The data set, if the subject's betas are there: they may be deleted once they are prepared."""
+    if nsd_root is None or not nsd_root.exists():
+        return None
+    dataset = open_dataset(nsd_root)
+    return dataset if subject in dataset.subjects() else None
+
+
+def _check_betas_kept(path: Path, request: dict[str, Any], default: bool) -> None:
+    """Refuse betas that changed, and a default that lost sessions: a new store would hide that files are damaged."""
+    before = attributes(path)["request"]
+    again = f"run `boldreams prepare --subject {request['subject']}` if that is meant"
+    changed = [name for name in identity.differences(before, request) if name.startswith("betas of session")]
+    if changed:
+        raise MismatchError(
+            f"{path} was made from other betas than those under the root now ({listing(changed, 3)}); {again}, "
+            f"or correct --nsd-root or --cache"
+        )
+    lost = sorted(set(before["sessions"]) - set(request["sessions"]))
+    if default and lost and before["mask"] == request["mask"] and set(request["sessions"]) < set(before["sessions"]):
+        raise MismatchError(
+            f"{path} was made from sessions {ranges(before['sessions'])}, of which {ranges(lost)} are no longer under "
+            f"the root; say which to use with --sessions"
+        )
+
+
+def _cached(cache: Path, subject: int, nsd_root: Path | None, sessions: str | None, mask: str | None) -> Responses:
+    cached = [path for path in complete_stores(cache, subject) if _matches(path, sessions, mask)]
+    if not cached:
+        dataset = open_dataset(nsd_root)
+        raise ChoiceError(
+            f"no betas of subject {subject} under {dataset.root}, nor such responses in {cache}; "
+            f"subjects under the root: {listing(dataset.subjects())} (--subject, --sessions, --mask)"
+        )
+    if len(cached) > 1:
+        known = "; ".join(f"{path} (sessions {ranges(attributes(path)['request']['sessions'])})" for path in cached)
+        raise ChoiceError(
+            f"several responses of subject {subject} are cached: {known}; "
+            f"choose with --sessions or --mask, or delete those that are out of date"
+        )
+    responses = Responses.open(cached[0])
+    logger.info("responses: %s, as it was made: no betas are at hand to compare with", cached[0])
+    responses.log_counts()
+    return responses
+
+
+def _matches(path: Path, sessions: str | None, mask: str | None) -> bool:
+    """Whether a store is what was asked, as far as that can be told without the root."""
+    attrs = attributes(path)
+    if sessions is not None and attrs["request"]["sessions"] != parse_sessions(sessions):
+        return False
+    if mask is None or mask == attrs["mask"]:
+        return True
+    return Path(mask).is_file() and attrs["request"]["mask"] == identity.whole(Path(mask))
+
+
+def areas_of(subject: int, cache: Path, nsd_root: Path | None) -> Areas:
+    """Areas of a subject: of its cached responses where there is one set of them, else read from the root.
+
+    Raises
+    ------
+    MismatchError
+        If those were made from other inputs than those under the root.
+    BoldreamsError
+        If there is neither.
+    """
+    cached, dataset = complete_stores(cache, subject), _at_hand(nsd_root, subject)
+    if len(cached) != 1:
+        return (dataset or open_dataset(nsd_root)).areas(subject)
+    responses = Responses.open(cached[0])
+    if dataset is not None:
+        check_inputs(responses, dataset)
+    return responses.areas

@@ -1,0 +1,307 @@
+"""Betas into the cache: one subject's z-scored responses as a resumable store, a session at a time (paper, 2.1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from boldreams_cli import files
+from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, listing, logger, progress, size
+from boldreams_cli.data import identity
+from boldreams_cli.data.areas import Areas
+from boldreams_cli.stores import ResumableStore, attributes, is_whole, open_array
+
+if TYPE_CHECKING:
+    from boldreams_cli.data.dataset import Dataset
+
+FORMAT_VERSION = 2
+VOXELS_PER_CHUNK = 512
+BLOCK_COLUMNS = 4096
+SESSION = "session"  # the kind of unit
+CODECS = (ZstdCodec(level=0), Crc32cCodec())
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials of the sessions chosen, end to end.
+
+    Parameters
+    ----------
+    counts : session -> its trials, in order.
+    images : (T,) int32, the id of the image shown on each trial.
+    test : (T,) bool, true for images of the test.
+    """
+
+    counts: dict[int, int]
+    images: NDArray[np.int32]
+    test: NDArray[np.bool_]
+
+    @property
+    def sessions(self) -> NDArray[np.int16]:
+        """(T,) the session of each trial."""
+        return np.repeat(np.array(list(self.counts), np.int16), list(self.counts.values()))
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a subject's responses but the betas, as a data set gives it.
+
+    Parameters
+    ----------
+    request : all that decides the numbers.
+    mask : as asked for, None for the union of all areas.
+    trials : of the sessions chosen.
+    areas : over the voxels used.
+    ncsnr : (V,) float32, noise-ceiling signal-to-noise ratio; NaN where it is not known.
+    """
+
+    request: dict[str, Any]
+    mask: str | None
+    trials: Trials
+    areas: Areas
+    ncsnr: NDArray[np.float32]
+
+
+def store_path(cache: Path, request: dict[str, Any]) -> Path:
+    """Where the store of a request lies in the cache."""
+    return cache / "responses" / f"subj{request['subject']:02d}-{files.fingerprint(request)}.zarr"
+
+
+def create(path: Path, contents: Contents) -> ResumableStore:
+    """Make the store with all but the betas, unless it is there.
+
+    Raises
+    ------
+    BoldreamsError
+        If the disk is too small.
+    """
+    trials, voxels = len(contents.trials.images), len(contents.ncsnr)
+    needed, free = trials * voxels * 4, files.free_bytes(path)
+    if needed > free:
+        raise BoldreamsError(
+            f"{path.parent} has {size(free)} free; {trials} trials of {voxels} voxels may take "
+            f"{size(needed)}: use --cache DIR on another disk, fewer --sessions or a smaller --mask"
+        )
+    return ResumableStore.create(path, lambda folder: _build(folder, contents), _attributes(contents), changing=())
+
+
+def _attributes(contents: Contents) -> dict[str, Any]:
+    areas, request = contents.areas, contents.request
+    described: dict[str, Any] = files.to_json(
+        {
+            "format": FORMAT_VERSION,
+            "fingerprint": files.fingerprint(request),
+            "request": request,
+            "subject": request["subject"],
+            "sessions": [[session, count] for session, count in contents.trials.counts.items()],
+            "mask": contents.mask,
+            "shape": areas.shape,
+            "affine": areas.affine,
+            "labels": [[volume, table] for volume, table in areas.tables.items()],
+            "groups": [[name, *group] for name, group in areas.groups.items()],
+            "overrides": areas.overrides,
+        }
+    )
+    return described
+
+
+def _build(folder: Path, contents: Contents) -> None:
+    areas, trials = contents.areas, contents.trials
+    arrays: dict[str, NDArray[Any]] = {
+        "trial_images": trials.images,
+        "trial_sessions": trials.sessions,
+        "trial_test": trials.test,
+        "voxels": areas.voxels,
+        "ncsnr": contents.ncsnr,
+        **{f"rois/{volume}": array for volume, array in areas.labels.items()},
+    }
+    rows, voxels = max(trials.counts.values()), len(areas.voxels)
+    chunk = min(voxels, VOXELS_PER_CHUNK)
+    group = zarr.open_group(folder, mode="a", zarr_format=3)
+    for name, array in arrays.items():
+        # Empty chunks as well: a file that is missing is damage, not zeros.
+        group.create_array(
+            name, data=array, chunks=array.shape, compressors=CODECS, config={"write_empty_chunks": True}
+        )
+    group.create_array(
+        "betas",
+        shape=(len(trials.counts), rows, voxels),
+        chunks=(1, rows, chunk),
+        shards=(1, rows, -(-voxels // chunk) * chunk),
+        dtype="float32",
+        fill_value=np.nan,
+        compressors=CODECS,
+    )
+
+
+def prepare(
+    dataset: Dataset, subject: int, cache: Path, sessions: str | None, mask: str | None, stop: StopFlag
+) -> Path:
+    """Write a subject's store, or what an earlier run left of it to do; gives its path.
+
+    Nothing is written before all cheap checks have passed. Any number of processes may do so at once.
+
+    Raises
+    ------
+    ChoiceError
+        If the subject, a session or the mask is not there.
+    BoldreamsError
+        If a file is missing, damaged or of another shape, no voxel, training or test
+        image is left, or the disk is full.
+    StoppedError
+        If a signal came; whole sessions are kept.
+    """
+    request = dataset.request(subject, sessions, mask)
+    path = store_path(cache, request)
+    if not is_complete(path):
+        contents = dataset.contents(request, mask)
+        if not is_whole(path):
+            _say_what_differs(cache, request)
+        fill(create(path, contents), dataset, stop)
+    return path
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a store of this version is there with all of its sessions."""
+    if not is_whole(path) or attributes(path).get("format") != FORMAT_VERSION:
+        return False
+    store = ResumableStore(path)
+    return {session for session, _ in store.attributes["sessions"]} <= store.done(SESSION).keys()
+
+
+def complete_stores(cache: Path, subject: int) -> list[Path]:
+    """Complete stores of a subject in the cache, sorted by name; damaged ones are named in the log and left out."""
+    found = []
+    for path in sorted((cache / "responses").glob(f"subj{subject:02d}-*.zarr")):
+        try:
+            if is_complete(path):
+                found.append(path)
+        except MismatchError as error:
+            logger.warning("%s", error)
+    return found
+
+
+def _say_what_differs(cache: Path, request: dict[str, Any]) -> None:
+    """Log what tells a new store from the most similar one that the cache holds of this subject."""
+    known = complete_stores(cache, request["subject"])
+    found = [(identity.differences(attributes(path)["request"], request), path) for path in known]
+    if found:
+        changed, path = min(found, key=lambda pair: (len(pair[0]), pair[1]))
+        logger.warning(
+            "%s was made from other inputs than those asked for now (%s): preparing anew, beside it",
+            path,
+            listing(changed),
+        )
+
+
+def fill(store: ResumableStore, dataset: Dataset, stop: StopFlag) -> None:
+    """Z-score and write the sessions that are not done, one in memory at a time.
+
+    Each session has a lock: those that another process has in hand are waited for at the end, and made here if it dies.
+
+    Parameters
+    ----------
+    store : as `create` makes it.
+    dataset : that has the betas.
+    stop : looked at between sessions, and between blocks of one.
+
+    Raises
+    ------
+    MismatchError
+        If the store is damaged, or betas are not those that it was begun with.
+    BoldreamsError
+        If betas are missing, damaged, of another shape, or change while they are read.
+    StoppedError
+        If a signal came; whole sessions are kept.
+    """
+    store.check_static()
+    places = {session: place for place, (session, _) in enumerate(store.attributes["sessions"])}
+    todo = [session for session in places if session not in store.done(SESSION)]
+    with progress(f"prepare subject {store.attributes['subject']}", len(todo), "sessions") as shown:
+        for wait in (False, True):
+            for session in list(todo):
+                with _in_hand(store, session, wait, stop) as taken:
+                    if not taken:
+                        continue
+                    if session not in store.done(SESSION):
+                        _write_session(store, dataset, session, places[session], stop)
+                todo.remove(session)
+                shown.advance(1)
+                if todo:
+                    stop.check(f"{len(store.done(SESSION))} of {len(places)} sessions are kept in {store.path}")
+
+
+@contextmanager
+def _in_hand(store: ResumableStore, session: int, wait: bool, stop: StopFlag) -> Iterator[bool]:
+    """Hold the lock of a session; false where another process does and `wait` is not set."""
+    lock = store.unit_lock(SESSION, session, wait, stop)
+    if wait:
+        with lock:
+            yield True
+        return
+    taken = lock.take()
+    try:
+        yield taken
+    finally:
+        lock.release()
+
+
+def _write_session(store: ResumableStore, dataset: Dataset, session: int, place: int, stop: StopFlag) -> None:
+    start, subject = time.monotonic(), int(store.attributes["subject"])
+    path = dataset.session_files(subject)[session]
+    source = identity.stamp(path)
+    betas = dataset.read_betas(subject, session, read_array(store, "voxels"), tuple(store.attributes["shape"]), stop)
+    content = identity.content(betas)
+    if identity.stamp(path) != source:
+        raise BoldreamsError(f"{path} changed while it was read; run the same command again when it is whole")
+    before = {line["content"] for line in store.lines(SESSION) if line["unit"] == session and "content" in line}
+    if before - {content}:
+        raise MismatchError(f"{path} holds other betas than those that {store.path} was begun with")
+    scores = zscore(betas)
+    constant = int(np.isnan(scores).all(axis=0).sum())
+    if constant:
+        logger.info("session %d: %d voxels are constant and become NaN", session, constant)
+    written = store.write_array("betas", (place, 0, 0), scores[None])
+    seconds = round(time.monotonic() - start, 3)
+    facts = {"trials": len(scores), "constant": constant, "seconds": seconds}
+    store.add(SESSION, session, [written], source=source, content=content, **facts)
+
+
+def read_array(store: ResumableStore, name: str) -> Any:
+    """All of one of the store's small arrays."""
+    return open_array(store.path / name)[:]
+
+
+def zscore(betas: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Centre and scale each voxel over the trials of one session (paper, section 2.1).
+
+    Parameters
+    ----------
+    betas : (trials, V) float32.
+
+    Returns
+    -------
+    (trials, V) float32 with mean 0 and standard deviation 1 (ddof 0, as scipy.stats.zscore; sums in
+    float64); a column that is constant or not finite throughout becomes all NaN.
+    """
+    scores = np.empty(betas.shape, np.float32)
+    if not len(betas):
+        return scores
+    for start in range(0, betas.shape[1], BLOCK_COLUMNS):
+        part = slice(start, start + BLOCK_COLUMNS)
+        block = betas[:, part].astype(np.float64)
+        # Compared by value: the rounded deviation of a constant need not be exactly 0.
+        good = np.isfinite(block).all(axis=0) & (block.max(axis=0) > block.min(axis=0))
+        block[:, ~good] = np.nan
+        block -= block.mean(axis=0)
+        scores[:, part] = block / np.sqrt((block**2).mean(axis=0))
+    return scores
