@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, logger
 from boldreams_cli.data.dataset import open_dataset
-from boldreams_cli.data.responses import Responses, find
+from boldreams_cli.data.preparing import complete_stores
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import find_images, read_images, read_picture
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import clip
@@ -143,7 +144,7 @@ class References:
 
 def _training_images(model: FittedModel | None, subject: int, cache: Path) -> NDArray[np.int32] | None:
     """Of the responses that the model was fitted to, or of the subject's only ones."""
-    stores = find(cache, subject)
+    stores = complete_stores(cache, subject)
     if model is not None:
         stores = [path for path in stores if path.name == f"subj{subject:02d}-{model.spec.responses}.zarr"]
     return Responses.open(stores[0]).train_images if len(stores) == 1 else None

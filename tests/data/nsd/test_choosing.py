@@ -192,9 +192,7 @@ def changed_outside_samples(path: Path) -> None:
     """Flip one beta of the file that is in no sample."""
     total = path.stat().st_size
     starts = np.unique(np.linspace(0, total - identity.SAMPLE_BYTES, identity.SAMPLES).astype(int))
-    place = next(
-        int(a) + identity.SAMPLE_BYTES + 64 for a, b in itertools.pairwise(starts) if b - a > 20_000
-    )
+    place = next(int(a) + identity.SAMPLE_BYTES + 64 for a, b in itertools.pairwise(starts) if b - a > 20_000)
     content = bytearray(path.read_bytes())
     content[place] ^= 4
     path.write_bytes(content)
