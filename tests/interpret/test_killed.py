@@ -98,6 +98,7 @@ def test_output_keeps_what_is_not_ours(run: Run, fitted: Fitted, tmp_path: Path)
     run(*common, "--roi", "V1", "--count", 2)
     refused = run(*common, "--roi", "faces", "--count", 1, code=2)
     assert "--overwrite" in refused.err
+    assert "1/1 steps" not in refused.err, "found out before it is dreamed"
     assert json.loads((tmp_path / "dream.json").read_text())["roi"] == "V1"
     run(*common, "--roi", "faces", "--count", 1, "--overwrite")
     assert {path.name for path in tmp_path.glob("dream-*")} == {"dream-house.png", "dream-1.png"}

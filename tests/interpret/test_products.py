@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from boldreams_cli.console import StopFlag, StoppedError
+from boldreams_cli.console import ChoiceError, StopFlag, StoppedError
 from boldreams_cli.interpret import products
 from boldreams_cli.interpret.products import Description, Product, find_products, spelled
 
@@ -60,6 +58,87 @@ def test_what_is_done_is_found_and_not_made_again(tmp_path: Path) -> None:
 
 
 def test_another_setting_stands_beside_and_nothing_is_lost(tmp_path: Path) -> None:
+    kept(product(tmp_path / "V1", 1), "one")
+    before = contents(tmp_path)
+    second = kept(product(tmp_path / "V1", 2), "two")
+    folder = second["files"][0].parent
+    assert folder.name == f"V1-{product(tmp_path / 'V1', 2).key[:6]}"
+    assert before.items() <= contents(tmp_path).items()
+    assert kept(product(tmp_path / "V1", 2), "again")["said"] == "two"
+    shared = {"files": ("{stem}.txt",), "stem": "image", "own_folder": False}
+
+    def write(folder: Path, stem: str) -> Description:
+        (folder / f"{stem}.txt").write_text(stem)
+        return {}
+
+    paths = [product(tmp_path / "all", n, **shared).write(write)["files"][0].name for n in (1, 2)]
+    assert paths == ["image.txt", f"image-{product(tmp_path / 'all', 2, **shared).key[:6]}.txt"]
+
+
+@pytest.mark.parametrize("harm", ["changed", "missing", "truncated json"])
+def test_a_damaged_product_is_made_again(tmp_path: Path, harm: str) -> None:
+    kept(product(tmp_path / "dreams/V1"), "one")
+    if harm == "changed":
+        (tmp_path / "dreams/V1/b.txt").write_text("two")
+    elif harm == "missing":
+        (tmp_path / "dreams/V1/a.png").unlink()
+    else:
+        path = tmp_path / "dreams/V1/dream.json"
+        path.write_text(path.read_text()[:40])
+    assert "done" not in [item.state for item in find_products(tmp_path, checked=True)]
+    again = kept(product(tmp_path / "dreams/V1"), "three")
+    assert again["said"] == "three"
+    assert all(path.is_file() for path in again["files"])
+
+
+def test_files_of_others_are_never_touched(tmp_path: Path) -> None:
+    chosen = tmp_path / "mine"
+    chosen.mkdir()
+    (chosen / "dream-diary.png").write_text("mine")
+    kept(product(chosen, 1, chosen=True), "one")
+    with pytest.raises(ChoiceError, match="--overwrite"):
+        kept(product(chosen, 2, chosen=True), "two")
+    assert (chosen / "b.txt").read_text() == "one"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "b.txt").write_text("somebody's")
+    for overwrite in (False, True):
+        with pytest.raises(ChoiceError, match="not made by boldreams"):
+            kept(product(other, 1, chosen=True), "one", overwrite=overwrite)
+    assert contents(other) == {"b.txt": b"somebody's"}
+    (tmp_path / "V1").mkdir()
+    (tmp_path / "V1/b.txt").write_text("somebody's")
+    assert kept(product(tmp_path / "V1"), "one")["files"][0].parent != tmp_path / "V1"
+    assert contents(tmp_path / "V1") == {"b.txt": b"somebody's"}
+
+
+def test_overwriting_deletes_what_the_old_one_listed_and_nothing_else(tmp_path: Path) -> None:
+    kept(product(tmp_path, 1, chosen=True), "one")
+    (tmp_path / "c.png").write_text("mine")
+
+    def only_text(folder: Path, stem: str) -> Description:
+        (folder / "b.txt").write_text("three")
+        return {}
+
+    fewer = product(tmp_path, 2, chosen=True, files=("b.txt",))
+    with fewer.held(StopFlag()):
+        fewer.write(only_text, overwrite=True)
+    assert set(contents(tmp_path)) == {"b.txt", "dream.json", "c.png"}
+
+
+def test_a_file_put_in_the_way_meanwhile_is_not_written_over(tmp_path: Path) -> None:
+    chosen = tmp_path / "mine"
+
+    def slow(folder: Path, stem: str) -> Description:
+        (chosen / "b.txt").write_text("somebody's")
+        return make("one")(folder, stem)
+
+    with pytest.raises(ChoiceError, match="not made by boldreams"), product(chosen, 1, chosen=True).held(StopFlag()):
+        product(chosen, 1, chosen=True).write(slow)
+    assert contents(chosen) == {"b.txt": b"somebody's"}
+
+
+def test_what_was_stopped_lies_apart_until_it_is_finished(tmp_path: Path) -> None:
     kept(product(tmp_path / "dreams/V1", 1), "one")
     before = contents(tmp_path)
     second = product(tmp_path / "dreams/V1", 2)
@@ -88,40 +167,53 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.interpret.test_products import make, product
-from boldreams_cli.console import StopFlag
-steps = int(sys.argv[2])
-rename = Path.replace
-def replace(self, target):
-    global steps
-    if ".making" in str(self):
-        steps -= 1
-        if steps < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return rename(self, target)
-Path.replace = replace
-one = product(Path(sys.argv[1]) / "V1", 1)
-with one.held(StopFlag()):
-    one.write(make("new"))
-"""
+def killed_after(renames: int, one: Product) -> None:
+    """Make a product in a process that is killed at a rename out of ``.making``."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+        return
+    rename, left = Path.replace, renames
+
+    def replace(self: Path, target: Path) -> Path:
+        nonlocal left
+        if self.parent.name.startswith(".making"):
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+        return rename(self, target)
+
+    Path.replace = replace  # type: ignore[method-assign]
+    try:
+        with one.held(StopFlag()):
+            one.write(make("new"))
+    finally:
+        os._exit(1)
 
 
-@pytest.mark.parametrize("renamed", [0, 1, 2])
-def test_a_kill_between_the_renames_is_made_good(tmp_path: Path, renamed: int) -> None:
+@pytest.mark.parametrize("renames", [1, 2, 3])  # the first writes the provenance file in .making
+def test_a_kill_between_the_renames_is_made_good(tmp_path: Path, renames: int) -> None:
     old = product(tmp_path / "V1", 1)
     kept(old, "old")
     (tmp_path / "V1/b.txt").write_text("damaged, so that it is made again")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    arguments = [sys.executable, "-c", KILLED, str(tmp_path), str(renamed + 1)]  # its JSON is renamed in making first
-    done = subprocess.run(arguments, env=environment, check=False, cwd=Path(__file__).parents[2])
-    assert done.returncode == -signal.SIGKILL
+    killed_after(renames, old)
+    assert list(tmp_path.glob("V1/.making-*"))
     with old.held(StopFlag()):
         found = old.found()
     assert found is not None
     assert (found["said"], (tmp_path / "V1/b.txt").read_text()) == ("new", "new")
+    assert set(contents(tmp_path)) == {"V1/a.png", "V1/b.txt", "V1/dream.json"}
+
+
+def test_a_kill_before_all_is_made_leaves_the_old_one(tmp_path: Path) -> None:
+    old = product(tmp_path / "V1", 1)
+    kept(old, "old")
+    killed_after(0, old)
+    with old.held(StopFlag()):
+        found = old.found()
+    assert found is not None
+    assert found["said"] == "old"
     assert set(contents(tmp_path)) == {"V1/a.png", "V1/b.txt", "V1/dream.json"}
 
 
