@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 )
 @options.option(
     "--readout",
-    type=click.Choice(["separable", "ridge", "gaussian"]),
     default="separable",
-    help="The paper's; ridge on coarsely pooled maps; or Gaussian fields with ridge weights.",
+    metavar="NAME",
+    help="separable (the paper's); ridge on coarsely pooled maps; or gaussian fields with ridge weights.",
 )
 @options.option(
     "--recipe",
-    type=click.Choice(["paper", "fast"]),
-    default="paper",
-    help="The published training, or a better conditioned one of the same model.",
+    default=None,
+    metavar="paper|fast",
+    help="The published training, or a better conditioned one of the same model  [default: paper]",
 )
 @options.option("--epochs", type=click.IntRange(1), default=None, help="Passes over the training data (default: 10).")
 @options.option(
@@ -59,10 +59,11 @@ if TYPE_CHECKING:
 @options.option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16"]),
-    default="fp32",
-    help="Of matrix products; tf32 needs CUDA.",
+    default=None,
+    help="Of matrix products; tf32 needs CUDA  [default: fp32]",
 )
 @options.option("--resume/--no-resume", default=True, help="Go on from a checkpoint of the same settings.")
+@options.option("--overwrite", is_flag=True, help="Fit a model again that is there already.")
 @tuning_options
 @options.memory_option
 @options.device_option
@@ -78,12 +79,13 @@ def fit(
     mask: str | None,
     rf: str,
     readout: str,
-    recipe: str,
+    recipe: str | None,
     epochs: int | None,
     lr: float | None,
     batch_size: int | None,
-    precision: str,
+    precision: str | None,
     resume: bool,
+    overwrite: bool,
     tuning: Tuning | None,
     memory: int,
     device: str,
@@ -93,42 +95,38 @@ def fit(
     """Fit a readout of the stored maps to a subject's voxels, and with --finetune the backbone too.
 
     By default exactly the paper's: 10 epochs of Adam on single trials. Prepares the subject where that was not
-    done. A run that was stopped goes on from its checkpoint. --recipe fast reaches a better fit of the same model
-    much sooner (README, "Two recipes"). --readout ridge and gaussian are other readouts, solved at once.
+    done. A run that was stopped goes on from its checkpoint; a model that is there is left as it is. --recipe fast
+    reaches a better fit of the same model much sooner (README, "Two recipes"). --readout ridge and gaussian are other
+    readouts, solved at once. Models of different settings lie side by side.
 
     With --finetune no store is needed: images are read from the NSD root and kept, resized, in the cache. Several
     devices are used with --devices N or under torchrun. For RN50x4: --backbone-lr 1e-5 --warmup 200
     --clip-gradient 1.
     """
-    from boldreams_cli.console import stop_on_signals
+    from boldreams_cli.console import ChoiceError, stop_on_signals
     from boldreams_cli.data.choosing import responses_for
     from boldreams_cli.encoding import fit as fitting
     from boldreams_cli.encoding.readouts.separable import matrix_precision
-    from boldreams_cli.encoding.readouts.settings import settings_for
+    from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
+    from boldreams_cli.features.backbones.registry import entry
 
     where = options.pick_device(device)
     backbone = options.choose_backbone(cache, backbone)
-    settings = settings_for(
-        backbone, recipe, percent, rf, epochs, lr, batch_size, seed, precision, readout, tuning is not None
-    )
+    asked = {"epochs": epochs, "rate": lr, "batch_size": batch_size, "precision": precision}
+    chosen = choose_readout(readout, recipe, entry(backbone).reads, asked)
+    if tuning is not None and chosen.name != "separable":
+        raise ChoiceError("--finetune trains the separable readout of an image backbone; leave --readout and --recipe")
+    settings = FitSettings(percent, rf, seed)
     subject = options.the_subject(subject, cache, nsd_root)
-    with matrix_precision(precision, where), stop_on_signals() as stop:
+    with matrix_precision(precision or "fp32", where), stop_on_signals() as stop:
         responses = functools.partial(responses_for, cache, subject, nsd_root, sessions, mask, stop)
         result: FitResult | None
         if tuning is None:
             store = options.choose_store(cache, backbone, features)
-            if readout != "separable":
-                from boldreams_cli.encoding.readouts.closed_form import fit_closed_form
-
-                result = fit_closed_form(store, responses(), settings, cache, where, memory, stop)
-            elif recipe == "fast":
-                from boldreams_cli.encoding.readouts.smooth import fit_fast
-
-                result = fit_fast(store, responses(), settings, cache, where, memory, stop)
-            else:
-                result = fitting.fit(store, responses(), settings, cache, where, memory, stop, resume)
+            result = fitting.fit(store, responses(), settings, chosen, cache, where, memory, stop, resume, overwrite)
         else:
-            result = tuning.fit(cache, nsd_root, backbone, features, responses, settings, where, memory, stop, resume)
+            source = Source(cache, options.dataset_of(nsd_root), backbone, features, tuning.weights, responses)
+            result = tuning.fit(source, settings, asked, where, memory, stop, resume, overwrite)
     if result is not None:
         _show(result, output)
 
@@ -137,12 +135,15 @@ def _show(result: FitResult, output: Output) -> None:
     from boldreams_cli.console import duration
 
     summary = result.summary()
-    loss = f"loss: {result.losses[0]:.4f} in epoch 1, {result.losses[-1]:.4f} in epoch {len(result.losses)}"
-    if len(result.losses) == 1:
-        loss = f"loss: {result.losses[0]:.4f}"
+    lines = []
+    for name, values in result.curve.items():
+        if name.endswith("_loss") and values:
+            span = f" in epoch 1, {values[-1]:.4f} in epoch {len(values)}" if len(values) > 1 else ""
+            lines.append(f"{name.removesuffix('_loss').replace('_', '-')} loss: {values[0]:.4f}{span}")
     output.show(
         summary,
         f"model: {summary['model']}",
         f"filters: {', '.join(f'{name} {count}' for name, count in summary['filters'].items())}",
-        f"{loss}; {duration(result.seconds)}",
+        *lines,
+        f"time: {duration(result.seconds)}",
     )

@@ -128,10 +128,5 @@ def _features(cache: Path) -> list[dict[str, Any]]:
 
 def _models(cache: Path) -> list[dict[str, Any]]:
     from boldreams_cli.encoding.model.folder import find_models
-    from boldreams_cli.files import read_json
 
-    found = []
-    for folder in find_models(cache):
-        scores = read_json(folder / "scores.json") if (folder / "scores.json").exists() else {}
-        found.append({"model": str(folder), "r_mean": scores.get("r_mean")})
-    return found
+    return [{"model": str(row.folder), "r_mean": row.r_mean} for row in find_models(cache)]

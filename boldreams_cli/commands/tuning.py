@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from boldreams_cli.commands.options import Command, dataset_of, option
+from boldreams_cli.commands.options import Command, option
 
 if TYPE_CHECKING:
     import torch
 
     from boldreams_cli.console import StopFlag
-    from boldreams_cli.data.responses import Responses
     from boldreams_cli.encoding.finetuning.run import FinetuneResult
+    from boldreams_cli.encoding.finetuning.start import Source
     from boldreams_cli.encoding.readouts.settings import FitSettings
 
 
@@ -46,16 +44,14 @@ class Tuning:
 
     def fit(
         self,
-        cache: Path,
-        nsd_root: Path | None,
-        backbone: str,
-        features: str | None,
-        responses: Callable[[], Responses],
+        source: Source,
         settings: FitSettings,
+        asked: dict[str, Any],
         device: torch.device,
         memory: int,
         stop: StopFlag,
         resume: bool,
+        overwrite: bool,
     ) -> FinetuneResult | None:
         """Finetune, in this process or among others; None in all but the first of them.
 
@@ -65,10 +61,11 @@ class Tuning:
             With the exit code of the processes that were started here, which have said all there is to say.
         """
         from boldreams_cli.encoding.finetuning import processes, run
-        from boldreams_cli.encoding.finetuning.start import FinetuneSettings, Source
+        from boldreams_cli.encoding.finetuning.start import FinetuneSettings
 
         tuned = FinetuneSettings(
             **asdict(settings),
+            **{name: value for name, value in asked.items() if value is not None},
             backbone_rate=self.backbone_lr,
             clip_gradient=self.clip_gradient,
             warmup=self.warmup,
@@ -77,11 +74,10 @@ class Tuning:
             early_stop=self.early_stop,
         )
         tuned.check()
-        source = Source(cache, dataset_of(nsd_root), backbone, features, self.weights, responses)
         if self.devices > 1 and not processes.joined_already():
             raise SystemExit(processes.launch(self.devices, device, stop))
         with processes.joined(device) as process:
-            result = run.finetune(source, tuned, process, memory, stop, resume, self.micro_batch)
+            result = run.finetune(source, tuned, process, memory, stop, resume, self.micro_batch, overwrite)
         return result if process.leads else None
 
 

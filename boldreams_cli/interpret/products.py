@@ -77,7 +77,7 @@ def said_of_model(model: FittedModel) -> dict[str, Any]:
         "backbone": spec.backbone,
         "percent": spec.percent,
         "readout": spec.readout,
-        "recipe": spec.training.get("recipe"),
+        "recipe": spec.recipe,
         "finetuned": spec.finetuned,
     }
 
@@ -85,7 +85,7 @@ def said_of_model(model: FittedModel) -> dict[str, Any]:
 def title_of_model(model: FittedModel) -> str:
     """For the title of a figure."""
     spec = model.spec
-    kind = spec.training.get("recipe") or spec.readout
+    kind = spec.recipe or spec.readout
     return f"subject {spec.subject}, {spec.backbone} {spec.percent:g} %, {kind}{', finetuned' * spec.finetuned}"
 
 

@@ -20,7 +20,20 @@ from tests.conftest import COMMAND, Run
 FIT = ["fit", "--finetune", "--weights", "random", "--subject", "1", "--sessions", "1", "--percent", "1"]
 FIT += ["--batch-size", "7", "--json"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # sums in the same order in all runs, two processes on two cores
-MODEL = Path("models/subj01/alexnet/percent-1-finetuned")
+
+
+def model(cache: Path) -> Path:
+    """Folder of the one model in a cache, whole or under way."""
+    (folder,) = (cache / "models/subj01/alexnet").glob("percent-1-paper-finetuned-??????")
+    return folder
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], cache: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(cache.glob("models/subj01/alexnet/*/checkpoint.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +63,14 @@ def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache of a run of two epochs that nothing has interrupted."""
     cache = tmp_path_factory.mktemp("whole")
     result = run(*FIT, "--epochs", 2, BOLDREAMS_CACHE=cache, **ONE_THREAD).json
-    assert result["model"] == str(cache / MODEL)
+    assert result["model"] == str(model(cache))
     assert result["epochs"] == len(result["train_loss"]) == 2
     assert result["filters"] == {f"features.{i}": n for i, n in ((2, 1), (5, 1), (7, 3), (9, 2), (12, 2))}
     return cache
 
 
 def weights(cache: Path) -> dict[str, np.ndarray]:
-    return load_file(cache / MODEL / "backbone.safetensors") | load_file(cache / MODEL / "weights.safetensors")
+    return load_file(model(cache) / "backbone.safetensors") | load_file(model(cache) / "weights.safetensors")
 
 
 def test_killed_and_stopped_it_goes_on_to_the_same_weights(
@@ -65,11 +78,7 @@ def test_killed_and_stopped_it_goes_on_to_the_same_weights(
 ) -> None:
     command = [str(COMMAND), *FIT, "--epochs", "2"]
     killed = start(command, environment, tmp_path)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / MODEL / "checkpoint.safetensors").exists():
-        assert killed.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_checkpoint(killed, tmp_path)
     killed.kill()
     killed.communicate()
     stopped = start(command, environment, tmp_path)
@@ -100,7 +109,7 @@ def test_two_processes_train_what_one_does(
     assert process.returncode == 0, err
     assert out.count("\n") == 1, "one process speaks"
     expected, found = weights(whole), weights(tmp_path)
-    log = [np.loadtxt(cache / MODEL / "log.csv", delimiter=",", skiprows=1) for cache in (whole, tmp_path)]
+    log = [np.loadtxt(model(cache) / "log.csv", delimiter=",", skiprows=1) for cache in (whole, tmp_path)]
     np.testing.assert_allclose(log[1], log[0], rtol=1e-5)
     for name, value in expected.items():
         # Adam divides by the gradient's size, so single weights may differ whose gradients are nearly zero. All
@@ -111,11 +120,7 @@ def test_two_processes_train_what_one_does(
 
 def test_two_processes_stop_together(environment: dict[str, str], tmp_path: Path) -> None:
     process = start([str(COMMAND), *FIT, "--epochs", "50", "--devices", "2"], environment, tmp_path)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / MODEL / "checkpoint.safetensors").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_checkpoint(process, tmp_path)
     process.send_signal(signal.SIGUSR1)
     out, err = process.communicate()
     assert (process.returncode, out) == (75, ""), err
@@ -125,9 +130,9 @@ def test_two_processes_stop_together(environment: dict[str, str], tmp_path: Path
 def test_score_and_predict_read_images(run: Run, whole: Path, photographs: list[Path]) -> None:
     cache = {"BOLDREAMS_CACHE": whole}
     scores = run("score", "--json", **cache).json
-    assert scores["model"] == str(whole / MODEL)
+    assert scores["model"] == str(model(whole))
     assert scores["excluded"] == 0
-    assert (whole / MODEL / "scores.json").exists()
+    assert (model(whole) / "scores.json").exists()
     found = run("predict", "--finetune", "--image", "test", "--image", photographs[0], "--json", **cache).json
     with np.load(found["file"]) as arrays:
         assert arrays["betas"].shape == (len(found["images"]), scores["voxels"])

@@ -8,13 +8,13 @@ import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
-from boldreams_cli.encoding.fit import FitResult
+from boldreams_cli.encoding.fit import FitResult, fit
 from boldreams_cli.encoding.model.folder import find_models
 from boldreams_cli.encoding.model.full import FullModel, predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.fields import gaussian_fields, interpolation
-from boldreams_cli.encoding.readouts.closed_form import CENTRES, SIZES, fit_closed_form
-from boldreams_cli.encoding.readouts.settings import settings_for
+from boldreams_cli.encoding.readouts.closed_form import CENTRES, SIZES
+from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
 
 from .conftest import Ready
 
@@ -23,8 +23,8 @@ READOUTS = ("ridge", "gaussian")
 
 
 def run(ready: Ready, cache: Path, readout: str, percent: float = 2, memory: int = 4 * 2**30) -> FitResult:
-    settings = settings_for("alexnet", "paper", percent, "shared", None, None, None, 0, "fp32", readout)
-    return fit_closed_form(ready.store, ready.responses, settings, cache, CPU, memory, StopFlag())
+    chosen = choose_readout(readout, None, "images", {})
+    return fit(ready.store, ready.responses, FitSettings(percent), chosen, cache, CPU, memory, StopFlag())
 
 
 @pytest.fixture(scope="module", params=READOUTS)
@@ -126,12 +126,14 @@ def test_test_images_are_never_read(ready: Ready, tmp_path: Path, images_read: l
 def test_models_of_different_readouts_lie_side_by_side(ready: Ready, tmp_path: Path) -> None:
     for readout in READOUTS:
         run(ready, tmp_path, readout)
-    assert [path.name for path in find_models(tmp_path)] == ["percent-2-gaussian", "percent-2-ridge"]
-    assert [path.name for path in find_models(tmp_path, readout="ridge")] == ["percent-2-ridge"]
+    assert [row.readout for row in find_models(tmp_path)] == ["gaussian", "ridge"]
+    assert [row.readout for row in find_models(tmp_path, readout="ridge")] == ["ridge"]
 
 
 def test_options_of_training_are_refused(ready: Ready) -> None:
-    with pytest.raises(ChoiceError, match="leave out --recipe"):
-        settings_for("alexnet", "paper", 10, "shared", 5, None, None, 0, "fp32", "ridge")
-    with pytest.raises(ChoiceError, match="frozen image backbones"):
-        settings_for("clip-text", "paper", 10, "shared", None, None, None, 0, "fp32", "ridge")
+    with pytest.raises(ChoiceError, match="ridge has no --epochs; leave it out"):
+        choose_readout("ridge", None, "images", {"epochs": 5, "rate": None})
+    with pytest.raises(ChoiceError, match="Leave out --recipe"):
+        choose_readout("ridge", "paper", "images", {})
+    with pytest.raises(ChoiceError, match="text models have one readout"):
+        choose_readout("ridge", None, "captions", {})

@@ -15,8 +15,9 @@ from boldreams_cli.encoding.inputs.pooled import PooledMaps
 from boldreams_cli.encoding.model.full import predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.fields import interpolation
-from boldreams_cli.encoding.readouts.settings import settings_for
-from boldreams_cli.encoding.readouts.smooth import FastSettings, fit_fast, train_fast
+from boldreams_cli.encoding.readouts.separable import Separable
+from boldreams_cli.encoding.readouts.settings import FitSettings
+from boldreams_cli.encoding.readouts.smooth import FastSettings, Smooth, train_fast
 
 from .conftest import Ready
 
@@ -24,8 +25,8 @@ CPU = torch.device("cpu")
 
 
 def run(ready: Ready, cache: Path, **settings: object) -> FitResult:
-    chosen = settings_for("alexnet", "fast", 10, "shared", settings.get("epochs"), None, None, 0, "fp32")  # type: ignore[arg-type]
-    return fit_fast(ready.store, ready.responses, chosen, cache, CPU, 4 * 2**30, StopFlag())
+    readout = Smooth(FastSettings(**settings))  # type: ignore[arg-type]
+    return fit(ready.store, ready.responses, FitSettings(10), readout, cache, CPU, 4 * 2**30, StopFlag())
 
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(27, 27, 9), (13, 7, 9), (6, 6, 9), (1, 1, 9)])
@@ -62,8 +63,9 @@ def test_folded_weights_predict_what_was_trained(ready: Ready, percent_filters: 
 
 
 def test_it_fits_the_held_out_images_better_than_the_paper_does(ready: Ready, tmp_path: Path) -> None:
-    published = settings_for("alexnet", "paper", 10, "shared", None, None, None, 0, "fp32")
-    slow = fit(ready.store, ready.responses, published, tmp_path / "paper", CPU, 2**32, StopFlag()).model
+    slow = fit(
+        ready.store, ready.responses, FitSettings(10), Separable(), tmp_path / "paper", CPU, 2**32, StopFlag()
+    ).model
     fast = run(ready, tmp_path / "fast").model
     images = ready.responses.test_images
     target = torch.from_numpy(ready.responses.mean_betas(images))
@@ -72,7 +74,7 @@ def test_it_fits_the_held_out_images_better_than_the_paper_does(ready: Ready, tm
         for model in (slow, fast)
     ]
     assert r[1] > 1.1 * r[0]
-    assert FittedModel.load(fast.folder).spec.training["recipe"] == "fast"
+    assert FittedModel.load(fast.folder).spec.recipe == "fast"
 
 
 def test_test_images_and_their_betas_have_no_influence(ready: Ready, tmp_path: Path, images_read: list[int]) -> None:

@@ -24,11 +24,13 @@ from boldreams_cli.encoding.finetuning.network import Network
 from boldreams_cli.encoding.finetuning.processes import Process
 from boldreams_cli.encoding.finetuning.run import FinetuneResult, finetune
 from boldreams_cli.encoding.finetuning.start import FinetuneSettings, Source, load_start, prepare
+from boldreams_cli.encoding.inputs.betas import hold_out
 from boldreams_cli.encoding.inputs.pixels import resized_images
 from boldreams_cli.encoding.inputs.ranking import rank_filters, rank_images
-from boldreams_cli.encoding.inputs.trials import ImageTrials, hold_out
+from boldreams_cli.encoding.inputs.trials import ImageTrials
 from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.features import extraction
 from boldreams_cli.features.backbones import registry
@@ -150,7 +152,9 @@ def test_the_backbone_moves_and_only_when_it_is_finetuned(small: Small, whole: F
     assert known["start"] == start.digest != known["digest"]
     assert whole.losses[-1] < whole.losses[0]
     cache = tmp_path / "frozen"
-    frozen = fit.fit(small.store, small.responses, FitSettings(5.0, epochs=1), cache, CPU, GB, StopFlag())
+    frozen = fit.fit(
+        small.store, small.responses, FitSettings(5.0), Separable(AdamSettings(epochs=1)), cache, CPU, GB, StopFlag()
+    )
     assert not frozen.model.spec.finetuned
     assert not (frozen.model.folder / "backbone.safetensors").exists()
     rebuilt = FullModel.rebuild(frozen.model, CPU)
@@ -180,9 +184,10 @@ def test_finetuned_scores_above_frozen_on_a_brain_of_another_network(tmp_path: P
     write(Experiment.small(subjects=1, images=150, shared=45, repeats=1, voxels=2, ncsnr=(2.0, 3.0), sample=40), root)
     responses = open_dataset(root).prepare(1, cache)
     small = Small(root, responses, extracted(root, responses, cache), cache)
-    common = {"percent": 1.0, "epochs": 5, "rate": 3e-3, "batch_size": 4}
-    frozen = fit.fit(small.store, responses, FitSettings(**common), cache, CPU, GB, StopFlag())
-    settings = FinetuneSettings(**common, backbone_rate=3e-4)
+    common = {"epochs": 5, "rate": 3e-3, "batch_size": 4}
+    readout = Separable(AdamSettings(**common))
+    frozen = fit.fit(small.store, responses, FitSettings(1.0), readout, cache, CPU, GB, StopFlag())
+    settings = FinetuneSettings(1.0, **common, backbone_rate=3e-4)
     tuned = finetune(source_of(small, cache, None), settings, Process(CPU), GB, StopFlag())
     assert tuned.model.spec.layers == frozen.model.spec.layers
     assert tuned.losses[-1] < frozen.losses[-1]
@@ -294,7 +299,8 @@ def test_validation_images_are_training_images_and_never_test_images(
     assert held | kept == set(small.responses.train_images.tolist())
     assert not (held | kept) & set(small.responses.test_images.tolist())
     assert len(trials.held_out) + len(trials.training) == int((~small.responses.trial_test).sum())
-    assert np.array_equal(sorted(held), hold_out(small.responses.train_images, fraction, 0))
+    images = small.responses.train_images
+    assert np.array_equal(sorted(held), images[hold_out(images, fraction, 0)])
     with pytest.raises(ChoiceError, match="leaves none"):
         hold_out(np.arange(4), 0.99, 0)
 

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, StoppedError
-from boldreams_cli.encoding import fit as fitting
 from boldreams_cli.encoding.evaluation.statistics import pearson_r
 from boldreams_cli.encoding.fit import FitResult, fit
 from boldreams_cli.encoding.inputs import maps
@@ -20,7 +19,7 @@ from boldreams_cli.encoding.model.folder import find_models, the_model
 from boldreams_cli.encoding.model.full import FullModel, Predictor, predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.contraction import learning_rate, published_start
-from boldreams_cli.encoding.readouts.separable import batch_order
+from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable, batch_order
 from boldreams_cli.encoding.readouts.settings import FitSettings
 
 from .conftest import Ready
@@ -32,8 +31,11 @@ GB = 2**30
 def run(
     ready: Ready, tmp_path: Path, memory: int = 4 * GB, stop: StopFlag | None = None, **settings: object
 ) -> FitResult:
-    chosen = FitSettings(**({"percent": 10, "epochs": 2, "rate": 1e-3} | settings))
-    return fit(ready.store, ready.responses, chosen, tmp_path, CPU, memory, StopFlag() if stop is None else stop)
+    adam = {"epochs": 2, "rate": 1e-3} | {k: settings.pop(k) for k in ("epochs", "rate") if k in settings}
+    chosen = FitSettings(**({"percent": 10} | settings))
+    readout = Separable(AdamSettings(**adam))
+    stop = StopFlag() if stop is None else stop
+    return fit(ready.store, ready.responses, chosen, readout, tmp_path, CPU, memory, stop)
 
 
 class Live(nn.Module):
@@ -100,11 +102,10 @@ def test_little_memory_changes_the_way_and_not_the_result(
     ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plenty = run(ready, tmp_path / "plenty").model
-    monkeypatch.setattr(fitting, "_budget", lambda *arguments: (0, 50))  # scratch file, 50 voxels at a time
     used: list[str] = []
     real = maps.ScratchMaps.__init__
     monkeypatch.setattr(maps.ScratchMaps, "__init__", lambda self, *a: (used.append("scratch"), real(self, *a))[1])
-    little = run(ready, tmp_path / "little").model
+    little = run(ready, tmp_path / "little", memory=8_000_000).model  # scratch file, some voxels at a time
     assert used
     for name, values in plenty.weights.fields.items():
         torch.testing.assert_close(little.weights.fields[name], values, rtol=1e-4, atol=1e-6)
@@ -132,7 +133,9 @@ class StopAt(StopFlag):
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
     ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voxels_at_a_time: int
 ) -> None:
-    monkeypatch.setattr(fitting, "_budget", lambda *arguments: (GB, voxels_at_a_time))
+    monkeypatch.setattr(Separable, "bytes_per_voxel", lambda self, problem: problem.memory // 2 // voxels_at_a_time)
+    monkeypatch.setattr(Separable, "bytes_resident", lambda self, problem: problem.memory // 2)
+    monkeypatch.setattr(Separable, "voxels_together", lambda self, problem: 1)
     whole = run(ready, tmp_path / "whole")
     with pytest.raises(StoppedError, match=r"SIGUSR1.*checkpoint at epoch 2"):
         run(ready, tmp_path / "parts", stop=StopAt(8))
@@ -143,7 +146,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
     rest = run(ready, tmp_path / "parts")
     assert rest.model.spec.weights_digest == whole.model.spec.weights_digest
     assert rest.losses == pytest.approx(whole.losses)
-    assert not list(rest.model.folder.glob("checkpoint*"))
+    assert not (rest.model.folder / "spans").exists()
 
 
 def test_test_images_have_no_influence(ready: Ready, tmp_path: Path) -> None:
@@ -233,27 +236,43 @@ def test_changed_weights_are_refused(ready: Ready, tmp_path: Path) -> None:
         FittedModel.load(model.folder)
 
 
-def test_other_settings_move_the_old_model_aside(ready: Ready, tmp_path: Path) -> None:
-    old = run(ready, tmp_path, seed=1).model
-    (old.folder / "scores.json").write_text("{}")
-    assert run(ready, tmp_path, seed=1).model.spec.weights_digest == old.spec.weights_digest
-    assert (old.folder / "scores.json").exists(), "the same model keeps its scores"
-    new = run(ready, tmp_path, seed=2).model
-    assert new.folder == old.folder
-    assert not (new.folder / "scores.json").exists()
-    previous = new.folder.with_name("percent-10.previous")
-    assert FittedModel.load(previous).spec.weights_digest == old.spec.weights_digest
-    assert find_models(tmp_path) == [new.folder]
+def listing(cache: Path) -> dict[str, tuple[int, int]]:
+    """Every file of the models, with its time of change and size."""
+    files = [path for path in (cache / "models").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+
+
+def test_models_of_different_settings_lie_side_by_side_untouched(ready: Ready, tmp_path: Path) -> None:
+    different = [{}, {"seed": 2}, {"rf": "layer"}, {"epochs": 1}, {"percent": 20}]
+    known: dict[str, tuple[int, int]] = {}
+    for count, settings in enumerate(different, 1):
+        run(ready, tmp_path, **settings)
+        now = listing(tmp_path)
+        assert known.items() <= now.items(), "no fit touches what another made"
+        assert len(find_models(tmp_path)) == count
+        known = now
+    for settings in different:
+        run(ready, tmp_path, **settings)
+    assert listing(tmp_path) == known, "the same fit again finds its model done"
 
 
 def test_choice_of_model_lists_what_there_is(ready: Ready, tmp_path: Path) -> None:
     with pytest.raises(ChoiceError, match=r"no fitted model.*there: none.*boldreams fit"):
         the_model(find_models(tmp_path), tmp_path)
     run(ready, tmp_path, percent=10, epochs=1)
-    run(ready, tmp_path, percent=20, epochs=1)
-    with pytest.raises(ChoiceError, match=r"percent-10, subj01/alexnet/percent-20.*--model DIR"):
+    second = run(ready, tmp_path, percent=20, epochs=1, seed=4).model
+    with pytest.raises(ChoiceError) as raised:
         the_model(find_models(tmp_path), tmp_path)
-    assert the_model(find_models(tmp_path, percent=20), tmp_path).name == "percent-20"
+    assert "--model DIR" in str(raised.value)
+    lines = str(raised.value).splitlines()[1:]
+    assert lines[0].split() == ["model", "subject", "readout", "seed", "r", "made"]
+    assert [line.split()[:5] for line in lines[1:]][1] == [
+        f"subj01/alexnet/percent-20-paper-{second.spec.key[:6]}",
+        *("1", "paper", "4", "-"),
+    ]
+    for selectors in ({"percent": 20}, {"seed": 4}, {"rf": "shared", "seed": 4}, {"key": second.spec.key}):
+        assert the_model(find_models(tmp_path, **selectors), tmp_path) == second.folder
+    assert not find_models(tmp_path, rf="layer")
 
 
 @pytest.mark.parametrize("settings", [{"percent": 0}, {"percent": 101}, {"epochs": 0}, {"rate": 0.0}, {"rf": "none"}])

@@ -19,9 +19,9 @@ from boldreams_cli.encoding.model import captions
 from boldreams_cli.encoding.model.full import FullModel, predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.contraction import learning_rate
-from boldreams_cli.encoding.readouts.captions import LinearTraining
+from boldreams_cli.encoding.readouts.captions import Linear, LinearSettings, LinearTraining
 from boldreams_cli.encoding.readouts.separable import batch_order
-from boldreams_cli.encoding.readouts.settings import FitSettings, settings_for
+from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
 from boldreams_cli.features import extraction
 from boldreams_cli.features import text as text_features
 from boldreams_cli.features.backbones import registry
@@ -64,7 +64,7 @@ class Ready:
         self.responses: Responses = self.dataset.prepare(1, self.cache)
         self.backbone = text_features.load(tiny_clip.register(folder), "random", 3)
         self.store = self.extract()
-        self.settings = FitSettings(10, epochs=3, seed=1)
+        self.settings = FitSettings(10, seed=1)
         self.model = self.fit()
 
     def extract(self) -> FeatureStore:
@@ -77,7 +77,16 @@ class Ready:
         return result.store
 
     def fit(self, memory: int = MEMORY) -> FittedModel:
-        found = fit.fit(self.store, self.responses, self.settings, self.cache, CPU, memory, StopFlag())
+        found = fit.fit(
+            self.store,
+            self.responses,
+            self.settings,
+            Linear(LinearSettings(epochs=3)),
+            self.cache,
+            CPU,
+            memory,
+            StopFlag(),
+        )
         self.losses = found.losses
         return found.model
 
@@ -125,7 +134,7 @@ def test_other_captions_make_another_store(ready: Ready, tmp_path: Path) -> None
 def test_spec_says_that_it_is_linear(ready: Ready) -> None:
     spec = ready.model.spec
     assert (spec.backbone, spec.readout, spec.percent) == ("clip-text", "linear", 100.0)
-    assert ready.model.folder.name == "percent-100"
+    assert ready.model.folder.name == f"percent-100-paper-{spec.key[:6]}"
     assert sorted(spec.layers["last"]) == list(range(24))
     assert torch.equal(ready.model.weights.fields["1x1"], torch.ones(spec.voxels, 1, 1))
     assert spec.training["percent"] == 100.0
@@ -133,7 +142,7 @@ def test_spec_says_that_it_is_linear(ready: Ready) -> None:
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, 30), (7, 7)])
 def test_thirty_epochs_unless_asked_otherwise(asked: int | None, expected: int) -> None:
-    settings = settings_for("clip-text", "paper", 10, "shared", asked, None, None, 0, "fp32")
+    settings = choose_readout("separable", None, "captions", {"epochs": asked}).settings
     assert (settings.epochs, settings.rate, settings.batch_size) == (expected, 1e-4, 16)
 
 
@@ -142,7 +151,7 @@ def test_training_is_that_of_torchs_own_linear_layer(ready: Ready) -> None:
     model, responses = ready.model, ready.responses
     count = model.spec.voxels
     layouts = [MapLayout(group, model.spec.layers) for group in model.spec.groups]
-    start = LinearTraining(layouts, slice(0, count), count, 16, 1e-4, ready.settings.seed, CPU, "fp32").weights()
+    start = LinearTraining(layouts, np.arange(count), count, 1e-4, ready.settings.seed, CPU, "fp32").weights()
     reference = torch.nn.Linear(24, count)
     assert all(value.abs().max() <= 24**-0.5 for value in (start[1][0], start[2]))
     assert start[1][0].std() == pytest.approx(float(reference.weight.detach().std()), rel=0.1)
@@ -168,7 +177,7 @@ def test_training_is_that_of_torchs_own_linear_layer(ready: Ready) -> None:
 def test_a_linear_readout_refuses_maps_of_more_pixels() -> None:
     layout = MapLayout(Group("2x2", 2, 2, ("last",)), {"last": [0, 1]})
     with pytest.raises(ValueError, match="one pixel"):
-        LinearTraining([layout], slice(0, 3), 3, 4, 1e-4, 0, CPU, "fp32")
+        LinearTraining([layout], np.arange(3), 3, 1e-4, 0, CPU, "fp32")
 
 
 def test_checkpoint_of_a_linear_readout() -> None:
@@ -177,7 +186,7 @@ def test_checkpoint_of_a_linear_readout() -> None:
     maps, betas = torch.rand(8, 1, 6, generator=rng), torch.rand(8, 5, generator=rng)
 
     def fresh(seed: int) -> LinearTraining:
-        return LinearTraining([layout], slice(1, 6), 7, 8, 1e-2, seed, CPU, "fp32")
+        return LinearTraining([layout], np.arange(1, 6), 7, 1e-2, seed, CPU, "fp32")
 
     straight, before, after = fresh(0), fresh(0), fresh(9)
     for _ in range(4):
@@ -189,7 +198,7 @@ def test_checkpoint_of_a_linear_readout() -> None:
         after.step([maps], betas, 1e-2)
     assert torch.equal(after.weights()[1][0], straight.weights()[1][0])
     # The start of a voxel does not depend on the span in which it is trained.
-    whole = LinearTraining([layout], slice(0, 7), 7, 8, 1e-2, 0, CPU, "fp32")
+    whole = LinearTraining([layout], np.arange(7), 7, 1e-2, 0, CPU, "fp32")
     assert torch.equal(whole.weights()[1][0][1:6], fresh(0).weights()[1][0])
 
 

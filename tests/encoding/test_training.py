@@ -59,7 +59,7 @@ def test_training_equals_a_plain_adam_on_equation_1(monkeypatch: pytest.MonkeyPa
                 for group, layout in zip(maps, LAYOUTS, strict=True)
             ]
             total = training.step(ordered, betas[trials], learning_rate(1e-3, epoch))
-            assert total == pytest.approx(float(loss) * len(trials) * VOXELS, rel=1e-4)
+            assert total == pytest.approx(float(loss.detach()) * len(trials) * VOXELS, rel=1e-4)
     fields, weights, bias = training.weights()
     for found, expected in zip([*fields, *weights], [*plain.fields, *plain.weights], strict=True):
         torch.testing.assert_close(found, expected.detach().T, rtol=1e-4, atol=1e-6)

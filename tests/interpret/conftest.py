@@ -46,7 +46,7 @@ def fitted(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted
     where = ["--cache", str(cache), "--nsd-root", str(root), "--subject", "1"]
     in_process("extract", "--backbone", "alexnet", "--weights", "random", *where)
     in_process("fit", "--percent", "10", "--epochs", "8", "--lr", "0.01", *where)
-    model = FittedModel.load(find_models(cache)[0])
+    model = FittedModel.load(find_models(cache)[0].folder)
     return Fitted(root, cache, model, FullModel.rebuild(model, CPU), Responses.open(complete_stores(cache, 1)[0]))
 
 
@@ -55,7 +55,7 @@ def copied(fitted: Fitted, tmp_path: Path) -> Fitted:
     """The same in a place of its own, for tests that damage something."""
     cache = tmp_path / "cache"
     shutil.copytree(fitted.cache, cache)
-    return Fitted(fitted.root, cache, FittedModel.load(find_models(cache)[0]), fitted.full, fitted.responses)
+    return Fitted(fitted.root, cache, FittedModel.load(find_models(cache)[0].folder), fitted.full, fitted.responses)
 
 
 def by_hand(

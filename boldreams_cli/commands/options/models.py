@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ModelChoice:
-    """Which fitted model is meant: --backbone --percent --subject --finetune --readout, or --model."""
+    """Which fitted model is meant: --backbone --percent --subject --finetune --readout --recipe, or --model."""
 
     cache: Path
     backbone: str | None
@@ -29,6 +29,7 @@ class ModelChoice:
     finetune: bool | None
     readout: str | None
     model: Path | None
+    recipe: str | None = None
 
     def resolve(self) -> FittedModel:
         """Load it.
@@ -38,12 +39,20 @@ class ModelChoice:
         ChoiceError
             If not exactly one matches.
         """
-        from boldreams_cli.encoding.model.folder import find_models, the_model
+        from boldreams_cli.encoding.model.folder import find_models, resolve, the_model
         from boldreams_cli.encoding.model.spec import FittedModel
 
         if self.model is not None:
-            return FittedModel.load(self.model)
-        matching = find_models(self.cache, self.backbone, self.percent, self.subject, self.finetune, self.readout)
+            return FittedModel.load(resolve(self.cache, str(self.model)))
+        matching = find_models(
+            self.cache,
+            backbone=self.backbone,
+            percent=self.percent,
+            subject=self.subject,
+            finetuned=self.finetune,
+            readout=self.readout,
+            recipe=self.recipe,
+        )
         folder = the_model(matching, self.cache)
         logger.debug("model: %s", folder)
         return FittedModel.load(folder)
@@ -60,7 +69,13 @@ def model_options(command: Command) -> Command:
     @option(
         "--readout", type=click.Choice(["separable", "ridge", "gaussian", "linear"]), default=None, help="Of the model."
     )
-    @option("--model", type=click.Path(path_type=Path), default=None, help="The model's folder outright.")
+    @option("--recipe", default=None, metavar="paper|fast", help="Of the model.")
+    @option(
+        "--model",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="The model outright: its folder, its name, or how that begins.",
+    )
     @functools.wraps(command)
     def run(
         *args: Any,
@@ -70,6 +85,7 @@ def model_options(command: Command) -> Command:
         subject: int | None,
         finetune: bool | None,
         readout: str | None,
+        recipe: str | None,
         model: Path | None,
         **kwargs: Any,
     ) -> None:
@@ -77,6 +93,8 @@ def model_options(command: Command) -> Command:
             from boldreams_cli.features.backbones.registry import entry
 
             backbone = entry(backbone).name
-        command(*args, choice=ModelChoice(cache, backbone, percent, subject, finetune, readout, model), **kwargs)
+        command(
+            *args, choice=ModelChoice(cache, backbone, percent, subject, finetune, readout, model, recipe), **kwargs
+        )
 
     return run

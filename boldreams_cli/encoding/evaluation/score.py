@@ -116,7 +116,7 @@ class Scores:
         write_text(folder / AREAS, self._table())
         with written_whole(folder / MAP) as temporary:
             nibabel.save(self._volume(), temporary)
-        kind = spec.training.get("recipe") or spec.readout
+        kind = spec.recipe or spec.readout
         self.files += plots.accuracy(
             folder / "figures",
             self.r,
@@ -160,7 +160,7 @@ def identity(spec: ModelSpec) -> dict[str, Any]:
         "backbone": spec.backbone,
         "percent": spec.percent,
         "readout": spec.readout,
-        "recipe": spec.training.get("recipe"),
+        "recipe": spec.recipe,
         "finetuned": spec.finetuned,
         "seed": spec.training.get("seed"),
     }

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +18,6 @@ from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
 from boldreams_cli.encoding.finetuning.network import Network
 from boldreams_cli.encoding.finetuning.processes import Process
 from boldreams_cli.encoding.finetuning.start import FinetuneSettings
-from boldreams_cli.encoding.fit import CHECKPOINT
 from boldreams_cli.encoding.inputs.trials import ImageTrials
 from boldreams_cli.encoding.model.checkpoint import (
     load_optimizer_state,
@@ -29,15 +26,17 @@ from boldreams_cli.encoding.model.checkpoint import (
     read_tensors,
     write_checkpoint,
 )
-from boldreams_cli.encoding.model.saving import assemble, keep_previous
-from boldreams_cli.encoding.model.spec import BACKBONE, FittedModel, ModelSpec
+from boldreams_cli.encoding.model.spec import BACKBONE, WEIGHTS, FittedModel, ModelSpec
 from boldreams_cli.encoding.numerics.contraction import learning_rate
+from boldreams_cli.encoding.readouts.base import Solution
 from boldreams_cli.encoding.readouts.separable import batch_order
+from boldreams_cli.encoding.result import LOG, Curve, log_text, write_weights
 from boldreams_cli.features import weights as weight_files
 from boldreams_cli.features.backbones.registry import Backbone
 from boldreams_cli.files import write_text, written_whole
 
-BEST = "checkpoint-best.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
+BEST = "checkpoint-best-{}.safetensors"  # epoch, counted from 1
 LAST = "last"  # folder of the last epoch's model, where validation chose an earlier one
 
 
@@ -60,7 +59,12 @@ class Whereabouts:
     @property
     def best(self) -> int:
         """The epoch with the lowest validation loss, or without validation the last one."""
-        return int(np.argmin(self.validation)) if self.validation else len(self.losses) - 1
+        return best_epoch(self.validation) if self.validation else len(self.losses) - 1
+
+
+def best_epoch(validation: Sequence[float]) -> int:
+    """The epoch with the lowest loss; one whose loss is no number is never the best."""
+    return int(np.argmin(np.where(np.isfinite(validation), validation, np.inf)))
 
 
 class Trainer:
@@ -77,7 +81,7 @@ class Trainer:
         folder: Path,
     ) -> None:
         self.spec, self.trials, self.settings, self.process, self.folder = spec, trials, settings, process, folder
-        self.device, self.key = process.device, spec.training["key"]
+        self.device, self.key = process.device, spec.key
         size = settings.batch_size
         self.micro_batch = min(size, micro_batch or size)
         self.network = Network(backbone, spec, trials.voxels, self.micro_batch, settings.seed, self.device)
@@ -114,8 +118,9 @@ class Trainer:
                     at.validation.append(self._validate())
                 at.epoch, at.batch = at.epoch + 1, 0
                 if at.validation and at.best == at.epoch - 1:
-                    self._write(BEST, at, self.network.state_dict())
+                    self._write(BEST.format(at.epoch), at, self.network.state_dict())
                 self._write(CHECKPOINT, at, self._state())
+                self._keep_best(at)
 
     def _stale(self, at: Whereabouts) -> bool:
         patience = self.settings.early_stop
@@ -223,6 +228,20 @@ class Trainer:
         if self.process.leads:
             write_checkpoint(self.folder / name, self.key, asdict(at), tensors)
 
+    def _keep_best(self, at: Whereabouts) -> None:
+        """Remove the weights of epochs that are no longer the best, once a checkpoint vouches for the one that is."""
+        if self.process.leads:
+            for path in self.folder.glob(BEST.format("*")):
+                if not at.validation or path.name != BEST.format(at.best + 1):
+                    path.unlink()
+
+    def _restore_best(self, at: Whereabouts) -> None:
+        path = self.folder / BEST.format(at.best + 1)
+        note = read_note(path, self.key)
+        if note is None or note["epoch"] != at.best + 1:
+            raise BoldreamsError(f"{path}, the epoch with the lowest validation loss, is missing; use --no-resume")
+        self.network.load_state_dict(read_tensors(path))
+
     def restore(self, resume: bool) -> Whereabouts:
         """Take up the last checkpoint of the same settings, if there is one."""
         path = self.folder / CHECKPOINT
@@ -239,15 +258,14 @@ class Trainer:
 
     def finish(self, at: Whereabouts) -> None:
         """Save the model, and beside it the last epoch's where validation chose an earlier one."""
-        keep_previous(self.folder, self.spec)
         if at.best != len(at.losses) - 1:
             self._save(self.folder / LAST)
-            self.network.load_state_dict(read_tensors(self.folder / BEST))
+            self._restore_best(at)
             logger.info("epoch %d has the lowest validation loss; the last epoch is in %s", at.best + 1, LAST)
-        write_text(self.folder / "log.csv", self._log(at))
+        write_text(self.folder / LOG, log_text(self.curve(at)))
         self._save(self.folder)
-        for name in (CHECKPOINT, BEST):
-            (self.folder / name).unlink(missing_ok=True)
+        for path in self.folder.glob("checkpoint*.safetensors"):
+            path.unlink()
 
     def _save(self, folder: Path) -> None:
         state = {name: value.cpu().contiguous() for name, value in self.network.backbone.network.state_dict().items()}
@@ -255,16 +273,16 @@ class Trainer:
             save_file(state, temporary)
         start = self.spec.backbone_weights
         known = {"digest": weight_files.digest(state), "source": start["source"], "start": start["digest"]}
-        parts = [self.network.weights()]
-        weights = assemble(self.spec, parts, self.trials.included, self.trials.responses.voxels)
-        FittedModel(folder, replace(self.spec, backbone_weights=known), weights).save()
+        solution = Solution(*self.network.weights(), {})
+        columns = np.flatnonzero(self.trials.included)
+        write_weights(folder / WEIGHTS, self.spec, lambda: [(columns, solution)], self.trials.responses.voxels)
+        FittedModel(folder, replace(self.spec, backbone_weights=known)).save_spec()
 
-    def _log(self, at: Whereabouts) -> str:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["epoch", "lr", "train_loss", *(["validation_loss"] if at.validation else [])])
+    def curve(self, at: Whereabouts) -> Curve:
+        """Columns of log.csv."""
         count = len(self.trials.training) * self.trials.voxels
-        for epoch, loss in enumerate(at.losses):
-            rate = learning_rate(self.settings.rate, epoch)
-            writer.writerow([epoch + 1, rate, loss / count, *at.validation[epoch : epoch + 1]])
-        return text.getvalue()
+        curve = {
+            "lr": [learning_rate(self.settings.rate, epoch) for epoch in range(len(at.losses))],
+            "train_loss": [loss / count for loss in at.losses],
+        }
+        return curve | ({"validation_loss": at.validation} if at.validation else {})

@@ -19,44 +19,38 @@ good epoch is kept.
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from boldreams_cli.console import ChoiceError, StopFlag, logger
-from boldreams_cli.encoding.finetuning.loop import Trainer
+from boldreams_cli.console import ChoiceError, StopFlag
+from boldreams_cli.encoding.finetuning.loop import Trainer, best_epoch
 from boldreams_cli.encoding.finetuning.processes import Process
 from boldreams_cli.encoding.finetuning.start import FinetuneSettings, Source, prepare
-from boldreams_cli.encoding.fit import FitResult
 from boldreams_cli.encoding.inputs.trials import ImageTrials
-from boldreams_cli.encoding.model.folder import model_folder
-from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
-from boldreams_cli.files import locked, read_json
+from boldreams_cli.encoding.model.folder import held, model_folder
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.encoding.result import LOG, FitResult, finished, read_log
 
 
 @dataclass
 class FinetuneResult(FitResult):
-    """A finetuned model and how its training went.
+    """A finetuned model and how its training went."""
 
-    Parameters
-    ----------
-    validation : loss of the held-out images in each epoch; empty where none were.
-    best : epoch, counted from 0, whose weights the model has.
-    """
+    @property
+    def validation(self) -> list[float]:
+        """Loss of the held-out images in each epoch; empty where none were."""
+        return self.curve.get("validation_loss", [])
 
-    validation: list[float]
-    best: int
+    @property
+    def best(self) -> int:
+        """Epoch, counted from 0, whose weights the model has."""
+        return best_epoch(self.validation) if self.validation else len(self.losses) - 1
 
     def summary(self) -> dict[str, Any]:
         """The JSON object of ``fit``."""
-        more = {"validation_loss": self.validation, "best_epoch": self.best + 1} if self.validation else {}
-        return super().summary() | more
+        return super().summary() | ({"best_epoch": self.best + 1} if self.validation else {})
 
 
 def finetune(
@@ -67,6 +61,7 @@ def finetune(
     stop: StopFlag,
     resume: bool = True,
     micro_batch: int | None = None,
+    overwrite: bool = False,
 ) -> FinetuneResult:
     """Train a model from images and save it.
 
@@ -77,9 +72,10 @@ def finetune(
     process : this one, among those that train together.
     memory : bytes that betas may take; beyond half of it they go to a file.
     stop : looked at after each step.
-    resume : go on from a checkpoint of the same settings, and leave a finished model of them as it is.
+    resume : go on from a checkpoint of the same settings.
     micro_batch : trials that go through the network at a time, to save memory; the result is the same within
         rounding.
+    overwrite : train a finished model again; otherwise it is left as it is.
 
     Raises
     ------
@@ -96,33 +92,20 @@ def finetune(
         raise ChoiceError("--batch-norm train needs the whole batch in one process; leave --devices and --micro-batch")
     with process.first():
         start = prepare(source, settings, process.device, stop)
-    folder = model_folder(source.cache, start.spec.subject, start.spec.backbone, settings.percent, finetuned=True)
-    finished = _finished(folder, start.spec) if resume else None
-    if finished is not None:
-        return finished
-    held_out, scratch = settings.validation_fraction, source.cache / "scratch"
-    trials = ImageTrials(start.responses, start.images, held_out, settings.seed, memory, scratch)
-    lock = folder.with_name(f"{folder.name}.lock")
-    with locked(lock, str(folder)) if process.leads else nullcontext():
+    folder = model_folder(source.cache, start.spec)
+    with ExitStack() as stack:
+        with process.first():
+            if process.leads:
+                stack.enter_context(held(folder, stop))
+            there = None if overwrite else finished(folder, start.spec)
+        if there is not None:
+            return FinetuneResult(FittedModel.load(folder), read_log(folder / LOG), 0.0)
+        held_out, scratch = settings.validation_fraction, source.cache / "scratch"
+        trials = ImageTrials(start.responses, start.images, held_out, settings.seed, memory, scratch)
         trainer = Trainer(start.backbone, start.spec, trials, settings, process, micro_batch, folder)
         at = trainer.restore(resume)
         trainer.train(at, stop)
         with process.first():
             if process.leads:
                 trainer.finish(at)
-    losses = [value / (len(trials.training) * trials.voxels) for value in at.losses]
-    return FinetuneResult(FittedModel.load(folder), losses, time.monotonic() - started, at.validation, at.best)
-
-
-def _finished(folder: Path, spec: ModelSpec) -> FinetuneResult | None:
-    """The model of that very spec, if it is there: a job that is queued again has nothing left to do."""
-    if not (folder / "spec.json").is_file() or not (folder / "log.csv").is_file():
-        return None
-    if read_json(folder / "spec.json").get("training", {}).get("key") != spec.training["key"]:
-        return None
-    rows = list(csv.DictReader(io.StringIO((folder / "log.csv").read_text(encoding="utf-8"))))
-    validation = [float(row["validation_loss"]) for row in rows if row.get("validation_loss")]
-    best = int(np.argmin(validation)) if validation else len(rows) - 1
-    logger.info("%s is there already, of the same settings; --no-resume trains it again", folder)
-    losses = [float(row["train_loss"]) for row in rows]
-    return FinetuneResult(FittedModel.load(folder), losses, 0.0, validation, best)
+    return FinetuneResult(FittedModel.load(folder), trainer.curve(at), time.monotonic() - started)

@@ -17,13 +17,13 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.layout import make_groups
 from boldreams_cli.encoding.inputs.pixels import ResizedImages, resized_images
 from boldreams_cli.encoding.inputs.ranking import rank_filters, rank_images
-from boldreams_cli.encoding.model.spec import ModelSpec
+from boldreams_cli.encoding.model.spec import ModelSpec, with_key
+from boldreams_cli.encoding.readouts.separable import AdamSettings
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.features.backbones import registry
 from boldreams_cli.features.backbones.registry import Backbone
 from boldreams_cli.features.feature_store import FeatureStore, stores
 from boldreams_cli.features.ranking import filter_count
-from boldreams_cli.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class FinetuneSettings(FitSettings):
 
     Parameters
     ----------
+    epochs, rate, batch_size, precision : as of the readout alone (readouts/separable.py).
     backbone_rate : of Adam on the backbone; None is the readout's.
     clip_gradient : largest norm of the gradient of all weights; None does not clip.
     warmup : steps in which the rates grow linearly from zero.
@@ -40,6 +41,10 @@ class FinetuneSettings(FitSettings):
     early_stop : epochs without a better validation loss after which training ends; None never ends it.
     """
 
+    epochs: int = 10
+    rate: float = 1e-4
+    batch_size: int = 16
+    precision: str = "fp32"
     backbone_rate: float | None = None
     clip_gradient: float | None = None
     warmup: int = 0
@@ -50,6 +55,7 @@ class FinetuneSettings(FitSettings):
     def check(self) -> None:
         """Raise ChoiceError for values that make no sense."""
         super().check()
+        AdamSettings(self.epochs, self.rate, self.batch_size, self.precision).check()
         if not 0 <= self.validation_fraction < 1:
             raise ChoiceError(
                 f"--validation-fraction takes a number from 0 up to, not including, 1, not {self.validation_fraction:g}"
@@ -195,7 +201,7 @@ def make_spec(
     settings: FinetuneSettings,
     device: torch.device,
 ) -> ModelSpec:
-    """Spec of the model to be; ``training.key`` is the hash of all that decides its weights.
+    """Spec of the model to be; its key is the hash of all that decides its weights.
 
     Parameters
     ----------
@@ -210,6 +216,8 @@ def make_spec(
         maps = backbone.to(device)(torch.zeros((1, 3, size, size), device=device))
     shapes = {name: (value.shape[2], value.shape[3]) for name, value in maps.items()}
     counts = {name: filter_count(value.shape[1], settings.percent) for name, value in maps.items()}
+    training = asdict(settings)
+    del training["held_out"]  # of readouts that choose among epochs; here it is `validation_fraction`
     spec = ModelSpec(
         subject=responses.subject,
         backbone=backbone.entry.name,
@@ -218,14 +226,15 @@ def make_spec(
         layers={name: [int(index) for index in order[name][:count]] for name, count in counts.items()},
         shapes=shapes,
         groups=make_groups(shapes, settings.rf),
-        percent=settings.percent,
+        percent=float(settings.percent),
         finetuned=True,
         readout="separable",
         store="",
         responses=responses.fingerprint,
         voxels=len(responses.voxels),
-        training=asdict(settings) | {"device": device.type, "stimuli": images.fingerprint},
+        training=training | {"device": device.type, "stimuli": images.fingerprint},
+        recipe="paper",
+        sessions=list(responses.sessions),
+        mask=responses.request.get("mask"),
     )
-    decisive = spec.to_dict() | {"backbone_weights": backbone.digest}
-    spec.training["key"] = fingerprint(decisive)
-    return spec
+    return with_key(spec)

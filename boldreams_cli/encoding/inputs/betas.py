@@ -2,56 +2,136 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import BoldreamsError, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, logger
 from boldreams_cli.data.responses import Responses
 
-BETA_COLUMNS = 2048
+BETA_COLUMNS = 512  # voxels read at a time; so many share a chunk
 
 
 class TrainingBetas:
-    """Betas of the training trials, for the voxels that have finite ones in all of them.
+    """Betas of the training trials; those of test trials cannot be reached from here.
+
+    Parameters
+    ----------
+    responses : of the subject.
+
+    Attributes
+    ----------
+    columns : sorted indices, among all of the subject's voxels, of those with finite betas in all training trials.
+    included : (all voxels,) bool, which those are.
+    image_ids : (images,) sorted ids of the training images.
+    images : (trials,) index into `image_ids` of each trial.
+    repeats : (images,) int64 trials of each image.
 
     Raises
     ------
     BoldreamsError
-        If no voxel has.
+        If no voxel has finite betas.
     """
 
     def __init__(self, responses: Responses) -> None:
-        self.responses = responses
-        self.trials = ~responses.trial_test
+        trials = ~responses.trial_test
+        self._read = lambda columns: responses.read_betas(trials, columns)
         total = len(responses.voxels)
-        self.voxels = np.ones(total, dtype=bool)
+        self.included = np.ones(total, dtype=bool)
         for start in range(0, total, BETA_COLUMNS):
             columns = slice(start, start + BETA_COLUMNS)
-            self.voxels[columns] = np.isfinite(responses.read_betas(self.trials, columns)).all(axis=0)
-        if excluded := int((~self.voxels).sum()):
+            self.included[columns] = np.isfinite(self._read(columns)).all(axis=0)
+        if excluded := int((~self.included).sum()):
             if excluded == total:
                 raise BoldreamsError(
                     f"no voxel of subject {responses.subject} has finite, varying betas in every session"
                 )
             logger.warning("%d of %d voxels have constant or non-finite betas and are left out", excluded, total)
-        shown = responses.trial_images[self.trials]
-        self.images = np.searchsorted(responses.train_images, shown)
+        self.columns: NDArray[np.int64] = np.flatnonzero(self.included)
+        shown = responses.trial_images[trials]
+        self.image_ids: NDArray[np.int32] = responses.train_images
+        self.images: NDArray[np.int64] = np.searchsorted(self.image_ids, shown)
+        self.repeats: NDArray[np.int64] = np.bincount(self.images, minlength=len(self.image_ids))
 
-    def mean(self, columns: NDArray[np.int64]) -> Tensor:
-        """(training images, voxels) averaged over repeats, of sorted columns of all voxels."""
-        whole = slice(int(columns[0]), int(columns[-1]) + 1)
-        images = self.responses.train_images
-        return torch.from_numpy(self.responses.mean_betas(images, whole)[:, columns - columns[0]])
+    def trials(self, voxels: NDArray[np.int64]) -> Tensor:
+        """Betas of single trials.
 
-    def read(self, span: slice) -> Tensor:
-        """(trials, voxels) of a span of the included voxels."""
-        columns = np.flatnonzero(self.voxels)[span]
-        betas = torch.empty((int(self.trials.sum()), len(columns)), dtype=torch.float32)
-        for start in range(int(columns[0]), int(columns[-1]) + 1, BETA_COLUMNS):
-            stop = min(start + BETA_COLUMNS, int(columns[-1]) + 1)
-            inside = (columns >= start) & (columns < stop)
-            block = self.responses.read_betas(self.trials, slice(start, stop))
-            betas[:, torch.from_numpy(np.flatnonzero(inside))] = torch.from_numpy(block[:, columns[inside] - start])
+        Parameters
+        ----------
+        voxels : sorted columns of all voxels.
+
+        Returns
+        -------
+        (trials, voxels) float32.
+        """
+        betas = torch.empty((len(self.images), len(voxels)), dtype=torch.float32)
+        for place, block in self._blocks(voxels):
+            betas[:, place] = torch.from_numpy(block)
         return betas
+
+    def means(self, voxels: NDArray[np.int64]) -> Tensor:
+        """Betas averaged over the repeats of each image, summed in float64.
+
+        Beside the result it takes memory for some hundred voxels only.
+
+        Parameters
+        ----------
+        voxels : sorted columns of all voxels.
+
+        Returns
+        -------
+        (images, voxels) float32.
+        """
+        means = torch.empty((len(self.image_ids), len(voxels)), dtype=torch.float32)
+        order = np.argsort(self.images, kind="stable")
+        first = np.cumsum(self.repeats) - self.repeats
+        for place, block in self._blocks(voxels):
+            sums = np.zeros((len(self.image_ids), block.shape[1]), dtype=np.float64)
+            for repeat in range(int(self.repeats.max())):
+                some = np.flatnonzero(self.repeats > repeat)
+                sums[some] += block[order[first[some] + repeat]]
+            sums /= self.repeats[:, None]
+            means[:, place] = torch.from_numpy(sums).float()
+        return means
+
+    def _blocks(self, voxels: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield places among `voxels` and their betas, (trials, some); a block of stored voxels is read once."""
+        edges = np.flatnonzero(np.diff(voxels // BETA_COLUMNS, prepend=-1))
+        for start, stop in zip(edges, [*edges[1:], len(voxels)], strict=True):
+            chosen = voxels[start:stop]
+            first = int(chosen[0])
+            yield slice(int(start), int(stop)), self._read(slice(first, int(chosen[-1]) + 1))[:, chosen - first]
+
+
+def hold_out(images: NDArray[np.integer], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Choose training images to hold out, whole images with all their trials.
+
+    Each image is drawn by itself, from its id and the seed: the choice depends on nothing else, and a larger fraction
+    holds out those of a smaller one and more.
+
+    Parameters
+    ----------
+    images : (n,) ids of training images: never test images.
+    fraction : of them; at least one is held out where this is above 0.
+    seed : of the choice.
+
+    Returns
+    -------
+    (n,) whether each is held out.
+
+    Raises
+    ------
+    ChoiceError
+        If none would be left to train on.
+    """
+    count = max(1, round(len(images) * fraction)) if fraction else 0
+    if count and count >= len(images):
+        raise ChoiceError(f"holding out {fraction:g} leaves none of {len(images)} images to train on")
+    drawn = [hashlib.blake2b(f"{seed} {int(image)}".encode(), digest_size=8).digest() for image in images]
+    held = np.zeros(len(images), dtype=bool)
+    held[np.argsort(np.array(drawn, dtype="S8"), kind="stable")[:count]] = True
+    return held

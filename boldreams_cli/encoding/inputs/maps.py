@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from boldreams_cli.encoding.inputs.layout import MapLayout
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
 
+if TYPE_CHECKING:
+    from boldreams_cli.encoding.inputs.pooled import PooledMaps
+
 SCRATCH_BLOCK_BYTES = 128 * 2**20
 RESERVED_BYTES = 800 * 2**20  # what Python and torch take themselves, and copies in flight
 
@@ -26,6 +29,11 @@ RESERVED_BYTES = 800 * 2**20  # what Python and torch take themselves, and copie
 def usable(memory: int) -> int:
     """Bytes of ``--memory`` that are left for data."""
     return max(memory - RESERVED_BYTES, memory // 4)
+
+
+def map_bytes(store: FeatureStore, images: int, layouts: Sequence[MapLayout]) -> int:
+    """Bytes of the maps of so many images, in the store's dtype."""
+    return images * sum(a * c for a, c in (layout.shape for layout in layouts)) * np.dtype(store.spec["dtype"]).itemsize
 
 
 def read_groups(
@@ -38,12 +46,56 @@ def read_groups(
     return groups
 
 
-class MapSource(Protocol):
-    """Gives batches of maps by image."""
+class StoredMaps:
+    """Maps of the training images in a feature store; the `MapSource` of a problem (readouts/base.py).
+
+    Nothing is read before it is asked for: a readout of pooled maps never has the whole ones in memory.
+
+    Parameters
+    ----------
+    store : to read from.
+    rows : (images,) of the store, in the order of the images.
+    layouts : of the groups.
+    device : to compute on.
+    scratch : folder for a file, where maps do not fit.
+    limit : bytes that the maps may take in memory.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        rows: NDArray[np.int64],
+        layouts: Sequence[MapLayout],
+        device: torch.device,
+        scratch: Path,
+        limit: int = 0,
+    ) -> None:
+        self.store, self.rows, self.layouts, self.device = store, rows, layouts, device
+        self.scratch, self.limit = scratch, limit
+        self._opened: ResidentMaps | ScratchMaps | None = None
+        self._pooled: dict[int, list[PooledMaps]] = {}
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that `batches` takes and keeps: that of all maps, or 0 where they go through a file."""
+        needed = map_bytes(self.store, len(self.rows), self.layouts)
+        return needed if needed <= self.limit else 0
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
         """Yield, for each array of image indices, the maps of every group, (images, A, C) float32."""
-        ...
+        if self._opened is None:
+            self._opened = open_maps(self.store, self.rows, self.layouts, self.device, self.limit, self.scratch)
+        return self._opened.batches(order)
+
+    def pooled(self, grid: int) -> list[PooledMaps]:
+        """Maps of every group pooled on a grid, in a file where they do not fit; made once and kept."""
+        from boldreams_cli.encoding.inputs.pooled import pool_maps  # which reads maps as this file does
+
+        if grid not in self._pooled:
+            self._pooled[grid] = pool_maps(
+                self.store, self.rows, self.layouts, grid, self.limit, self.scratch, self.device
+            )
+        return self._pooled[grid]
 
 
 class ResidentMaps:
@@ -56,7 +108,7 @@ class ResidentMaps:
         self.groups = [torch.from_numpy(group).to(device) for group in read_groups(store, rows, layouts)]
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
-        """See MapSource."""
+        """See `StoredMaps.batches`."""
         for images in order:
             chosen = torch.from_numpy(images).to(self.device)
             yield [group[chosen].float() for group in self.groups]
@@ -111,7 +163,7 @@ class ScratchMaps:
         return buffer
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
-        """See MapSource; the next batch is read while this one is used."""
+        """See `StoredMaps.batches`; the next batch is read while this one is used."""
         with ThreadPoolExecutor(1) as reader:
             coming: Future[NDArray[np.floating]] | None = None
             for position, images in enumerate(order):
@@ -132,7 +184,7 @@ def open_maps(
     device: torch.device,
     memory: int,
     scratch: Path,
-) -> MapSource:
+) -> ResidentMaps | ScratchMaps:
     """Choose where the maps of a training go.
 
     Parameters
@@ -144,7 +196,6 @@ def open_maps(
     memory : bytes that the maps may take.
     scratch : folder for the file if they take more.
     """
-    needed = len(rows) * sum(a * c for a, c in (layout.shape for layout in layouts))
-    if needed * np.dtype(store.spec["dtype"]).itemsize <= memory:
+    if map_bytes(store, len(rows), layouts) <= memory:
         return ResidentMaps(store, rows, layouts, device)
     return ScratchMaps(store, rows, layouts, device, scratch)

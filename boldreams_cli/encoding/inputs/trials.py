@@ -13,14 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, logger, size
+from boldreams_cli.console import BoldreamsError, logger, size
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.inputs.betas import BETA_COLUMNS, TrainingBetas
+from boldreams_cli.encoding.inputs.betas import BETA_COLUMNS, TrainingBetas, hold_out
 from boldreams_cli.encoding.inputs.pixels import ResizedImages
 from boldreams_cli.files import free_bytes
 
 BATCHES_AHEAD = 2
-HELD_OUT = 7  # of the seed: which purpose the random numbers have
 
 
 class ImageTrials:
@@ -47,19 +46,18 @@ class ImageTrials:
     ) -> None:
         self.responses, self.images = responses, images
         train = TrainingBetas(responses)
-        self.included = train.voxels
-        self.voxels = int(train.voxels.sum())
-        self.nsd_ids: NDArray[np.int32] = responses.train_images[train.images]
-        chosen = hold_out(responses.train_images, held_out, seed)
-        self.held_out = np.flatnonzero(np.isin(self.nsd_ids, chosen))
-        self.training = np.flatnonzero(~np.isin(self.nsd_ids, chosen))
+        self.included = train.included
+        self.voxels = len(train.columns)
+        self.nsd_ids: NDArray[np.int32] = train.image_ids[train.images]
+        held = hold_out(train.image_ids, held_out, seed)[train.images]
+        self.held_out, self.training = np.flatnonzero(held), np.flatnonzero(~held)
         self._betas = self._read_betas(train, memory, scratch)
 
     def _read_betas(self, train: TrainingBetas, memory: int, scratch: Path) -> NDArray[np.float32]:
         shape = (len(self.nsd_ids), self.voxels)
         needed = 4 * shape[0] * shape[1]
         if needed <= memory // 2:
-            return train.read(slice(0, self.voxels)).numpy()
+            return train.trials(train.columns).numpy()
         scratch.mkdir(parents=True, exist_ok=True)
         if needed > free_bytes(scratch):
             raise BoldreamsError(
@@ -70,8 +68,7 @@ class ImageTrials:
         with tempfile.TemporaryFile(dir=scratch) as file:
             betas = np.memmap(file, np.float32, "w+", shape=shape)
         for start in range(0, self.voxels, BETA_COLUMNS):
-            span = slice(start, min(start + BETA_COLUMNS, self.voxels))
-            betas[:, span] = train.read(span).numpy()
+            betas[:, start : start + BETA_COLUMNS] = train.trials(train.columns[start : start + BETA_COLUMNS])
         return betas
 
     def batches(self, order: Sequence[NDArray[Any]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -97,28 +94,3 @@ class ImageTrials:
     def _read(self, trials: NDArray[Any], pin: bool) -> tuple[Tensor, Tensor]:
         pair = torch.from_numpy(self.images.read(self.nsd_ids[trials])), torch.from_numpy(self._betas[trials])
         return (pair[0].pin_memory(), pair[1].pin_memory()) if pin else pair
-
-
-def hold_out(images: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
-    """Choose training images to hold out for validation, whole images with all their trials.
-
-    Parameters
-    ----------
-    images : (n,) training images: never test images.
-    fraction : of them; at least one is held out where this is above 0.
-    seed : of the choice.
-
-    Returns
-    -------
-    Sorted ids of those held out.
-
-    Raises
-    ------
-    ChoiceError
-        If none would be left to train on.
-    """
-    count = max(1, round(len(images) * fraction)) if fraction else 0
-    if count >= len(images):
-        raise ChoiceError(f"--validation-fraction {fraction:g} leaves none of {len(images)} images to train on")
-    chosen = np.random.default_rng([seed, HELD_OUT]).permutation(len(images))[:count]
-    return np.sort(np.asarray(images)[chosen])

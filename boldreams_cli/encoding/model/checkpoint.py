@@ -6,6 +6,7 @@ A checkpoint carries a key, the hash of all that decides the result; one of othe
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from boldreams_cli.files import written_whole
 
 
 def write_checkpoint(path: Path, key: str, note: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint, whole or not at all, with a checksum.
 
     Parameters
     ----------
@@ -29,9 +30,10 @@ def write_checkpoint(path: Path, key: str, note: Mapping[str, Any], tensors: Map
     note : where the training was; JSON keeps its floats to the last bit.
     tensors : by name, any device.
     """
-    texts = {"key": key, "note": json.dumps(note)}
+    values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    texts = {"key": key, "note": json.dumps(note), "checksum": _checksum(values)}
     with written_whole(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, texts)
+        save_file(values, temporary, texts)
 
 
 def read_note(path: Path, key: str) -> dict[str, Any] | None:
@@ -42,13 +44,9 @@ def read_note(path: Path, key: str) -> dict[str, Any] | None:
     BoldreamsError
         If the file is damaged.
     """
-    if not path.exists():
+    texts = _texts(path) if path.exists() else None
+    if texts is None:
         return None
-    try:
-        with safe_open(path, "pt") as stored:
-            texts = stored.metadata() or {}
-    except SafetensorError as error:
-        raise BoldreamsError(f"{path} is damaged ({error}); delete it, or start anew with --no-resume") from error
     if texts.get("key") != key:
         logger.info("the checkpoint %s is of other settings or data; starting anew", path)
         return None
@@ -57,8 +55,42 @@ def read_note(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint, by name, on the CPU."""
-    return load_file(path)
+    """Read the tensors of a checkpoint, by name, on the CPU.
+
+    Raises
+    ------
+    BoldreamsError
+        If they are not what was written.
+    """
+    checksum = _texts(path).get("checksum")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    if checksum != _checksum(tensors):
+        raise _damaged(path, "its checksum differs")
+    return tensors
+
+
+def _texts(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "pt") as stored:
+            return dict(stored.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, why: str) -> BoldreamsError:
+    return BoldreamsError(f"{path} is damaged ({why}); delete it, or start anew with --no-resume")
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(f"{name} {tuple(tensors[name].shape)}".encode(), total)
+        if tensors[name].numel():
+            total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
+    return f"{total:08x}"
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,3 +77,66 @@ class ReadoutWeights:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
         return cls(under("fields/"), under("weights/"), tensors["bias"], tensors["voxels"].numpy())
+
+
+class WeightsFile:
+    """A safetensors file that is filled voxel by voxel, so that no more than some spans are ever in memory.
+
+    Parameters
+    ----------
+    descriptor : of the open file, which holds zeros.
+    places : name -> (position in the file, shape).
+    """
+
+    def __init__(self, descriptor: int, places: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
+        self.descriptor, self.places = descriptor, places
+
+    def put(self, name: str, rows: NDArray[np.int64], values: Tensor) -> None:
+        """Write some rows of a tensor; `rows` are sorted."""
+        position, shape = self.places[name]
+        array = np.ascontiguousarray(values.numpy(), dtype="<f4" if values.is_floating_point() else "<i4")
+        each = int(np.prod(shape[1:], dtype=np.int64)) * array.itemsize
+        edges = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
+            data = array[start:stop].reshape(-1).view(np.uint8).data
+            offset = position + int(rows[start]) * each
+            while len(data):
+                written = os.pwrite(self.descriptor, data, offset)
+                data, offset = data[written:], offset + written
+
+
+@contextmanager
+def written_weights(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], voxels: NDArray[np.int32]
+) -> Iterator[WeightsFile]:
+    """Make a file of weights, whole or not at all, to be filled inside the block.
+
+    What is not filled in is 0, and the bias NaN: voxels that were left out then predict NaN and not 0.
+
+    Parameters
+    ----------
+    path : of the file.
+    shapes : of ``fields/GROUP`` and ``weights/LAYER``, as in `ReadoutWeights`.
+    voxels : (voxels, 3) indices into the volume.
+    """
+    whole = {**shapes, "bias": (len(voxels),), "voxels": voxels.shape}
+    header: dict[str, object] = {}
+    end = 0
+    for name, shape in whole.items():
+        start, end = end, end + 4 * int(np.prod(shape, dtype=np.int64))
+        kind = "I32" if name == "voxels" else "F32"
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    first = 8 + len(text)
+    places = {name: (first + item["data_offsets"][0], tuple(item["shape"])) for name, item in header.items()}  # type: ignore[index]
+    with written_whole(path) as temporary, temporary.open("r+b") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.flush()
+        stream.truncate(first + end)
+        file = WeightsFile(stream.fileno(), places)
+        everyone = np.arange(len(voxels))
+        file.put("bias", everyone, torch.full((len(voxels),), torch.nan))
+        file.put("voxels", everyone, torch.from_numpy(np.ascontiguousarray(voxels)))
+        yield file
+        os.fsync(stream.fileno())

@@ -1,10 +1,16 @@
-"""The interface that every readout keeps; a readout is one file in this room (paper, equation 1)."""
+"""The interface that every readout keeps (paper, equation 1).
+
+To add a readout, add a file to this room with a frozen dataclass of settings and a class decorated with `register`;
+nothing else names it. ``fit --readout NAME`` (and ``--recipe``, where several solvers lead to one kind of readout)
+finds it, options of the command line become the settings of the same name, and the driver (encoding/fit.py) does all
+that readouts have in common: reading, spans of voxels, checkpoints, saving.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +24,8 @@ if TYPE_CHECKING:
     from boldreams_cli.encoding.inputs.layout import MapLayout
     from boldreams_cli.encoding.inputs.pooled import PooledMaps
 
+R = TypeVar("R", bound="Readout")
+
 
 class MapSource(Protocol):
     """Maps of the chosen filters of the training images, in the order of `TrainingBetas.image_ids`.
@@ -26,6 +34,11 @@ class MapSource(Protocol):
     """
 
     layouts: Sequence[MapLayout]
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that `batches` takes and keeps: that of all maps, or 0 where they go through a file."""
+        ...
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
         """Yield, for each array of image indices, the maps of every group, (images, A, C) float32."""
@@ -48,6 +61,7 @@ class Problem:
     seed : of all random numbers.
     device : to solve on.
     memory : bytes that a way through may take. It never decides a result.
+    title : of progress lines.
     """
 
     maps: MapSource
@@ -56,6 +70,7 @@ class Problem:
     seed: int
     device: torch.device
     memory: int
+    title: str = "fit"
 
 
 @dataclass(frozen=True)
@@ -97,19 +112,49 @@ class Checkpoint(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ReadoutSettings:
+    """All that decides the weights, besides the data and the seed; each readout has its own, hashed into the name.
+
+    Fields named ``epochs``, ``rate``, ``batch_size`` and ``precision`` are set by the options of the command line.
+    """
+
+    def check(self) -> None:
+        """Raise ChoiceError for values that make no sense."""
+
+
 class Readout(Protocol):
-    """A way from maps to betas."""
+    """A way from maps to betas; made as ``Class(settings)``.
+
+    Attributes
+    ----------
+    name : of the solver, its key in READOUTS.
+    readout : kind of weights that it leads to, ``--readout``; several solvers may lead to one.
+    recipe : which of these it is, ``--recipe``; None where there is one solver.
+    reads : ``images`` or ``captions``, of the backbones that it is for.
+    Settings : class of its settings, all fields with defaults.
+    """
 
     name: ClassVar[str]
-    settings: Any  # a frozen dataclass: all that decides the weights, hashed into the model's folder
+    readout: ClassVar[str]
+    recipe: ClassVar[str | None] = None
+    reads: ClassVar[str] = "images"
+    Settings: ClassVar[type[ReadoutSettings]]
+    settings: Any
+
+    def __init__(self, settings: Any) -> None: ...
 
     def bytes_resident(self, problem: Problem) -> int:
-        """Memory that is taken whatever the number of voxels (pooled maps, a decomposition)."""
+        """Memory that is taken whatever the number of voxels (maps, pooled maps, a decomposition)."""
         ...
 
     def bytes_per_voxel(self, problem: Problem) -> int:
-        """Memory that a voxel takes more; decides the spans of voxels, never a result."""
+        """Memory that a voxel takes more, its solution included; decides the spans of voxels, never a result."""
         ...
+
+    def voxels_together(self, problem: Problem) -> int:
+        """Spans are cut at multiples of this where memory allows: then the arithmetic is the same to the last bit."""
+        return 1
 
     def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
         """Solve for some voxels (columns of all of the subject's); the result of a voxel depends on no other.
@@ -120,3 +165,12 @@ class Readout(Protocol):
             If a signal came; the state is in `checkpoint`, and the same call goes on from it to the same bits.
         """
         ...
+
+
+READOUTS: dict[str, type[Readout]] = {}
+
+
+def register(solver: type[R]) -> type[R]:
+    """Add a class to READOUTS under its name."""
+    READOUTS[solver.name] = solver
+    return solver

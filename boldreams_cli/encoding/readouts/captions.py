@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.encoding.inputs.layout import MapLayout
-from boldreams_cli.encoding.readouts.separable import ReadoutTraining
+from boldreams_cli.encoding.readouts.base import Problem, ReadoutSettings, register
+from boldreams_cli.encoding.readouts.separable import AdamSettings, ReadoutTraining, Separable
 
 
 class LinearTraining(ReadoutTraining):
@@ -18,15 +23,15 @@ class LinearTraining(ReadoutTraining):
     Parameters
     ----------
     layouts : of the groups' maps, all of one pixel.
-    span, voxels, batch_size, rate, seed, device, precision : as for `ReadoutTraining`.
+    places : (some,) the voxels to train, counted among those of the model.
+    voxels, rate, seed, device, precision : as for `ReadoutTraining`.
     """
 
     def __init__(
         self,
         layouts: Sequence[MapLayout],
-        span: slice,
+        places: NDArray[np.int64],
         voxels: int,
-        batch_size: int,
         rate: float,
         seed: int,
         device: torch.device,
@@ -34,17 +39,17 @@ class LinearTraining(ReadoutTraining):
     ) -> None:
         if any(layout.group.pixels != 1 for layout in layouts):
             raise ValueError("a linear readout reads maps of one pixel")
-        self.layouts, self.span, self.voxels, self.precision = layouts, span, voxels, precision
+        self.layouts, self.voxels, self.precision = layouts, voxels, precision
         self.counts = [layout.count for layout in layouts]
         bound = 1 / math.sqrt(sum(self.counts))
         random = torch.Generator().manual_seed(seed)
         # Drawn for all voxels, so that the start of one does not depend on the span it is trained in.
         start = (torch.rand(sum(self.counts) + 1, voxels, generator=random) * 2 - 1) * bound
-        start = start[:, span].to(device, copy=True)
+        start = start[:, torch.from_numpy(places)].to(device)
         self.weight, self.bias = start[:-1].contiguous(), start[-1].contiguous()
         self.optimizer = torch.optim.Adam([self.weight, self.bias], lr=rate, fused=True)
 
-    def step(self, maps: Sequence[Tensor], betas: Tensor, rate: float) -> float:
+    def step(self, maps: Sequence[Tensor], betas: Tensor, rate: float) -> Tensor:
         """Train on one batch; see `ReadoutTraining.step`."""
         read = torch.cat([group.flatten(1) for group in maps], dim=1)
         with (
@@ -58,9 +63,41 @@ class LinearTraining(ReadoutTraining):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        return float(total)
+        return total
 
     def weights(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Fields, all 1, weights (voxels, K) of each group, and the bias, of the span."""
         weights = [part.T.cpu() for part in self.weight.split(self.counts)]
         return [torch.ones(len(part), 1) for part in weights], weights, self.bias.cpu()
+
+
+@dataclass(frozen=True)
+class LinearSettings(AdamSettings):
+    """The paper's for the text model: thirty epochs."""
+
+    epochs: int = 30
+
+
+@register
+class Linear(Separable):
+    """One linear layer from an embedding of captions to the voxels, trained as the paper's readout is."""
+
+    name: ClassVar[str] = "linear"
+    readout: ClassVar[str] = "linear"
+    reads: ClassVar[str] = "captions"
+    Settings: ClassVar[type[ReadoutSettings]] = LinearSettings
+
+    def __init__(self, settings: LinearSettings | None = None) -> None:
+        super().__init__(settings or LinearSettings())
+
+    def voxels_together(self, problem: Problem) -> int:
+        """A multiple of what a matrix product takes at a time."""
+        return min(64, len(problem.betas.columns))
+
+    def training(self, problem: Problem, voxels: NDArray[np.int64]) -> ReadoutTraining:
+        """Parameters of some voxels, as they start."""
+        places = np.searchsorted(problem.betas.columns, voxels)
+        count, settings = len(problem.betas.columns), self.settings
+        return LinearTraining(
+            problem.maps.layouts, places, count, settings.rate, problem.seed, problem.device, settings.precision
+        )

@@ -10,9 +10,9 @@ best from all the others. Test images are never looked at.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,21 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, Progress, StopFlag, progress
-from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.fit import FitResult, model_spec
-from boldreams_cli.encoding.inputs.betas import TrainingBetas
 from boldreams_cli.encoding.inputs.layout import MapLayout
-from boldreams_cli.encoding.inputs.maps import MapSource, open_maps, usable
-from boldreams_cli.encoding.inputs.pooled import PooledMaps
-from boldreams_cli.encoding.model.folder import model_folder
-from boldreams_cli.encoding.model.saving import Part, assemble, keep_previous
-from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
-from boldreams_cli.encoding.model.weights import ReadoutWeights
 from boldreams_cli.encoding.numerics.fields import gaussian_fields
 from boldreams_cli.encoding.numerics.ridge import Ridge
-from boldreams_cli.encoding.readouts.settings import FitSettings
-from boldreams_cli.features.feature_store import FeatureStore
-from boldreams_cli.files import write_text
+from boldreams_cli.encoding.readouts.base import (
+    Checkpoint,
+    MapSource,
+    Problem,
+    Readout,
+    ReadoutSettings,
+    Solution,
+    register,
+)
 
 GRID = 9  # nodes along each side of ridge's fields
 CENTRES = (np.arange(9) + 0.5) / 9  # of Gaussian fields along each side, in fractions of the image
@@ -42,53 +39,69 @@ SIZES = np.geomspace(0.03, 0.5, 6)  # their standard deviations
 IMAGES_IN_A_BATCH = 64
 STARTS_AGAIN = "this readout keeps no checkpoint and starts again"
 
+Part = tuple[list[Tensor], list[Tensor], Tensor]
 Read = Callable[[NDArray[np.int64]], Tensor]
 
 
-def fit_closed_form(
-    store: FeatureStore,
-    responses: Responses,
-    settings: FitSettings,
-    cache: Path,
-    device: torch.device,
-    memory: int,
-    stop: StopFlag,
-) -> FitResult:
-    """Solve for the readout that `settings` names and save the model; arguments and errors as `fitting.fit`.
-
-    It keeps no checkpoint: after a signal the same command starts again.
-    """
-    started = time.monotonic()
-    settings.check()
-    spec = model_spec(store, responses, settings, device)
-    train = TrainingBetas(responses)
-    columns = np.flatnonzero(train.voxels)
-    images = responses.train_images
-    rows = store.rows(images)
-    repeats = torch.from_numpy(responses.repeats(images)).to(device)
-    layouts = [MapLayout(group, spec.layers) for group in spec.groups]
-    room = usable(memory)
-
-    def read(voxels: NDArray[np.int64]) -> Tensor:
-        return train.mean(voxels).to(device)
-
-    basis: list[Tensor] | None = None
-    if settings.readout == "ridge":
-        parts, basis, error = _ridge(store, rows, layouts, repeats, columns, read, room, stop)
-    else:
-        source = open_maps(store, rows, layouts, device, room // 2, cache / "scratch")
-        parts, error = _GaussianSearch(source, layouts, repeats, room // 4, stop).run(columns, read, room // 4)
-    folder = model_folder(cache, responses.subject, spec.backbone, settings.percent, False, settings.readout)
-    return _save(folder, spec, assemble(spec, parts, train.voxels, responses.voxels, basis), error, started)
+@dataclass(frozen=True)
+class ClosedFormSettings(ReadoutSettings):
+    """Nothing is chosen yet."""
 
 
-def _save(folder: Path, spec: ModelSpec, weights: ReadoutWeights, error: float, started: float) -> FitResult:
-    keep_previous(folder, spec)
-    model = FittedModel(folder, spec, weights)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "log.csv", f"left_out_loss\n{error}\n")
-    model.save()
-    return FitResult(model, [error], time.monotonic() - started)
+class _ClosedForm(Readout):
+    """What both have in common."""
+
+    Settings: ClassVar[type[ReadoutSettings]] = ClosedFormSettings
+
+    def __init__(self, settings: ClosedFormSettings | None = None) -> None:
+        self.settings = settings or ClosedFormSettings()
+
+    def bytes_resident(self, problem: Problem) -> int:
+        """What the solvers see to themselves."""
+        return problem.memory * 3 // 4
+
+    def bytes_per_voxel(self, problem: Problem) -> int:
+        """Betas and weights."""
+        return 64 * len(problem.betas.image_ids)
+
+    def _repeats(self, problem: Problem) -> Tensor:
+        return torch.from_numpy(problem.betas.repeats).to(problem.device)
+
+
+@register
+class RidgeReadout(_ClosedForm):
+    """A weight for every chosen filter at every node of a coarse grid."""
+
+    name: ClassVar[str] = "ridge"
+    readout: ClassVar[str] = "ridge"
+
+    def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
+        """See `Readout.solve`."""
+        repeats = self._repeats(problem)
+        read = lambda some: problem.betas.means(some).to(problem.device)  # noqa: E731
+        parts, basis, error = _ridge(problem.maps, repeats, voxels, read, problem.memory, stop)
+        return _joined(parts, error, basis)
+
+
+@register
+class GaussianReadout(_ClosedForm):
+    """Gaussian fields with ridge weights."""
+
+    name: ClassVar[str] = "gaussian"
+    readout: ClassVar[str] = "gaussian"
+
+    def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
+        """See `Readout.solve`."""
+        repeats, memory = self._repeats(problem), problem.memory // 4
+        search = _GaussianSearch(problem.maps, problem.maps.layouts, repeats, memory, stop)
+        parts, error = search.run(voxels, lambda some: problem.betas.means(some).to(problem.device), memory)
+        return _joined(parts, error, None)
+
+
+def _joined(parts: list[Part], error: float, basis: list[Tensor] | None) -> Solution:
+    fields = [torch.cat(values) for values in zip(*(part[0] for part in parts), strict=True)]
+    weights = [torch.cat(values) for values in zip(*(part[1] for part in parts), strict=True)]
+    return Solution(fields, weights, torch.cat([part[2] for part in parts]), {"left_out_loss": [error]}, basis)
 
 
 def _spans(columns: NDArray[np.int64], bytes_each: int, memory: int) -> list[NDArray[np.int64]]:
@@ -98,9 +111,7 @@ def _spans(columns: NDArray[np.int64], bytes_each: int, memory: int) -> list[NDA
 
 
 def _ridge(
-    store: FeatureStore,
-    rows: NDArray[np.int64],
-    layouts: Sequence[MapLayout],
+    source: MapSource,
     repeats: Tensor,
     columns: NDArray[np.int64],
     read: Read,
@@ -108,14 +119,14 @@ def _ridge(
     stop: StopFlag,
 ) -> tuple[list[Part], list[Tensor], float]:
     """Ridge from every filter at every node of the grid: its parts, those nodes' fields, and the left-out error."""
-    grid = _largest_grid(layouts, len(rows), memory)
-    pooled = [PooledMaps(store, rows, layout, grid) for layout in layouts]
+    grid = _largest_grid(source.layouts, len(repeats), memory)
+    pooled = source.pooled(grid)
     # (images, K * nodes) of each group, whichever of the two lies last in memory.
     features = [
         (group.maps.transpose(1, 2) if group.layout.pixels_first else group.maps).flatten(1) for group in pooled
     ]
     sizes = [part.shape[1] for part in features]
-    spans = _spans(columns, 8 * (4 * len(rows) + 2 * sum(sizes)), memory // 3)
+    spans = _spans(columns, 8 * (4 * len(repeats) + 2 * sum(sizes)), memory // 3)
     parts: list[Part] = []
     total = 0.0
     with progress("fit ridge", len(columns), "voxels") as shown:

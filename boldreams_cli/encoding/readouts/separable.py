@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import ChoiceError
+from boldreams_cli.console import BoldreamsError, ChoiceError, Progress, StopFlag, progress
 from boldreams_cli.encoding.inputs.layout import MapLayout
 from boldreams_cli.encoding.model.checkpoint import load_optimizer_state, optimizer_state
-from boldreams_cli.encoding.numerics.contraction import contract, contract_gradients, published_start
+from boldreams_cli.encoding.numerics.contraction import contract, contract_gradients, learning_rate, published_start
+from boldreams_cli.encoding.readouts.base import Checkpoint, Problem, Readout, ReadoutSettings, Solution, register
 
 INNER_BYTES = 2**22  # of a block's (images, A, voxels) intermediate
 
@@ -162,8 +163,8 @@ class ReadoutTraining:
             tensor.grad = torch.zeros_like(tensor)
         self.optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
 
-    def step(self, maps: Sequence[Tensor], betas: Tensor, rate: float) -> float:
-        """Train on one batch.
+    def step(self, maps: Sequence[Tensor], betas: Tensor, rate: float) -> Tensor:
+        """Train on one batch; nothing waits for the device.
 
         Parameters
         ----------
@@ -173,7 +174,7 @@ class ReadoutTraining:
 
         Returns
         -------
-        Sum of squared errors over trials and voxels, before the step.
+        (), float64: sum of squared errors over trials and voxels, before the step.
         """
         total = torch.zeros((), dtype=torch.float64, device=betas.device)
         scale = 2 / (len(betas) * self.voxels)
@@ -186,7 +187,7 @@ class ReadoutTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        return float(total)
+        return total
 
     @staticmethod
     def _gradients(block: _Block, maps: Sequence[Tensor], betas: Tensor, scale: float) -> Tensor:
@@ -229,3 +230,123 @@ def batch_order(trials: int, batch_size: int, seed: int, epoch: int) -> list[NDA
     """
     order = np.random.default_rng([seed, epoch]).permutation(trials)
     return [order[start : start + batch_size] for start in range(0, trials, batch_size)]
+
+
+@dataclass(frozen=True)
+class AdamSettings(ReadoutSettings):
+    """What the published training is given; the defaults are the paper's (section 2.2).
+
+    Parameters
+    ----------
+    epochs, rate, batch_size : of Adam.
+    precision : of matrix products, ``fp32``, ``tf32`` or ``bf16``.
+    """
+
+    epochs: int = 10
+    rate: float = 1e-4
+    batch_size: int = 16
+    precision: str = "fp32"
+
+    def check(self) -> None:
+        """Raise ChoiceError for values that make no sense."""
+        if self.epochs < 1 or self.batch_size < 1 or not self.rate > 0:
+            raise ChoiceError("--epochs and --batch-size must be at least 1 and --lr above 0")
+
+
+@register
+class Separable(Readout):
+    """The paper's readout (equation 1), trained on single trials as published."""
+
+    name: ClassVar[str] = "separable"
+    readout: ClassVar[str] = "separable"
+    recipe: ClassVar[str | None] = "paper"
+    Settings: ClassVar[type[ReadoutSettings]] = AdamSettings
+
+    def __init__(self, settings: AdamSettings | None = None) -> None:
+        self.settings = settings or AdamSettings()
+
+    def bytes_resident(self, problem: Problem) -> int:
+        """The maps."""
+        return problem.maps.resident_bytes
+
+    def bytes_per_voxel(self, problem: Problem) -> int:
+        """Betas; parameters four times (value, gradient, two moments) and once more as the solution."""
+        parameters = 1 + sum(layout.count + layout.group.pixels for layout in problem.maps.layouts)
+        return 4 * len(problem.betas.images) + 20 * parameters
+
+    def voxels_together(self, problem: Problem) -> int:
+        """Voxels of a block."""
+        count = len(problem.betas.columns)
+        return min(count, block_width(problem.maps.layouts, self.settings.batch_size, problem.device, 1))
+
+    def training(self, problem: Problem, voxels: NDArray[np.int64]) -> ReadoutTraining:
+        """Parameters of some voxels, as they start."""
+        settings: AdamSettings = self.settings
+        layouts, count = problem.maps.layouts, len(problem.betas.columns)
+        sizes = [(layout.count, layout.group.pixels) for layout in layouts]
+        fields, weights, bias = published_start(sizes, count, torch.Generator().manual_seed(problem.seed))
+        place = torch.from_numpy(np.searchsorted(problem.betas.columns, voxels))
+        start = [field[:, place] for field in fields], [weight[:, place] for weight in weights], bias[place]
+        return ReadoutTraining(
+            *(layouts, slice(0, len(voxels)), count, settings.batch_size, settings.rate, problem.seed),
+            *(problem.device, settings.precision, start),
+        )
+
+    def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
+        """See `Readout.solve`."""
+        training = self.training(problem, voxels)
+        course = _Course(0, 0, [])
+        if (kept := checkpoint.load()) is not None:
+            course = _Course(**kept[0])
+            training.load_state(kept[1])
+        betas = problem.betas.trials(voxels).to(problem.device)
+        trials = len(betas)
+        with progress(problem.title, self.settings.epochs * trials, "trials") as shown:
+            shown.done = min(course.epoch * trials + course.batch * self.settings.batch_size, shown.total)
+            while course.epoch < self.settings.epochs:
+                self._epoch(problem, training, betas, course, checkpoint, stop, shown)
+                if not np.isfinite(course.losses[-1]):
+                    raise BoldreamsError(f"the loss is not finite in epoch {course.epoch}; use a smaller --lr")
+                if checkpoint.due:
+                    checkpoint.save(vars(course), training.state())
+        rates = [learning_rate(self.settings.rate, epoch) for epoch in range(self.settings.epochs)]
+        losses = [loss / (trials * len(voxels)) for loss in course.losses]
+        return Solution(*training.weights(), {"lr": rates, "train_loss": losses})
+
+    def _epoch(
+        self,
+        problem: Problem,
+        training: ReadoutTraining,
+        betas: Tensor,
+        course: _Course,
+        checkpoint: Checkpoint,
+        stop: StopFlag,
+        shown: Progress,
+    ) -> None:
+        """Train on the batches of an epoch that are still to do; the loss is read from the device once."""
+        settings: AdamSettings = self.settings
+        if len(course.losses) == course.epoch:
+            course.losses.append(0.0)
+        order = batch_order(len(betas), settings.batch_size, problem.seed, course.epoch)[course.batch :]
+        images = problem.betas.images
+        rate = learning_rate(settings.rate, course.epoch)
+        total = torch.tensor(course.losses[-1], dtype=torch.float64, device=problem.device)
+        for trials, maps in zip(order, problem.maps.batches([images[some] for some in order]), strict=True):
+            total += training.step(maps, betas[torch.from_numpy(trials).to(betas.device)], rate)
+            course.batch += 1
+            shown.advance(len(trials))
+            if stop:
+                course.losses[-1] = float(total)
+                checkpoint.save(vars(course), training.state())
+                stop.check(f"checkpoint at epoch {course.epoch + 1}, batch {course.batch}")
+        course.losses[-1] = float(total)
+        course.epoch, course.batch = course.epoch + 1, 0
+
+
+@dataclass
+class _Course:
+    """What to do next, counted from 0, and the summed loss of each epoch so far; the last may be partial."""
+
+    epoch: int
+    batch: int
+    losses: list[float]

@@ -1,94 +1,83 @@
-"""What decides a fit besides its data, and the defaults of each recipe."""
+"""What decides a fit besides its data, whatever the readout; and the readout that a command asked for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
-from boldreams_cli.console import ChoiceError
-from boldreams_cli.features.backbones.registry import entry
+from boldreams_cli.console import ChoiceError, listing
+from boldreams_cli.encoding import readouts
+from boldreams_cli.encoding.readouts.base import Readout
 
-# Epochs, rate and batch size of each.
-RECIPES = {"paper": (10, 1e-4, 16), "fast": (10, 3e-3, 64)}
-READOUTS = ("separable", "ridge", "gaussian")
+OPTIONS = {"rate": "--lr", "batch_size": "--batch-size"}  # where an option is not named as its setting
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What decides the weights, besides the data; the defaults are the paper's (section 2.2).
+    """What every fit has; the rest are the settings of its readout.
 
     Parameters
     ----------
     percent : of the filters of each layer.
     rf : ``shared`` receptive fields for layers of equal resolution, or one per ``layer``.
-    epochs, rate, batch_size : of Adam.
-    recipe : ``paper``, or ``fast`` (encoding/fast.py).
-    readout : ``separable`` (equation 1), ``ridge`` or ``gaussian`` (encoding/closed_form.py).
-    seed : of the start and of the order of trials.
-    precision : of matrix products, ``fp32``, ``tf32`` or ``bf16`` (the last two on CUDA).
+    seed : of all random numbers.
+    held_out : share of the training images that choose among epochs, where a readout does so.
     """
 
     percent: float
     rf: str = "shared"
-    epochs: int = 10
-    rate: float = 1e-4
-    batch_size: int = 16
     seed: int = 0
-    precision: str = "fp32"
-    recipe: str = "paper"
-    readout: str = "separable"
+    held_out: float = 0.1
 
     def check(self) -> None:
         """Raise ChoiceError for values that make no sense."""
         if not 0 < self.percent <= 100:
             raise ChoiceError(f"--percent takes a number above 0 and up to 100, not {self.percent:g}")
-        if self.epochs < 1 or self.batch_size < 1 or not self.rate > 0:
-            raise ChoiceError("--epochs and --batch-size must be at least 1 and --lr above 0")
-        if self.recipe not in RECIPES:
-            raise ChoiceError(f"unknown recipe {self.recipe!r}; choose from {', '.join(RECIPES)} (--recipe)")
-        if self.readout not in READOUTS:
-            raise ChoiceError(f"unknown readout {self.readout!r}; choose from {', '.join(READOUTS)} (--readout)")
+        if self.seed < 0:
+            raise ChoiceError(f"--seed takes a number from 0 up, not {self.seed}")
 
 
-def settings_for(
-    backbone: str,
-    recipe: str,
-    percent: float,
-    rf: str,
-    epochs: int | None,
-    rate: float | None,
-    batch_size: int | None,
-    seed: int,
-    precision: str,
-    readout: str = "separable",
-    finetune: bool = False,
-) -> FitSettings:
-    """Fill in what was not asked for: epochs (30 of a text model, as published), rate and batch size of the recipe.
+def choose_readout(readout: str, recipe: str | None, reads: str, asked: Mapping[str, Any]) -> Readout:
+    """The solver that a command asked for, with its settings.
+
+    Parameters
+    ----------
+    readout : kind; for backbones that read captions the only one there is.
+    recipe : of that kind; None is its first, the published one where there is one.
+    reads : ``images`` or ``captions``, what the backbone reads.
+    asked : settings of the command line; None stands for the readout's own default.
 
     Raises
     ------
     ChoiceError
-        If the recipe cannot train that model.
+        If there is no such solver, or it has no such setting.
     """
-    text = entry(backbone).reads == "captions"
-    if recipe != "paper" and (text or finetune or precision != "fp32"):
-        raise ChoiceError("--recipe fast trains frozen image backbones in fp32; leave it out")
-    if readout != "separable":
-        if text or finetune:
-            raise ChoiceError(f"--readout {readout} is for frozen image backbones; leave it out")
-        if recipe != "paper" or precision != "fp32" or epochs or rate or batch_size:
+    known = [solver for solver in readouts.load().values() if solver.reads == reads]
+    if reads == "captions":
+        if readout != "separable" or recipe not in (None, "paper"):
             raise ChoiceError(
-                f"--readout {readout} is solved at once, in fp32; leave out --recipe, --precision, --epochs, --lr and "
-                "--batch-size"
+                "text models have one readout, a linear layer; --readout and --recipe are for image backbones, leave "
+                "them out"
             )
-    usual = RECIPES[recipe]
-    return FitSettings(
-        percent,
-        rf,
-        epochs or (30 if text else usual[0]),
-        rate or usual[1],
-        batch_size or usual[2],
-        seed,
-        precision,
-        recipe,
-        readout,
-    )
+        matching = known
+    else:
+        matching = [solver for solver in known if solver.readout == readout]
+        if not matching:
+            there = listing(sorted({solver.readout for solver in known}))
+            raise ChoiceError(f"unknown readout {readout!r}; choose from {there} (--readout)")
+        if recipe is not None and recipe not in [solver.recipe for solver in matching]:
+            there = listing(sorted(solver.recipe for solver in matching if solver.recipe))
+            raise ChoiceError(f"--readout {readout} has no recipe {recipe!r}; there: {there}. Leave out --recipe")
+        matching = [solver for solver in matching if recipe in (None, solver.recipe)]
+        matching.sort(key=lambda solver: solver.recipe != "paper")
+    solver = matching[0]
+    given = {name: value for name, value in asked.items() if value is not None}
+    unknown = given.keys() - {field.name for field in fields(solver.Settings)}
+    if unknown:
+        what = f"--recipe {solver.recipe}" if solver.recipe else f"--readout {solver.readout}"
+        names = ", ".join(OPTIONS.get(name, f"--{name}") for name in given if name in unknown)
+        raise ChoiceError(f"{what} has no {names}; leave {'it' if len(unknown) == 1 else 'them'} out")
+    settings = solver.Settings(**given)
+    settings.check()
+    return solver(settings)

@@ -16,34 +16,25 @@ The result is an ordinary model: dreams and attribution see no difference.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, StopFlag, progress
-from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.fit import FitResult, model_spec
-from boldreams_cli.encoding.inputs.betas import TrainingBetas
 from boldreams_cli.encoding.inputs.layout import MapLayout
-from boldreams_cli.encoding.inputs.maps import usable
 from boldreams_cli.encoding.inputs.pooled import PooledMaps
-from boldreams_cli.encoding.model.folder import model_folder
-from boldreams_cli.encoding.model.saving import assemble, keep_previous
-from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.contraction import contract
+from boldreams_cli.encoding.readouts.base import Checkpoint, Problem, Readout, ReadoutSettings, Solution, register
 from boldreams_cli.encoding.readouts.separable import ReadoutTraining, batch_order
-from boldreams_cli.encoding.readouts.settings import FitSettings
-from boldreams_cli.features.feature_store import FeatureStore
-from boldreams_cli.files import write_text
 
 
 @dataclass(frozen=True)
-class FastSettings:
+class FastSettings(ReadoutSettings):
     """How the fast recipe trains; the defaults were chosen on brains of known encoding.
 
     Parameters
@@ -142,7 +133,7 @@ def train_fast(
             root = weight[chosen].to(device)
             maps = [group.maps[chosen].to(device) * root[:, None] for group in pooled]
             rate = settings.rate * 0.5 * (1 + math.cos(math.pi * step / (epochs * steps_an_epoch)))
-            total += training.step(maps, centred[chosen] * root, rate)
+            total += float(training.step(maps, centred[chosen] * root, rate))
             step += 1
         errors.append(total / (len(train) * voxels))
         held_errors.append(best.keep(pooled, centred, torch.nonzero(held).squeeze(1), weight))
@@ -186,69 +177,50 @@ class _BestEpoch:
                 new[..., known] = old[..., known]
 
 
-def fit_fast(
-    store: FeatureStore,
-    responses: Responses,
-    settings: FitSettings,
-    cache: Path,
-    device: torch.device,
-    memory: int,
-    stop: StopFlag,
-) -> FitResult:
-    """Fit a model by the fast recipe and save it; arguments and errors as `fitting.fit`.
+@register
+class Smooth(Readout):
+    """Smooth receptive fields with early stopping."""
 
-    It keeps no checkpoint: after a signal the same command starts again.
-    """
-    started = time.monotonic()
-    settings.check()
-    spec = model_spec(store, responses, settings, device)
-    train = TrainingBetas(responses)
-    columns = np.flatnonzero(train.voxels)
-    rows = store.rows(responses.train_images)
-    layouts = [MapLayout(group, spec.layers) for group in spec.groups]
-    recipe = FastSettings(rate=settings.rate, batch_size=settings.batch_size, epochs=settings.epochs)
-    grid, span = _budget(memory, layouts, len(rows), len(columns), recipe.grid)
-    pooled = [PooledMaps(store, rows, layout, grid) for layout in layouts]
-    repeats = torch.from_numpy(responses.repeats(responses.train_images))
-    parts = []
-    spans = range(0, len(columns), span)
-    epochs = recipe.passes(len(rows)) * len(spans)
-    with progress(f"fit {spec.backbone} {settings.percent:g} %, fast", epochs, "epochs") as shown:
+    name: ClassVar[str] = "smooth"
+    readout: ClassVar[str] = "separable"
+    recipe: ClassVar[str | None] = "fast"
+    Settings: ClassVar[type[ReadoutSettings]] = FastSettings
 
-        def after_epoch(error: float) -> None:
-            shown.advance(1, f"held-out error {error:.4f}")
-            if stop:
+    def __init__(self, settings: FastSettings | None = None) -> None:
+        self.settings = settings or FastSettings()
+
+    def bytes_resident(self, problem: Problem) -> int:
+        """The pooled maps."""
+        return self._parts(problem)[0]
+
+    def bytes_per_voxel(self, problem: Problem) -> int:
+        """Betas and their centred copy; value, gradient, two moments and the best so far."""
+        return 8 * len(problem.betas.image_ids) + 24 * self._parts(problem)[1]
+
+    def _parts(self, problem: Problem) -> tuple[int, int]:
+        """Bytes of the pooled maps, and parameters of a voxel."""
+        groups = [layout.group for layout in problem.maps.layouts]
+        grid = self.settings.grid
+        sides = [min(grid, group.height) * min(grid, group.width) for group in groups]
+        pairs = [(layout.count, side) for layout, side in zip(problem.maps.layouts, sides, strict=True)]
+        maps = 4 * len(problem.betas.image_ids) * sum(count * side for count, side in pairs)
+        return maps, 1 + sum(count + side for count, side in pairs)
+
+    def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
+        """See `Readout.solve`; it keeps no state yet."""
+        repeats = torch.from_numpy(problem.betas.repeats)
+        pooled = problem.maps.pooled(self.settings.grid)
+        epochs = self.settings.passes(len(repeats))
+        with progress(problem.title, epochs, "epochs") as shown:
+
+            def after_epoch(error: float) -> None:
+                shown.advance(1, f"held-out error {error:.4f}")
                 stop.check("this recipe keeps no checkpoint and starts again")
 
-        for first in spans:
-            chosen = columns[first : first + span]
-            betas = train.mean(chosen)
-            parts.append(train_fast(pooled, betas, repeats, recipe, settings.seed, device, after_epoch))
-    errors = np.mean([part.train for part in parts], axis=0).tolist()
-    if not np.isfinite(errors[-1]):
-        raise BoldreamsError("the loss is not finite; use a smaller --lr")
-    folder = model_folder(cache, responses.subject, spec.backbone, settings.percent, finetuned=False)
-    keep_previous(folder, spec)
-    weights = [(part.fields, part.weights, part.bias) for part in parts]
-    model = FittedModel(folder, spec, assemble(spec, weights, train.voxels, responses.voxels))
-    folder.mkdir(parents=True, exist_ok=True)
-    held = np.mean([part.held_out for part in parts], axis=0)
-    lines = [f"{epoch + 1},{error},{other}" for epoch, (error, other) in enumerate(zip(errors, held, strict=True))]
-    write_text(folder / "log.csv", "\n".join(["epoch,train_loss,held_out_loss", *lines]) + "\n")
-    model.save()
-    return FitResult(model, errors, time.monotonic() - started)
-
-
-def _budget(memory: int, layouts: Sequence[MapLayout], images: int, voxels: int, grid: int) -> tuple[int, int]:
-    """Choose the grid whose pooled maps take at most half of `memory`, and the voxels to train at a time."""
-    room = usable(memory)
-    for nodes in range(grid, 2, -1):
-        sides = [min(nodes, layout.group.height) * min(nodes, layout.group.width) for layout in layouts]
-        maps = 4 * images * sum(layout.count * side for layout, side in zip(layouts, sides, strict=True))
-        if maps <= room // 2:
-            parameters = 1 + sum(layout.count + side for layout, side in zip(layouts, sides, strict=True))
-            # Betas and their centred copy; value, gradient, two moments and the best so far.
-            return nodes, max(1, min(voxels, (room - maps) // (8 * images + 20 * parameters)))
-    raise BoldreamsError(
-        "even coarsely pooled, the maps do not fit --memory; use more, a smaller --percent, or --recipe paper"
-    )
+            found = train_fast(
+                pooled, problem.betas.means(voxels), repeats, self.settings, problem.seed, problem.device, after_epoch
+            )
+        if not np.isfinite(found.train[-1]):
+            raise BoldreamsError("the loss is not finite; use a smaller --lr")
+        curve = {"train_loss": found.train, "held_out_loss": found.held_out}
+        return Solution(found.fields, found.weights, found.bias, curve)
