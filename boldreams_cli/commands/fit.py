@@ -125,6 +125,8 @@ def fit(
             store = options.choose_store(cache, backbone, features)
             result = fitting.fit(store, responses(), settings, chosen, cache, where, memory, stop, resume, overwrite)
         else:
+            from boldreams_cli.encoding.finetuning.start import Source
+
             source = Source(cache, options.dataset_of(nsd_root), backbone, features, tuning.weights, responses)
             result = tuning.fit(source, settings, asked, where, memory, stop, resume, overwrite)
     if result is not None:

@@ -165,6 +165,8 @@ def _solve(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, s
     together = readout.voxels_together(problem)
     width = most // together * together or most
     todo = spans.left(columns, width, most)
+    if todo:
+        readout.prepare(problem, spans.prepared(columns), stop)
     for number, voxels in enumerate(todo):
         title = problem.title + (f", part {number + 1} of {len(todo)}" if len(todo) > 1 else "")
         checkpoint = spans.checkpoint(voxels)

@@ -75,6 +75,10 @@ class Spans:
         """Where the state of a span is kept while it is solved."""
         return SpanCheckpoint(self._path("state", voxels), self.key, voxels)
 
+    def prepared(self, voxels: Voxels) -> SpanCheckpoint:
+        """Where the state is kept of what is done once for all spans."""
+        return SpanCheckpoint(self._path("prepared", voxels), self.key, voxels)
+
     def keep(self, voxels: Voxels, solution: Solution) -> None:
         """Keep a finished span, then drop its state."""
         tensors = {"voxels": torch.from_numpy(voxels), "bias": solution.bias}

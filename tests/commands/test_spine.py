@@ -40,7 +40,7 @@ def test_the_cards_own_lines(run: Run, weights: Path, experiment: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert "75 images computed" in done.stdout
     assert "backbone: alexnet (the cache holds alexnet" in done.stderr
-    assert (tmp_path / "cache/models/subj01/alexnet/percent-10/scores.json").is_file()
+    assert len(list((tmp_path / "cache/models").glob("subj01/alexnet/percent-10-paper-*/scores.json"))) == 1
     assert listing(experiment) == before, "the NSD root is only read"
 
 
@@ -101,7 +101,7 @@ def test_rank_is_torchvisions_standard_deviation(run: Run, cache: Path, weights:
 def test_fit_and_score_need_neither_weights_nor_images(run: Run, own: Path, experiment: Path, tmp_path: Path) -> None:
     root = tmp_path / "nsd"
     shutil.copytree(experiment, root, ignore=shutil.ignore_patterns("nsd_stimuli.hdf5"))
-    spec = own / "models/subj01/alexnet/percent-10/spec.json"
+    (spec,) = (own / "models").glob("subj01/alexnet/percent-10-paper-*/spec.json")
     digest = json.loads(spec.read_text())["weights_digest"]
     program = (
         "import sys\nfrom boldreams_cli.cli import boldreams\n"
@@ -123,13 +123,14 @@ def test_fit_and_score_need_neither_weights_nor_images(run: Run, own: Path, expe
 
 def test_fit_json(run: Run, own: Path) -> None:
     done = run("fit", "--percent", 1, "--subject", 1, "--epochs", 2, "--cache", own, "--json")
-    assert done.json.keys() == {"model", "filters", "epochs", "train_loss", "seconds"}
+    assert done.json.keys() == {"model", "recipe", "readout", "filters", "epochs", "train_loss", "seconds"}
     assert done.json["filters"]["features.2"] == 1, "1 % of 64 is one filter, not none"
     assert len(done.json["train_loss"]) == done.json["epochs"] == 2
     with (Path(done.json["model"]) / "log.csv").open() as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
     listed = run("score", "--cache", own, code=2)
-    assert "2 fitted models match: subj01/alexnet/percent-1, subj01/alexnet/percent-10" in listed.err
+    assert "2 fitted models match" in listed.err
+    assert "subj01/alexnet/percent-1-paper-" in listed.err
     assert run("score", "--cache", own, "--percent", 1, "--json").json["model"] == done.json["model"]
 
 
@@ -137,8 +138,8 @@ def test_fit_json(run: Run, own: Path) -> None:
 def test_other_readouts_go_through_the_same_commands(run: Run, own: Path, readout: str) -> None:
     common = ("--subject", 1, "--cache", own, "--readout", readout)
     fitted = run("fit", "--percent", 2, *common, "--json").json
-    assert fitted["model"].endswith(f"percent-2-{readout}")
-    assert fitted["epochs"] == len(fitted["train_loss"]) == 1
+    assert f"/percent-2-{readout}-" in fitted["model"]
+    assert (fitted["epochs"], fitted["train_loss"], len(fitted["left_out_loss"])) == (0, [], 1)
     assert run("score", *common, "--json").json["model"] == fitted["model"]
     dreamt = run("dream", *common, "--roi", "V1", "--steps", 2, "--count", 1, "--json").json
     assert dreamt["best_natural"]["test"]["response"] is not None
@@ -147,7 +148,7 @@ def test_other_readouts_go_through_the_same_commands(run: Run, own: Path, readou
     assert shown["results"][0]["image"] == best["image"]
     assert shown["results"][0]["prediction"] == pytest.approx(best["response"], rel=0.01, abs=0.01)
     refused = run("fit", *common, "--epochs", 3, code=2)
-    assert "leave out --recipe, --precision, --epochs" in refused.err
+    assert "has no --epochs; leave it out" in refused.err
 
 
 def test_score_is_a_correlation_of_predict_with_the_raw_files(run: Run, own: Path, experiment: Path) -> None:
@@ -280,7 +281,8 @@ def test_progress_goes_to_stderr_and_quiet_is_quiet(run: Run, own: Path) -> None
     assert "trials" in loud.err
     assert "/s" in loud.err
     assert "\x1b" not in loud.err + loud.out
-    assert run("fit", "--percent", 5, "--subject", 1, "--epochs", 1, "--cache", own, "-q").err == ""
+    again = ("--subject", 1, "--epochs", 1, "--cache", own, "-q")
+    assert run("fit", "--percent", 5, *again, "--overwrite").err == ""
 
 
 def test_environment_variables_set_any_option(run: Run, own: Path) -> None:
@@ -288,7 +290,7 @@ def test_environment_variables_set_any_option(run: Run, own: Path) -> None:
         "fit", BOLDREAMS_CACHE=own, BOLDREAMS_PERCENT=5, BOLDREAMS_SUBJECT="01", BOLDREAMS_EPOCHS=1, BOLDREAMS_JSON=1
     )
     assert done.json["epochs"] == 1
-    assert done.json["model"].endswith("percent-5")
+    assert "/percent-5-paper-" in done.json["model"]
 
 
 def test_a_closed_pipe_ends_it_quietly(cache: Path) -> None:

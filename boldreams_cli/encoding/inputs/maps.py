@@ -87,14 +87,12 @@ class StoredMaps:
             self._opened = open_maps(self.store, self.rows, self.layouts, self.device, self.limit, self.scratch)
         return self._opened.batches(order)
 
-    def pooled(self, grid: int) -> list[PooledMaps]:
+    def pooled(self, grid: int, memory: int) -> list[PooledMaps]:
         """Maps of every group pooled on a grid, in a file where they do not fit; made once and kept."""
         from boldreams_cli.encoding.inputs.pooled import pool_maps  # which reads maps as this file does
 
         if grid not in self._pooled:
-            self._pooled[grid] = pool_maps(
-                self.store, self.rows, self.layouts, grid, self.limit, self.scratch, self.device
-            )
+            self._pooled[grid] = pool_maps(self.store, self.rows, self.layouts, grid, memory, self.scratch, self.device)
         return self._pooled[grid]
 
 

@@ -44,8 +44,11 @@ class MapSource(Protocol):
         """Yield, for each array of image indices, the maps of every group, (images, A, C) float32."""
         ...
 
-    def pooled(self, grid: int) -> list[PooledMaps]:
-        """Maps of every group pooled on a grid, with scales over all training images; made once and kept."""
+    def pooled(self, grid: int, memory: int) -> list[PooledMaps]:
+        """Maps of every group pooled on a grid, with scales over all training images; made once and kept.
+
+        Beyond `memory` bytes they go to a file; that changes no number.
+        """
         ...
 
 
@@ -155,6 +158,9 @@ class Readout(Protocol):
     def voxels_together(self, problem: Problem) -> int:
         """Spans are cut at multiples of this where memory allows: then the arithmetic is the same to the last bit."""
         return 1
+
+    def prepare(self, problem: Problem, checkpoint: Checkpoint, stop: StopFlag) -> None:
+        """Do once what all spans need (a decomposition, a search through fields); `checkpoint` is of all voxels."""
 
     def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
         """Solve for some voxels (columns of all of the subject's); the result of a voxel depends on no other.

@@ -120,7 +120,7 @@ def _ridge(
 ) -> tuple[list[Part], list[Tensor], float]:
     """Ridge from every filter at every node of the grid: its parts, those nodes' fields, and the left-out error."""
     grid = _largest_grid(source.layouts, len(repeats), memory)
-    pooled = source.pooled(grid)
+    pooled = source.pooled(grid, memory)
     # (images, K * nodes) of each group, whichever of the two lies last in memory.
     features = [
         (group.maps.transpose(1, 2) if group.layout.pixels_first else group.maps).flatten(1) for group in pooled

@@ -209,7 +209,7 @@ class Smooth(Readout):
     def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
         """See `Readout.solve`; it keeps no state yet."""
         repeats = torch.from_numpy(problem.betas.repeats)
-        pooled = problem.maps.pooled(self.settings.grid)
+        pooled = problem.maps.pooled(self.settings.grid, problem.memory)
         epochs = self.settings.passes(len(repeats))
         with progress(problem.title, epochs, "epochs") as shown:
 
