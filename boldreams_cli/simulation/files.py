@@ -22,6 +22,7 @@ from boldreams_cli.simulation.brain import Voxels
 
 SUBJECTS = 8
 MILLIMETRES = 1.8
+MATLAB_TEXT = 116  # bytes of free text at the start of a MATLAB v5 file
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,8 @@ def write_design(
         "sharedix": shared[None] + 1.0,
     }
     scipy.io.savemat(layout.design, design, do_compression=True)
+    with layout.design.open("r+b") as stream:  # in place of scipy's text, which says when it was written
+        stream.write(b"MATLAB 5.0 MAT-file, a made-up experiment".ljust(MATLAB_TEXT))
 
 
 def write_captions(

@@ -85,15 +85,15 @@ def the_subject(subject: int | None, cache: Path, nsd_root: Path | None) -> int:
     return held.pop()
 
 
-def responses_of(model: FittedModel, cache: Path) -> Responses:
-    """The responses that a model was fitted to.
+def responses_of(model: FittedModel, cache: Path, nsd_root: Path | None = None) -> Responses:
+    """The responses that a model was fitted to, compared with the data under --nsd-root where it is at hand.
 
     Raises
     ------
     MismatchError
-        If the cache no longer holds them.
+        If the cache no longer holds them, or they were made from other inputs than those under the root.
     """
-    from boldreams_cli.data.responses import Responses
+    from boldreams_cli.data.responses import Responses, check_inputs
 
     name = f"subj{model.spec.subject:02d}-{model.spec.responses}.zarr"
     path = cache / "responses" / name
@@ -103,4 +103,7 @@ def responses_of(model: FittedModel, cache: Path) -> Responses:
             f"--subject {model.spec.subject} with the same --sessions and --mask, or fit again"
         )
     logger.debug("responses: %s", path)
-    return Responses.open(path)
+    responses = Responses.open(path)
+    if nsd_root is not None and nsd_root.exists():
+        check_inputs(responses, dataset_of(nsd_root))
+    return responses

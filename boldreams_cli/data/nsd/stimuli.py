@@ -95,11 +95,20 @@ class Stimuli:
         ChoiceError
             If there is no such image.
         BoldreamsError
-            If the file is damaged.
+            If the file is damaged, or an image is missing in it: black throughout, as holes of a download are.
         """
         ids = [int(number) for number in nsd_ids]
         if wrong := [number for number in ids if not 0 <= number < len(self)]:
             raise ChoiceError(f"no image {listing(wrong)}; nsdIds go from 0 to {len(self) - 1}")
+        images = self._read(ids)
+        if holes := [number for number, image in zip(ids, images, strict=True) if not image.any()]:
+            raise BoldreamsError(
+                f"{self.path}: image {listing(holes)} is black throughout, so a part of the file was never written; "
+                f"delete it and download it again"
+            )
+        return images
+
+    def _read(self, ids: list[int]) -> NDArray[np.uint8]:
         images = np.empty((len(ids), *self.image_shape), np.uint8)
         with self._reading():
             for row, number in zip(images, ids, strict=True):
@@ -107,7 +116,11 @@ class Stimuli:
         return images
 
     def identity(self) -> dict[str, Any]:
-        """What identifies these images wherever the file lies: shape, type, a sample's hash."""
-        rows = np.unique(np.linspace(0, len(self) - 1, SAMPLED_ROWS).astype(int))
-        sample = hashlib.sha256(self.read(rows).tobytes()).hexdigest()
+        """What identifies these images wherever the file lies: shape, type, a sample's hash.
+
+        A sample only: the file has 40 GB. Whoever computes from images keeps a hash of those that were read, and
+        compares it when the file's size or time of change is another.
+        """
+        rows = np.unique(np.linspace(0, len(self) - 1, SAMPLED_ROWS).astype(int)).tolist()
+        sample = hashlib.sha256(self._read(rows).tobytes()).hexdigest()
         return {"shape": list(self._images.shape), "dtype": str(self._images.dtype), "sample": sample}

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from boldreams_cli.console import BoldreamsError, ChoiceError
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.nsd.anatomy import read_anatomy
 from boldreams_cli.data.nsd.rois import GROUPS, STANDARD_LABELS, read_label_table
@@ -181,3 +182,74 @@ def test_volumes(experiment: Experiment, tmp_path: Path) -> None:
     save_nifti(tmp_path / "four.nii", np.zeros((*SHAPE, 2), np.uint8))
     with pytest.raises(BoldreamsError, match=r"shape \(7, 6, 5, 2\)"):
         read_mask(tmp_path / "four.nii")
+
+
+def test_one_canonical_name_for_all_ways_to_write_it(experiment: Experiment, areas: Areas, tmp_path: Path) -> None:
+    for written, name in (
+        ("FACES", "faces"),
+        ("ffa-1", "FFA-1"),
+        ("v1V", "V1v"),
+        (" v1 ,places,V1", "V1,places"),
+        ("places,V1", "places,V1"),
+    ):
+        assert areas.canonical(written) == name
+        np.testing.assert_array_equal(areas.select(written), areas.select(name))
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:4] = 1
+    save_nifti(tmp_path / "a.nii.gz", mask)
+    save_nifti(tmp_path / "b.nii", mask.astype(np.float32) * 3)
+    one, two = (areas.canonical(str(tmp_path / name)) for name in ("a.nii.gz", "b.nii"))
+    assert one == two
+    assert re.fullmatch(r"mask-[0-9a-f]{8}", one)
+    mask[0, 0, 0] = 1
+    save_nifti(tmp_path / "b.nii", mask)
+    assert areas.canonical(str(tmp_path / "b.nii")) != one
+    with pytest.raises(ChoiceError, match="no area 'V9'"):
+        areas.canonical("V1,V9")
+
+
+def test_a_union_longer_than_a_file_name(areas: Areas) -> None:
+    union = ",".join([*areas.counts(), *areas.label_counts(), *areas.label_counts()])
+    assert len(union) > 255
+    every = np.logical_or.reduce([areas.select(name) for name in union.split(",")])
+    np.testing.assert_array_equal(areas.select(union), every)
+    assert areas.canonical(union).count(",") == len(set(union.split(","))) - 1
+
+
+def flipped(path: Path, data: np.ndarray) -> None:
+    """The same mask in mm, stored the other way round along x, as its affine says."""
+    affine = AFFINE @ np.diag([-1.0, 1, 1, 1])
+    affine[:3, 3] = (AFFINE @ [SHAPE[0] - 1, 0, 0, 1])[:3]
+    nibabel.save(nibabel.Nifti1Image(data[::-1], affine), path)
+
+
+def test_masks_of_another_affine_are_refused(experiment: Experiment, areas: Areas, tmp_path: Path) -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:3] = 1
+    flipped(tmp_path / "mask.nii", mask)
+    with pytest.raises(
+        MismatchError, match=r"another affine .*\[-1.8 0 0 -49.2; .*\[1.8 0 0 -60; .*up to 10.8 mm apart"
+    ):
+        areas.select(str(tmp_path / "mask.nii"))
+    with pytest.raises(MismatchError, match=r"another affine .*resample it to their space \(--mask\)"):
+        read_anatomy(experiment.layout, 1, str(tmp_path / "mask.nii"))
+    rounded = AFFINE + np.random.default_rng(0).uniform(-1e-4, 1e-4, (4, 4)) * [[1], [1], [1], [0]]
+    nibabel.save(nibabel.Nifti1Image(mask, rounded), tmp_path / "rounded.nii")
+    inside = areas.select(str(tmp_path / "rounded.nii"))
+    np.testing.assert_array_equal(inside, (mask > 0)[tuple(areas.voxels.T)])
+    taken = read_anatomy(experiment.layout, 1, str(tmp_path / "rounded.nii")).areas
+    np.testing.assert_array_equal(taken.affine, areas.affine)  # maps have the subject's affine, not the mask's
+    np.testing.assert_allclose(taken.affine, AFFINE)
+
+
+def test_another_affine_of_nsds_own_volumes_is_a_warning(
+    experiment: Experiment, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("boldreams"), "propagate", True)
+    flipped(experiment.layout.ncsnr(1), experiment.ncsnr[1])
+    areas = read_anatomy(experiment.layout, 1).areas
+    assert "ncsnr.nii.gz has another affine than the other volumes of subject 1" in caplog.text
+    np.testing.assert_allclose(areas.affine, AFFINE)
+    caplog.clear()
+    read_anatomy(experiment.layout, 2)
+    assert "affine" not in caplog.text

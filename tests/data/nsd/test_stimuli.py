@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
-from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.identity import content
+from boldreams_cli.data.nsd.stimuli import SAMPLED_ROWS, Stimuli
 
 from .conftest import Experiment
 
@@ -32,10 +34,39 @@ def test_identity_is_the_content(experiment: Experiment, tmp_path: Path) -> None
     with Stimuli(path) as one, Stimuli(copy) as two:
         assert one.identity() == two.identity()
         assert one.identity()["shape"] == [40, 9, 9, 3]
-    with h5py.File(copy, "r+") as file:
-        file["imgBrick"][39, 0, 0, 0] ^= 1
-    with Stimuli(path) as one, Stimuli(copy) as two:
-        assert one.identity() != two.identity()
+    sampled = {int(row) for row in np.linspace(0, 39, SAMPLED_ROWS)}
+    assert len(sampled) == 8
+    for row in range(40):  # one at a time: each of the sampled rows counts, the others are seen by their hash alone
+        flip(copy, row)
+        with Stimuli(path) as one, Stimuli(copy) as two:
+            assert (one.identity() != two.identity()) == (row in sampled), row
+            assert content(one.read([row])) != content(two.read([row]))
+        flip(copy, row)
+
+
+def flip(path: Path, row: int) -> None:
+    with h5py.File(path, "r+") as file:
+        images = file["imgBrick"]
+        images[row, 0, 0, 0] = int(images[row, 0, 0, 0]) ^ 1
+
+
+def test_stamp_changes_with_the_file_and_not_by_reading(experiment: Experiment) -> None:
+    before = experiment.dataset.stimuli_stamp()
+    with experiment.dataset.stimuli() as stimuli:
+        stimuli.read([3])
+    assert experiment.dataset.stimuli_stamp() == before
+    os.utime(experiment.layout.stimuli, (1e9, 1e9))
+    assert experiment.dataset.stimuli_stamp() != before
+    assert experiment.dataset.stimuli_stamp()["size"] == before["size"]
+
+
+def test_a_hole_in_the_file_is_no_image(experiment: Experiment) -> None:
+    with h5py.File(experiment.layout.stimuli, "r+") as file:
+        file["imgBrick"][13:15] = 0
+    with experiment.dataset.stimuli() as stimuli:
+        stimuli.read([12, 15])
+        with pytest.raises(BoldreamsError, match=r"image 13, 14 is black throughout.*download it again"):
+            stimuli.read([12, 13, 14])
 
 
 def test_wrong_dataset(tmp_path: Path) -> None:
