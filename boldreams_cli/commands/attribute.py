@@ -76,7 +76,7 @@ def attribute(
     model = choice.resolve()
     targets.check_gradients(model)
     where = options.pick_device(device)
-    responses = options.responses_of(model, choice.cache)
+    responses = options.responses_of(model, choice.cache, nsd_root)
     full = FullModel.rebuild(model, where, weights)
     settings = attribution.Settings(steps or attribution.STEPS, baseline, memory)
     attributor = attribution.Attributor(full, rois, responses, settings)

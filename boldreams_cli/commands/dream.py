@@ -134,7 +134,7 @@ def dream(
     model = choice.resolve()
     targets.check_gradients(model)
     where = options.pick_device(device)
-    responses = _responses(model, choice.cache, needed=roi is not None)
+    responses = _responses(model, choice.cache, nsd_root, needed=roi is not None)
     full = FullModel.rebuild(model, where, weights)
     areas = responses.areas if responses is not None else None
     aim = targets.choose(full, areas, roi, voxel, filter_, minus, each=kind == "target")
@@ -167,12 +167,12 @@ def _check(roi: str | None, voxel: object, filter_: str | None, kind: str, count
         raise ChoiceError(f"--objective {kind} is of betas and does not go with --filter")
 
 
-def _responses(model: FittedModel, cache: Path, needed: bool) -> Responses | None:
+def _responses(model: FittedModel, cache: Path, nsd_root: Path | None, needed: bool) -> Responses | None:
     """The subject's responses: areas, and images to compare with. Without them only areas cannot be dreamed of."""
     from boldreams_cli.console import MismatchError, logger
 
     try:
-        return options.responses_of(model, cache)
+        return options.responses_of(model, cache, nsd_root)
     except MismatchError as error:
         if needed:
             raise

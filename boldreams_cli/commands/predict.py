@@ -74,7 +74,7 @@ def predict(
     model = choice.resolve()
     where = options.pick_device(device)
     asked = list(images) if images or captions else ["test"]
-    wanted = predict.find_images(asked, lambda: options.responses_of(model, choice.cache))
+    wanted = predict.find_images(asked, lambda: options.responses_of(model, choice.cache, nsd_root))
     wanted += [predict.Wanted(caption=text) for text in captions]
     product = predictions.product_of(model, wanted, [*asked, *captions], file, where, captions_dir)
     made = predictions.keep(

@@ -41,7 +41,7 @@ def score(
     if summary is not None:
         logger.info("the scores of these weights are there (--overwrite makes them again)")
     else:
-        responses = options.responses_of(model, choice.cache)
+        responses = options.responses_of(model, choice.cache, nsd_root)
         scores = score.score(model, responses, choice.cache, nsd_root, where, memory)
         scores.save()
         summary = scores.summary()

@@ -93,7 +93,7 @@ def wordcloud(
     request = record.Request(
         means=comparison.Means(chosen, clip or record.CLIP, weights, backbone, seed, where, choice.cache),
         model=model,
-        areas=_areas(model, choice.cache, text) if model is not None and roi is not None else None,
+        areas=_areas(model, choice.cache, nsd_root, text) if model is not None and roi is not None else None,
         image=image,
         roi=roi,
         score=score,
@@ -106,12 +106,12 @@ def wordcloud(
     output.show(made, *(f"{value:8.4f}  {word}" for word, value in made["words"]), *made["files"])
 
 
-def _areas(model: FittedModel, cache: Path, needed: bool) -> Areas | None:
+def _areas(model: FittedModel, cache: Path, nsd_root: Path | None, needed: bool) -> Areas | None:
     """The subject's areas; without them, an area is looked for among the dreams as it was typed."""
     from boldreams_cli.console import MismatchError, logger
 
     try:
-        return options.responses_of(model, cache).areas
+        return options.responses_of(model, cache, nsd_root).areas
     except MismatchError as error:
         if needed:
             raise

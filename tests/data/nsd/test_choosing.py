@@ -282,3 +282,19 @@ def test_the_same_mask_by_another_name_or_compression_level(experiment: Experime
     assert responses_for(cache, 1, experiment.root, mask=str(copy)).path == made.path
     copy.write_bytes(gzip.compress(gzip.decompress(copy.read_bytes()), 1, mtime=1))
     assert responses_for(cache, 1, experiment.root, mask=str(copy)).path != made.path  # bytes differ: prepared anew
+
+
+def test_commands_on_a_model_compare_its_inputs(experiment: Experiment, cache: Path) -> None:
+    from types import SimpleNamespace
+
+    from boldreams_cli.commands.options import responses_of
+
+    made = responses_for(cache, 1, experiment.root)
+    spec = SimpleNamespace(subject=1, responses=made.fingerprint)
+    model = SimpleNamespace(spec=spec, folder="m")
+    assert responses_of(model, cache, experiment.root).path == made.path  # type: ignore[arg-type]
+    change_ncsnr(experiment)
+    assert responses_of(model, cache, None).path == made.path  # type: ignore[arg-type]
+    with pytest.raises(MismatchError, match=r"other inputs than those under .*\(ncsnr\)") as caught:
+        responses_of(model, cache, experiment.root)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 3
