@@ -57,6 +57,12 @@ if TYPE_CHECKING:
 )
 @options.option("--batch-size", type=click.IntRange(1), default=None, help="Trials in a step (default: 16; fast 64).")
 @options.option(
+    "--grid",
+    type=click.IntRange(1),
+    default=None,
+    help="Nodes along each side of a field, of --recipe fast and --readout ridge  [default: 9]",
+)
+@options.option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16"]),
     default=None,
@@ -83,6 +89,7 @@ def fit(
     epochs: int | None,
     lr: float | None,
     batch_size: int | None,
+    grid: int | None,
     precision: str | None,
     resume: bool,
     overwrite: bool,
@@ -112,7 +119,7 @@ def fit(
 
     where = options.pick_device(device)
     backbone = options.choose_backbone(cache, backbone)
-    asked = {"epochs": epochs, "rate": lr, "batch_size": batch_size, "precision": precision}
+    asked = {"epochs": epochs, "rate": lr, "batch_size": batch_size, "grid": grid, "precision": precision}
     chosen = choose_readout(readout, recipe, entry(backbone).reads, asked)
     if tuning is not None and chosen.name != "separable":
         raise ChoiceError("--finetune trains the separable readout of an image backbone; leave --readout and --recipe")

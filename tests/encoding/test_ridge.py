@@ -24,6 +24,13 @@ def made_up(features: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.nd
     return x, y, random.integers(1, 4, 30)
 
 
+def solve(ridge: Ridge, x: torch.Tensor, betas: torch.Tensor, chosen: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (voxels, F) and bias."""
+    images, mean = ridge.dual(betas, chosen)
+    weights = x.double().T @ images
+    return weights.T.numpy(), (mean - ridge.share @ x.double() @ weights).numpy()
+
+
 @pytest.mark.parametrize("features", FEATURES)
 def test_equals_scikit_learns_and_leaves_out_exactly(features: int) -> None:
     x, y, repeats = made_up(features)
@@ -31,9 +38,9 @@ def test_equals_scikit_learns_and_leaves_out_exactly(features: int) -> None:
     betas, found = torch.from_numpy(y), []
     for chosen, penalty in enumerate(ridge.penalties):
         reference = SklearnRidge(penalty).fit(x, y, sample_weight=repeats)
-        weights, bias = ridge.solve(betas, torch.full((6,), chosen))
-        np.testing.assert_allclose(weights.numpy().T, reference.coef_, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(bias.numpy(), reference.intercept_, rtol=1e-5, atol=1e-5)
+        weights, bias = solve(ridge, torch.from_numpy(x), betas, torch.full((6,), chosen))
+        np.testing.assert_allclose(weights, reference.coef_, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(bias, reference.intercept_, rtol=1e-7, atol=1e-7)
         errors = np.zeros(6)
         for some, (one,) in LeaveOneOut().split(x):
             left = SklearnRidge(penalty).fit(x[some], y[some], sample_weight=repeats[some])
@@ -72,24 +79,23 @@ def test_products_of_images_serve_as_well_as_features(block: int) -> None:
     ridge = Ridge.of_gram(gram, repeats, 60)
     torch.testing.assert_close(ridge.left_out_errors(y), whole.left_out_errors(y), rtol=1e-5, atol=0)
     chosen = torch.arange(6)
-    images, mean = ridge.dual(y, chosen)
-    weights, bias = whole.solve(y, chosen)
-    torch.testing.assert_close((x.T @ images).float(), weights, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close((mean - ridge.share @ x @ x.T @ images).float(), bias, rtol=1e-5, atol=1e-5)
+    for one, other in zip(solve(ridge, x, y, chosen), solve(whole, x, y, chosen), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
     again = Ridge.of_decomposition(ridge.values, ridge.vectors, repeats, 60)
     assert torch.equal(again.left_out_errors(y), ridge.left_out_errors(y))
 
 
 def test_features_that_say_nothing_or_the_same_twice_do_no_harm() -> None:
     x, y, repeats = (torch.from_numpy(value) for value in made_up(12))
-    nothing = Ridge(torch.full((30, 5), 2.5), repeats)
-    weights, bias = nothing.solve(y, torch.zeros(6, dtype=torch.long))
+    lowest, constant = torch.zeros(6, dtype=torch.long), torch.full((30, 5), 2.5)
+    nothing = Ridge(constant, repeats)
+    weights, bias = solve(nothing, constant, y, lowest)
     assert not weights.any()
-    torch.testing.assert_close(bias.double(), nothing.share @ y, rtol=1e-6, atol=1e-6)
-    twice = Ridge(torch.cat([x, x, x], 1), repeats)  # 36 features of rank 12
-    reference = SklearnRidge(twice.penalties[0]).fit(torch.cat([x, x, x], 1), y, sample_weight=repeats)
-    weights, _ = twice.solve(y, torch.zeros(6, dtype=torch.long))
-    np.testing.assert_allclose(weights.numpy().T, reference.coef_, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(bias, nothing.share @ y)
+    thrice = torch.cat([x, x, x], 1)  # 36 features of rank 12
+    ridge = Ridge(thrice, repeats)
+    reference = SklearnRidge(ridge.penalties[0]).fit(thrice, y, sample_weight=repeats)
+    np.testing.assert_allclose(solve(ridge, thrice, y, lowest)[0], reference.coef_, rtol=1e-5, atol=1e-7)
 
 
 def test_each_voxel_takes_its_own_penalty() -> None:

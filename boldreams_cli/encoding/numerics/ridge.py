@@ -31,7 +31,6 @@ class Ridge:
 
     def __init__(self, features: Tensor, repeats: Tensor, penalties: Sequence[float] = PENALTIES) -> None:
         self._weigh(repeats)
-        self.centre = self.share @ features.double()
         scaled = weighted(features, self.root, self.share)
         images, count = scaled.shape
         # The smaller of the two Gram matrices; they have the same eigenvalues.
@@ -44,7 +43,6 @@ class Ridge:
         else:
             self._decompose(scaled @ scaled.T)
         self._scale(penalties, count)
-        self._features = features
 
     @classmethod
     def of_gram(cls, gram: Tensor, repeats: Tensor, features: int, penalties: Sequence[float] = PENALTIES) -> Ridge:
@@ -127,7 +125,8 @@ class Ridge:
 
         Returns
         -------
-        (images, voxels) float64, which sum to 0 over images, and the mean betas (voxels,) float64.
+        (images, voxels) float64, which sum to 0 over images; and the mean betas (voxels,) float64, from which the bias
+        follows as what the weights make of the features' weighted mean is subtracted.
         """
         mean, left = self._centred(betas)
         penalty = torch.tensor(self.penalties, dtype=torch.float64, device=betas.device)[chosen]
@@ -135,22 +134,6 @@ class Ridge:
         if self.complete and len(self.values):
             shrunk[self.values <= ZERO * self.values[-1]] = 0  # no feature reads from there
         return (self.vectors @ shrunk) * self.root[:, None], mean
-
-    def solve(self, betas: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of the features that this was made of, and bias.
-
-        Parameters
-        ----------
-        betas : (images, voxels).
-        chosen : (voxels,) which penalty each voxel takes.
-
-        Returns
-        -------
-        (F, voxels) and (voxels,), float32.
-        """
-        images, mean = self.dual(betas, chosen)
-        weights = self._features.double().T @ images
-        return weights.float(), (mean - self.centre @ weights).float()
 
     def _centred(self, betas: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of the betas (voxels,), and what is left, weighted (images, voxels)."""

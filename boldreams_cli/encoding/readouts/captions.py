@@ -49,7 +49,7 @@ class LinearTraining(ReadoutTraining):
         self.weight, self.bias = start[:-1].contiguous(), start[-1].contiguous()
         self.optimizer = torch.optim.Adam([self.weight, self.bias], lr=rate, fused=True)
 
-    def step(self, maps: Sequence[Tensor], betas: Tensor, rate: float) -> Tensor:
+    def step(self, maps: Sequence[Tensor], betas: Tensor, rate: float, weights: Tensor | None = None) -> Tensor:
         """Train on one batch; see `ReadoutTraining.step`."""
         read = torch.cat([group.flatten(1) for group in maps], dim=1)
         with (
@@ -57,7 +57,11 @@ class LinearTraining(ReadoutTraining):
             torch.autocast(betas.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
             error = read @ self.weight + self.bias - betas
-            total = error.square().sum(dtype=torch.float64)
+            squares = error.square()
+            if weights is not None:
+                squares *= weights[:, None]
+                error *= weights[:, None]
+            total = squares.sum(dtype=torch.float64)
             error *= 2 / (len(betas) * self.voxels)
             self.weight.grad, self.bias.grad = (read.T @ error).float(), error.sum(0).float()
         for group in self.optimizer.param_groups:

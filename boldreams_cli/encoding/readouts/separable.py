@@ -39,6 +39,7 @@ def squared_error(
     betas: Tensor,
     scale: float,
     by_maps: Sequence[Tensor] = (),
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Squared error of some voxels, and its gradients times `scale` / 2.
 
@@ -50,6 +51,7 @@ def squared_error(
     betas : (trials, voxels).
     scale : twice what the sum of squares is multiplied by in the loss.
     by_maps : of each group, (trials, A, C) to which the gradient by its maps is added; none if empty.
+    weights : (trials,) of their squared errors; None weighs them alike.
 
     Returns
     -------
@@ -62,7 +64,11 @@ def squared_error(
         share, inner = contract(group, rows, columns)
         error += share
         inners.append(inner)
-    total = error.square().sum(dtype=torch.float64)
+    if weights is None:
+        total = error.square().sum(dtype=torch.float64)
+    else:
+        total = (error.square() * weights[:, None]).sum(dtype=torch.float64)
+        error *= weights[:, None]
     error *= scale
     by_left, by_right = [], []
     for index, (group, inner) in enumerate(zip(maps, inners, strict=True)):
@@ -163,7 +169,7 @@ class ReadoutTraining:
             tensor.grad = torch.zeros_like(tensor)
         self.optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
 
-    def step(self, maps: Sequence[Tensor], betas: Tensor, rate: float) -> Tensor:
+    def step(self, maps: Sequence[Tensor], betas: Tensor, rate: float, weights: Tensor | None = None) -> Tensor:
         """Train on one batch; nothing waits for the device.
 
         Parameters
@@ -171,6 +177,7 @@ class ReadoutTraining:
         maps : of each group, (trials, A, C).
         betas : (trials, voxels of the span).
         rate : of Adam in this step.
+        weights : (trials,) of their squared errors; None weighs them alike.
 
         Returns
         -------
@@ -183,15 +190,17 @@ class ReadoutTraining:
             torch.autocast(betas.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
             for block in self.blocks:
-                total += self._gradients(block, maps, betas[:, block.voxels], scale)
+                total += self._gradients(block, maps, betas[:, block.voxels], scale, weights)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         return total
 
     @staticmethod
-    def _gradients(block: _Block, maps: Sequence[Tensor], betas: Tensor, scale: float) -> Tensor:
-        total, gradients = squared_error(maps, block.left, block.right, block.bias, betas, scale)
+    def _gradients(
+        block: _Block, maps: Sequence[Tensor], betas: Tensor, scale: float, weights: Tensor | None
+    ) -> Tensor:
+        total, gradients = squared_error(maps, block.left, block.right, block.bias, betas, scale, (), weights)
         for tensor, gradient in zip(block.parameters(), gradients, strict=True):
             tensor.grad = gradient
         return total

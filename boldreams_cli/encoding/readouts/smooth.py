@@ -5,10 +5,11 @@ What differs from the paper's recipe (section 2.2):
 - receptive fields are smooth: values on a coarse grid, interpolated. A sum over pixels against such a field is a sum
   over the grid of maps pooled with the same weights, so pooling once makes maps and products several times smaller;
 - maps are centred and scaled per filter, which is undone in the weights and bias afterwards, exactly;
-- one step per image with its mean beta, weighted by its repeats: its trials' gradients are those of their mean;
-- flat fields and small weights to start with, Adam with a cosine decay;
-- some training images are held out, and each voxel keeps its weights of the epoch that predicts those best.
-  Test images are never looked at.
+- one step per image with its mean beta, its squared error weighted by its repeats: the gradient, the bias's too, is
+  that of its single trials;
+- flat fields and small weights to start with, each voxel's drawn by itself; Adam with a cosine decay;
+- the images held out are not trained on, and each voxel keeps its weights of the epoch that predicts those best
+  (of the last, where none is held out). Test images are never looked at.
 
 The result is an ordinary model: dreams and attribution see no difference.
 """
@@ -16,25 +17,26 @@ The result is an ordinary model: dreams and attribution see no difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import BoldreamsError, StopFlag, progress
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, progress
 from boldreams_cli.encoding.inputs.layout import MapLayout
-from boldreams_cli.encoding.inputs.pooled import PooledMaps
+from boldreams_cli.encoding.inputs.pooled import PooledMaps, on_grid, pooled_bytes
+from boldreams_cli.encoding.numerics.blocks import normal_draws
 from boldreams_cli.encoding.numerics.contraction import contract
 from boldreams_cli.encoding.readouts.base import Checkpoint, Problem, Readout, ReadoutSettings, Solution, register
-from boldreams_cli.encoding.readouts.separable import ReadoutTraining, batch_order
+from boldreams_cli.encoding.readouts.separable import ReadoutTraining, batch_order, block_width
 
 
 @dataclass(frozen=True)
-class FastSettings(ReadoutSettings):
+class SmoothSettings(ReadoutSettings):
     """How the fast recipe trains; the defaults were chosen on brains of known encoding.
 
     Parameters
@@ -42,185 +44,271 @@ class FastSettings(ReadoutSettings):
     grid : nodes of a field along each side; a layer with fewer pixels has one node a pixel.
     rate : of Adam at its start; it falls to 0 by a cosine.
     batch_size : images in a step.
-    epochs : passes over the images at most.
-    steps : at least; small experiments take more epochs.
-    held_out : share of the training images that choose each voxel's epoch.
+    epochs : passes over the images; None makes it ten, and more where these are less than `steps`.
+    steps : at least, where `epochs` are not given.
     """
 
     grid: int = 9
     rate: float = 3e-3
     batch_size: int = 64
-    epochs: int = 10
+    epochs: int | None = None
     steps: int = 600
-    held_out: float = 0.1
 
-    def held(self, images: int) -> int:
-        """Images that are held out, of `images`."""
-        return round(self.held_out * images)
+    def check(self) -> None:
+        """Raise ChoiceError for values that make no sense."""
+        if (self.epochs is not None and self.epochs < 1) or self.batch_size < 1 or not self.rate > 0:
+            raise ChoiceError("--epochs and --batch-size must be at least 1 and --lr above 0")
+        if self.grid < 1:
+            raise ChoiceError(f"--grid takes a number from 1 up, not {self.grid}")
 
     def passes(self, images: int) -> int:
-        """Epochs of a training on `images`, those held out included."""
-        return max(self.epochs, math.ceil(self.steps / math.ceil((images - self.held(images)) / self.batch_size)))
+        """Epochs of a training on so many images, those held out not counted."""
+        return self.epochs or max(10, math.ceil(self.steps / math.ceil(images / self.batch_size)))
 
 
-def flat_start(
-    layouts: Sequence[MapLayout], voxels: int, generator: torch.Generator
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Flat fields and small random weights; shapes as in `readout.published_start`."""
-    filters = sum(layout.count for layout in layouts)
-    fields = [torch.full((layout.group.pixels, voxels), 1 / layout.group.pixels) for layout in layouts]
-    weights = [torch.randn(layout.count, voxels, generator=generator) * 0.01 / math.sqrt(filters) for layout in layouts]
-    return fields, weights, torch.zeros(voxels)
+@register
+class Smooth(Readout):
+    """Smooth receptive fields with early stopping; see the head of this file."""
+
+    name: ClassVar[str] = "smooth"
+    readout: ClassVar[str] = "separable"
+    recipe: ClassVar[str | None] = "fast"
+    Settings: ClassVar[type[ReadoutSettings]] = SmoothSettings
+
+    def __init__(self, settings: SmoothSettings | None = None) -> None:
+        self.settings: SmoothSettings = settings or SmoothSettings()
+
+    def bytes_resident(self, problem: Problem) -> int:
+        """Pooled maps, where they are kept in memory, and a batch of them."""
+        images = len(problem.betas.image_ids)
+        needed = pooled_bytes(problem.maps.layouts, images, self.settings.grid)
+        batch = 4 * needed * self.settings.batch_size // images
+        return batch + (needed if needed <= self._room(problem) else 0)
+
+    def bytes_per_voxel(self, problem: Problem) -> int:
+        """Betas and their centred copy; value, gradient, two moments, the best so far and the solution."""
+        layouts = problem.maps.layouts
+        parameters = 1 + sum(layout.count + on_grid(layout, self.settings.grid).group.pixels for layout in layouts)
+        solution = sum(layout.count + layout.group.pixels for layout in layouts)
+        return 12 * len(problem.betas.image_ids) + 20 * parameters + 8 * solution
+
+    def voxels_together(self, problem: Problem) -> int:
+        """Voxels of a block."""
+        layouts = [on_grid(layout, self.settings.grid) for layout in problem.maps.layouts]
+        count = len(problem.betas.columns)
+        return min(count, block_width(layouts, self.settings.batch_size, problem.device, count))
+
+    def _room(self, problem: Problem) -> int:
+        """Bytes that the pooled maps may take: what all voxels leave, and half of the memory at least."""
+        voxels = len(problem.betas.columns) * self.bytes_per_voxel(problem)
+        return problem.memory - min(voxels, problem.memory // 2)
+
+    def prepare(self, problem: Problem, checkpoint: Checkpoint, stop: StopFlag) -> None:
+        """Pool the maps."""
+        problem.maps.pooled(self.settings.grid, self._room(problem))
+
+    def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
+        """See `Readout.solve`."""
+        places = np.searchsorted(problem.betas.columns, voxels)
+        block = aligned(places, self.voxels_together(problem), len(problem.betas.columns))
+        inside = torch.from_numpy(np.flatnonzero(np.isin(block, places)))
+        pooled = problem.maps.pooled(self.settings.grid, self._room(problem))
+        training = SmoothTraining(problem, pooled, self.settings, voxels, inside, len(block))
+        if (kept := checkpoint.load()) is not None:
+            training.load(*kept)
+        with progress(problem.title, training.epochs, "epochs") as shown:
+            shown.advance(training.course.epoch)
+            while training.course.epoch < training.epochs:
+                training.run_epoch(checkpoint, stop)
+                if not np.isfinite(training.course.losses[-1]):
+                    raise BoldreamsError(f"the loss is not finite in epoch {training.course.epoch}; use a smaller --lr")
+                if checkpoint.due:
+                    checkpoint.save(*training.state())
+                held = training.course.held_out
+                shown.advance(1, f"held-out error {held[-1]:.4f}" if held else "")
+        return training.solution()
 
 
 @dataclass
-class FastFit:
-    """Trained fields (voxels, P) and weights (voxels, K) of each group, bias (voxels,), and the errors by epoch."""
+class _Course:
+    """What to do next, counted from 0; the loss of each epoch so far, where the last may be partial; the held-out."""
 
-    fields: list[Tensor]
-    weights: list[Tensor]
-    bias: Tensor
-    train: list[float]
+    epoch: int
+    batch: int
+    losses: list[float]
     held_out: list[float]
 
 
-def train_fast(
-    pooled: Sequence[PooledMaps],
-    betas: Tensor,
-    repeats: Tensor,
-    settings: FastSettings,
-    seed: int,
-    device: torch.device,
-    after_epoch: Callable[[float], None],
-) -> FastFit:
-    """Train fields and weights on the grid.
+class SmoothTraining:
+    """The training of some voxels on the grid.
 
     Parameters
     ----------
-    pooled : maps of each group, of the training images.
-    betas : (images, voxels) averaged over repeats.
-    repeats : (images,) trials of each image.
+    problem : with its betas and the images held out.
+    pooled : maps of each group.
     settings : of the training.
-    seed : of start, order and the images held out.
-    device : to train on.
-    after_epoch : called with the held-out error.
-
-    Returns
-    -------
-    The model in its own terms.
+    voxels : (n,) columns to train.
+    inside : (n,) where they lie among `width` voxels; the others' betas, weights and hence losses are 0.
+    width : whole blocks of voxels.
     """
-    images, voxels = betas.shape
-    held = torch.zeros(images, dtype=torch.bool)
-    shuffled = np.random.default_rng([seed, 1]).permutation(images)
-    held[torch.from_numpy(shuffled[: settings.held(images)])] = True
-    train = torch.nonzero(~held).squeeze(1)
-    weight = (repeats / repeats.float().mean()).sqrt()[:, None]
-    mean = (betas * weight.square())[train].sum(0) / weight.square()[train].sum()
-    layouts = [group.layout for group in pooled]
-    start = flat_start(layouts, voxels, torch.Generator().manual_seed(seed))
-    training = ReadoutTraining(
-        layouts, slice(0, voxels), voxels, settings.batch_size, settings.rate, seed, device, "fp32", start=start
-    )
-    best = _BestEpoch(training)
-    steps_an_epoch = math.ceil(len(train) / settings.batch_size)
-    epochs = settings.passes(images)
-    errors, held_errors, step = [], [], 0
-    centred = (betas - mean).to(device)
-    for epoch in range(epochs):
-        total = 0.0
-        for batch in batch_order(len(train), settings.batch_size, seed, epoch):
-            chosen = train[torch.from_numpy(batch)]
-            root = weight[chosen].to(device)
-            maps = [group.maps[chosen].to(device) * root[:, None] for group in pooled]
-            rate = settings.rate * 0.5 * (1 + math.cos(math.pi * step / (epochs * steps_an_epoch)))
-            total += float(training.step(maps, centred[chosen] * root, rate))
-            step += 1
-        errors.append(total / (len(train) * voxels))
-        held_errors.append(best.keep(pooled, centred, torch.nonzero(held).squeeze(1), weight))
-        after_epoch(held_errors[-1])
-    best.restore()
-    fields, weights, offset = training.weights()
-    folded = [group.fold(field, w) for group, field, w in zip(pooled, fields, weights, strict=True)]
-    bias = mean + offset - torch.stack([loss for _, _, loss in folded]).sum(0)
-    return FastFit([f for f, _, _ in folded], [w for _, w, _ in folded], bias, errors, held_errors)
+
+    def __init__(
+        self,
+        problem: Problem,
+        pooled: Sequence[PooledMaps],
+        settings: SmoothSettings,
+        voxels: NDArray[np.int64],
+        inside: Tensor,
+        width: int,
+    ) -> None:
+        self.problem, self.pooled, self.settings, self.inside = problem, pooled, settings, inside
+        self.train = np.flatnonzero(~problem.held_out)
+        self.held = np.flatnonzero(problem.held_out)
+        repeats = torch.from_numpy(problem.betas.repeats).double()
+        self.weight = (repeats / repeats[self.train].mean()).float().to(problem.device)
+        betas = problem.betas.means(voxels)
+        share = repeats[self.train] / repeats[self.train].sum()
+        self.mean = torch.zeros(width, dtype=torch.float64)
+        self.mean[inside] = torch.stack([share @ column for column in betas[self.train].T.double().contiguous()])
+        self.betas = torch.zeros(len(betas), width)
+        self.betas[:, inside] = betas - self.mean[inside].float()
+        self.betas = self.betas.to(problem.device)
+        layouts = [group.layout for group in pooled]
+        start = flat_start(layouts, voxels, problem.seed, inside, width)
+        self.training = ReadoutTraining(
+            *(layouts, slice(0, width), 1, settings.batch_size, settings.rate, problem.seed, problem.device, "fp32"),
+            start=start,
+        )
+        self.best = BestEpoch(self.training)
+        self.epochs = settings.passes(len(self.train))
+        self.course = _Course(0, 0, [], [])
+
+    def run_epoch(self, checkpoint: Checkpoint, stop: StopFlag) -> None:
+        """Train on the batches of an epoch that are still to do, then look at the held-out images."""
+        course, settings, device = self.course, self.settings, self.problem.device
+        if len(course.losses) == course.epoch:
+            course.losses.append(0.0)
+        order = batch_order(len(self.train), settings.batch_size, self.problem.seed, course.epoch)
+        total = torch.tensor(course.losses[-1], dtype=torch.float64, device=device)
+        scale = len(self.train) * len(self.inside)
+        for batch in order[course.batch :]:
+            images = self.train[batch]
+            chosen = torch.from_numpy(images).to(device)
+            maps = [group.read(images) for group in self.pooled]
+            step = course.epoch * len(order) + course.batch
+            rate = settings.rate * 0.5 * (1 + math.cos(math.pi * step / (self.epochs * len(order))))
+            total += self.training.step(maps, self.betas[chosen], rate, self.weight[chosen]) / scale
+            course.batch += 1
+            if stop:
+                course.losses[-1] = float(total)
+                checkpoint.save(*self.state())
+                stop.check(f"checkpoint at epoch {course.epoch + 1}, batch {course.batch}")
+        course.losses[-1] = float(total)
+        course.epoch, course.batch = course.epoch + 1, 0
+        if len(self.held):
+            self.best.look(self.pooled, self.betas, self.held, self.weight, course.epoch)
+            errors = torch.cat(self.best.errors)[self.inside.to(device)]
+            course.held_out.append(float(errors.mean()) / float(self.weight[self.held].sum()))
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Note and tensors of a checkpoint."""
+        return vars(self.course), {**self.training.state(), **self.best.state()}
+
+    def load(self, note: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take up where `state` was."""
+        self.course = _Course(**note)
+        self.training.load_state({name: value for name, value in tensors.items() if not name.startswith("best.")})
+        self.best.load(tensors)
+
+    def solution(self) -> Solution:
+        """The model in its own terms, of each voxel's best epoch."""
+        if len(self.held):
+            self.best.restore()
+        fields, weights, offset = self.training.weights()
+        bias = self.mean.float() + offset
+        folded_fields, folded_weights = [], []
+        for group, field, weight in zip(self.pooled, fields, weights, strict=True):
+            # By blocks, as in training, so that a voxel's sums do not depend on how many others there are.
+            parts = [(group.fold(field[block.voxels], weight[block.voxels])) for block in self.training.blocks]
+            full, scaled, loss = (torch.cat(values)[self.inside] for values in zip(*parts, strict=True))
+            bias[self.inside] -= loss
+            folded_fields.append(full)
+            folded_weights.append(scaled)
+        curve = {"train_loss": self.course.losses}
+        epoch = torch.full((len(bias),), self.epochs)
+        if len(self.held):
+            curve["held_out_loss"] = self.course.held_out
+            epoch = torch.cat(self.best.epochs).cpu()
+        return Solution(folded_fields, folded_weights, bias[self.inside], curve, chosen={"epoch": epoch[self.inside]})
 
 
-class _BestEpoch:
+class BestEpoch:
     """Each voxel's parameters of the epoch that predicted the held-out images best."""
 
     def __init__(self, training: ReadoutTraining) -> None:
         self.training = training
         self.kept = [[tensor.clone() for tensor in block.parameters()] for block in training.blocks]
         self.errors = [torch.full_like(block.bias, torch.inf) for block in training.blocks]
+        self.epochs = [torch.zeros_like(block.bias, dtype=torch.int32) for block in training.blocks]
 
-    def keep(self, pooled: Sequence[PooledMaps], betas: Tensor, images: Tensor, weight: Tensor) -> float:
-        """Look at the held-out images: returns their mean squared error at each voxel's best epoch so far."""
-        with torch.no_grad():
-            for block, kept, best in zip(self.training.blocks, self.kept, self.errors, strict=True):
-                error = torch.zeros_like(best)
-                for some in images.split(self.training.batch_size):
-                    left = block.bias - betas[some][:, block.voxels]
-                    for group, rows, columns in zip(pooled, block.left, block.right, strict=True):
-                        left += contract(group.maps[some].to(left.device), rows, columns)[0]
-                    error += (left * weight[some].to(left.device)).square().sum(0)
-                better = error < best
-                best[better] = error[better]
-                for old, new in zip(kept, block.parameters(), strict=True):
-                    old[..., better] = new[..., better]
-        return float(torch.cat(self.errors).mean()) / max(1, len(images))
+    @torch.no_grad()
+    def look(
+        self, pooled: Sequence[PooledMaps], betas: Tensor, held: NDArray[np.int64], weight: Tensor, epoch: int
+    ) -> None:
+        """Predict the held-out images and keep what is better; `errors` are sums over images, weighted."""
+        found = [torch.zeros_like(error) for error in self.errors]
+        size = self.training.batch_size
+        for some in np.split(held, range(size, len(held), size)):
+            images = torch.from_numpy(some).to(betas.device)
+            maps = [group.read(some) for group in pooled]
+            for block, error in zip(self.training.blocks, found, strict=True):
+                missed = block.bias - betas[images][:, block.voxels]
+                for group, rows, columns in zip(maps, block.left, block.right, strict=True):
+                    missed += contract(group, rows, columns)[0]
+                error += (missed.square() * weight[images, None]).sum(0)
+        for number, (block, error) in enumerate(zip(self.training.blocks, found, strict=True)):
+            better = error < self.errors[number]
+            self.errors[number] = torch.where(better, error, self.errors[number])
+            self.epochs[number].masked_fill_(better, epoch)
+            for old, new in zip(self.kept[number], block.parameters(), strict=True):
+                old.copy_(torch.where(better, new, old))
 
+    @torch.no_grad()
     def restore(self) -> None:
-        """Put the best parameters in place, where there were held-out images to choose by."""
-        for block, kept, best in zip(self.training.blocks, self.kept, self.errors, strict=True):
-            known = torch.isfinite(best)
+        """Put the best parameters in place."""
+        for block, kept in zip(self.training.blocks, self.kept, strict=True):
             for old, new in zip(kept, block.parameters(), strict=True):
-                new[..., known] = old[..., known]
+                new.copy_(old)
+
+    def state(self) -> dict[str, Tensor]:
+        """What is kept, by name, for a checkpoint."""
+        found: dict[str, Tensor] = {}
+        for number, kept in enumerate(self.kept):
+            found |= {f"best.{number}.{index}": tensor for index, tensor in enumerate(kept)}
+            found |= {f"best.{number}.errors": self.errors[number], f"best.{number}.epochs": self.epochs[number]}
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up where `state` was."""
+        for number, kept in enumerate(self.kept):
+            for index, tensor in enumerate(kept):
+                tensor.copy_(state[f"best.{number}.{index}"])
+            self.errors[number].copy_(state[f"best.{number}.errors"])
+            self.epochs[number].copy_(state[f"best.{number}.epochs"])
 
 
-@register
-class Smooth(Readout):
-    """Smooth receptive fields with early stopping."""
+def aligned(places: NDArray[np.int64], width: int, total: int) -> NDArray[np.int64]:
+    """All places of the blocks, cut at multiples of `width` of `total`, that hold one of `places`."""
+    blocks = np.unique(places // width)
+    return np.concatenate([np.arange(block * width, min((block + 1) * width, total)) for block in blocks])
 
-    name: ClassVar[str] = "smooth"
-    readout: ClassVar[str] = "separable"
-    recipe: ClassVar[str | None] = "fast"
-    Settings: ClassVar[type[ReadoutSettings]] = FastSettings
 
-    def __init__(self, settings: FastSettings | None = None) -> None:
-        self.settings = settings or FastSettings()
-
-    def bytes_resident(self, problem: Problem) -> int:
-        """The pooled maps."""
-        return self._parts(problem)[0]
-
-    def bytes_per_voxel(self, problem: Problem) -> int:
-        """Betas and their centred copy; value, gradient, two moments and the best so far."""
-        return 8 * len(problem.betas.image_ids) + 24 * self._parts(problem)[1]
-
-    def _parts(self, problem: Problem) -> tuple[int, int]:
-        """Bytes of the pooled maps, and parameters of a voxel."""
-        groups = [layout.group for layout in problem.maps.layouts]
-        grid = self.settings.grid
-        sides = [min(grid, group.height) * min(grid, group.width) for group in groups]
-        pairs = [(layout.count, side) for layout, side in zip(problem.maps.layouts, sides, strict=True)]
-        maps = 4 * len(problem.betas.image_ids) * sum(count * side for count, side in pairs)
-        return maps, 1 + sum(count + side for count, side in pairs)
-
-    def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
-        """See `Readout.solve`; it keeps no state yet."""
-        repeats = torch.from_numpy(problem.betas.repeats)
-        pooled = problem.maps.pooled(self.settings.grid, problem.memory)
-        epochs = self.settings.passes(len(repeats))
-        with progress(problem.title, epochs, "epochs") as shown:
-
-            def after_epoch(error: float) -> None:
-                shown.advance(1, f"held-out error {error:.4f}")
-                stop.check("this recipe keeps no checkpoint and starts again")
-
-            found = train_fast(
-                pooled, problem.betas.means(voxels), repeats, self.settings, problem.seed, problem.device, after_epoch
-            )
-        if not np.isfinite(found.train[-1]):
-            raise BoldreamsError("the loss is not finite; use a smaller --lr")
-        curve = {"train_loss": found.train, "held_out_loss": found.held_out}
-        return Solution(found.fields, found.weights, found.bias, curve)
+def flat_start(
+    layouts: Sequence[MapLayout], voxels: NDArray[np.int64], seed: int, inside: Tensor, width: int
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Flat fields and small random weights of some voxels among `width`; shapes as in `published_start`."""
+    counts = [layout.count for layout in layouts]
+    weights = torch.zeros(sum(counts), width)
+    weights[:, inside] = normal_draws(seed, voxels, sum(counts)) * (0.01 / math.sqrt(sum(counts)))
+    fields = [torch.full((layout.group.pixels, width), 1 / layout.group.pixels) for layout in layouts]
+    return fields, list(weights.split(counts)), torch.zeros(width)
