@@ -13,7 +13,7 @@ from sklearn.linear_model import RidgeCV
 
 from boldreams_cli.console import ChoiceError
 from boldreams_cli.encoding.inputs.pooled import PooledMaps
-from boldreams_cli.encoding.numerics.blocks import normal_draws
+from boldreams_cli.encoding.numerics.blocks import aligned_blocks, normal_draws
 from boldreams_cli.encoding.numerics.fields import gaussian_fields
 from boldreams_cli.encoding.numerics.ridge import PENALTIES
 from boldreams_cli.encoding.readouts import gaussian as gaussian_module
@@ -188,6 +188,31 @@ def test_the_gradient_is_that_of_the_single_trials(tmp_path: Path) -> None:
     _, gradients = squared_error(maps, left, right, bias, means, scale, (), training.weight)
     for found, parameter in zip(gradients, parameters, strict=True):
         torch.testing.assert_close(found.double(), parameter.grad, rtol=1e-5, atol=1e-5 * float(parameter.grad.norm()))
+
+
+def test_a_step_weighs_images_by_their_repeats(tmp_path: Path) -> None:
+    """The gradient of the first step, of all training images at once."""
+    posed = problem(tmp_path, voxels=4)
+    pooled, columns = posed.maps.pooled(3, PLENTY), posed.betas.columns
+    training = SmoothTraining(
+        posed, pooled, SmoothSettings(grid=3, batch_size=100, epochs=1), columns, torch.arange(4), 4
+    )
+    block = training.training.blocks[0]
+    maps = [group.read(training.train).double() for group in pooled]
+    predicted = sum(
+        torch.einsum("bac,av,cv->bv", m, block.left[n].double(), block.right[n].double()) for n, m in enumerate(maps)
+    )
+    repeats = torch.from_numpy(posed.betas.repeats[training.train]).double()
+    missed = predicted - training.betas[training.train].double()
+    training.run_epoch(_Nowhere(), _never())
+    expected = 2 * (missed * repeats[:, None]).sum(0) / repeats.sum()
+    torch.testing.assert_close(block.bias.grad.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_blocks_are_cut_at_multiples_of_all_voxels() -> None:
+    places = np.array([3, 4, 7, 8, 9, 30])
+    found = [(part.start, part.stop, offsets.tolist()) for part, offsets in aligned_blocks(places, 4)]
+    assert found == [(0, 1, [3]), (1, 3, [0, 3]), (3, 5, [0, 1]), (5, 6, [2])]
 
 
 def test_repeats_decide_what_is_learnt(tmp_path: Path) -> None:
