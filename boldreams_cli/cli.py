@@ -22,6 +22,7 @@ COMMANDS = {
     "attribute": "Show which pixels of an image drive an area's response.",
     "wordcloud": "Draw the words that fit an image, a dream or an area best.",
     "info": "Say what the cache holds, or list layers and areas.",
+    "remove": "Delete fitted models, with all that was made from them.",
     "demo": "Make a small experiment with a known brain and run everything on it.",
 }
 

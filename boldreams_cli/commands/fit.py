@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     "--readout",
     default="separable",
     metavar="NAME",
-    help="separable (the paper's); ridge on coarsely pooled maps; or gaussian fields with ridge weights.",
+    help="The readout: separable (the paper's); ridge on coarsely pooled maps; or gaussian fields with ridge weights.",
 )
 @options.option(
     "--recipe",
     default=None,
     metavar="paper|fast",
-    help="The published training, or a better conditioned one of the same model  [default: paper]",
+    help="The published training, or a better conditioned one of the same model (default: paper).",
 )
 @options.option("--epochs", type=click.IntRange(1), default=None, help="Passes over the training data (default: 10).")
 @options.option(
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16"]),
     default=None,
-    help="Of matrix products; tf32 needs CUDA  [default: fp32]",
+    help="Of matrix products; tf32 needs CUDA (default: fp32).",
 )
 @options.option("--resume/--no-resume", default=True, help="Go on from a checkpoint of the same settings.")
 @options.option("--overwrite", is_flag=True, help="Fit a model again that is there already.")

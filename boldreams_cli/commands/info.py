@@ -1,9 +1,12 @@
-"""`boldreams info`: what the cache holds, versions, device, layers and areas."""
+"""`boldreams info`: what the cache holds and whether it is whole, versions, device, layers and areas."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
@@ -11,26 +14,68 @@ from boldreams_cli.commands.options import Output
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "zarr", "zarrs", "numpy", "nibabel", "captum")
 
 
-@options.command("boldreams info", "boldreams info --layers vgg11", "boldreams info --rois 1")
+@options.command(
+    "boldreams info",
+    "boldreams info --layers vgg11",
+    "boldreams info --rois 1",
+    "boldreams info --verify",
+    "boldreams info --verify cache/features/alexnet-0123456789ab.zarr",
+)
 @options.output_options
 @options.cache_option
 @options.nsd_option
-@options.option("--layers", "layers", metavar="BACKBONE", default=None, help="List a backbone's layers.")
+@click.argument("stores", nargs=-1, type=click.Path(path_type=Path), metavar="[STORE...]")
+@options.option(
+    "--layers",
+    "layers",
+    metavar="BACKBONE",
+    default=None,
+    excludes=["rois", "verify"],
+    help="List a backbone's layers and their filters.",
+)
 @options.option(
     "--rois",
     "rois",
     type=options.SUBJECT,
     metavar="SUBJECT",
     default=None,
-    help="List a subject's areas with their voxels.",
+    excludes=["layers", "verify"],
+    help="List a subject's areas and their voxels.",
+)
+@options.option(
+    "--verify",
+    is_flag=True,
+    excludes=["layers", "rois"],
+    help="Read every STORE, or all of the cache, and name what is damaged.",
 )
 @options.device_option
-def info(cache: Path, nsd_root: Path | None, layers: str | None, rois: int | None, device: str, output: Output) -> None:
-    """Say what the cache holds, or list layers and areas."""
+def info(
+    cache: Path,
+    nsd_root: Path | None,
+    stores: tuple[Path, ...],
+    layers: str | None,
+    rois: int | None,
+    verify: bool,
+    device: str,
+    output: Output,
+) -> None:
+    """Say what the cache holds, or list layers and areas.
+
+    Lists feature stores, responses, models and what was made with them; what cannot be read is listed as such.
+    With --verify exits with 1 where something is damaged.
+    """
+    from boldreams_cli.console import ChoiceError
+
+    if (layers is not None) + (rois is not None) + verify > 1:
+        raise ChoiceError("--layers, --rois and --verify do different things; give one of them")
+    if stores and not verify:
+        raise ChoiceError(f"{stores[0]}: stores are named for --verify only")
     if layers is not None:
         _layers(layers, output)
     elif rois is not None:
         _rois(rois, cache, nsd_root, output)
+    elif verify:
+        _verify(cache, stores, output)
     else:
         _overview(cache, device, output)
 
@@ -70,7 +115,58 @@ def _rois(subject: int, cache: Path, nsd_root: Path | None, output: Output) -> N
     )
 
 
+def _verify(cache: Path, stores: Sequence[Path], output: Output) -> None:
+    from boldreams_cli.commands import holdings
+    from boldreams_cli.console import BoldreamsError, ChoiceError
+
+    if missing := [str(path) for path in stores if not path.is_dir()]:
+        raise ChoiceError(f"no store {missing[0]}; boldreams info lists those of the cache")
+    found = list(holdings.damage(cache, stores))
+    output.show(
+        {"cache": str(cache), "damaged": found},
+        *(f"{row['store']}: {row['unit'] or 'whole'}: {row['why']} ({row['file'] or 'store'})" for row in found),
+        *([] if found else ["nothing is damaged"]),
+    )
+    if found:
+        commands = " and ".join(sorted({row["run"] for row in found}))
+        raise BoldreamsError(f"{len(found)} damaged; {commands} with the options of before makes those again")
+
+
 def _overview(cache: Path, device: str, output: Output) -> None:
+    from boldreams_cli.commands import holdings
+    from boldreams_cli.console import logger
+
+    where, name, versions = _running(device)
+    if not cache.is_dir():
+        logger.warning("there is no cache in %s (--cache)", cache)
+    models = holdings.models(cache)
+    held: dict[str, Any] = {
+        "cache": str(cache),
+        "versions": versions,
+        "device": where,
+        "device_name": name,
+        "features": holdings.features(cache),
+        "responses": holdings.responses(cache),
+        "models": models,
+        "products": holdings.products(cache, models),
+    }
+    output.show(
+        held,
+        "versions: " + ", ".join(f"{key} {value}" for key, value in versions.items()),
+        f"device: {where} ({name})",
+        f"features in {cache}:",
+        *_lines(held["features"], _features),
+        "responses:",
+        *_lines(held["responses"], _responses),
+        "models:",
+        *_models(models, cache),
+        "made with them:",
+        *_products(held["products"], cache),
+    )
+
+
+def _running(device: str) -> tuple[str, str, dict[str, str]]:
+    """Device, its name, and versions."""
     import importlib.metadata
     import platform
 
@@ -82,51 +178,53 @@ def _overview(cache: Path, device: str, output: Output) -> None:
     versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
     where = options.pick_device(device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} threads"
-    held, models = _features(cache), _models(cache)
-    responses = sorted(str(path) for path in (cache / "responses").glob("subj*.zarr"))
-    output.show(
-        {
-            "cache": str(cache),
-            "versions": versions,
-            "device": str(where),
-            "device_name": name,
-            "features": held,
-            "responses": responses,
-            "models": models,
-        },
-        "versions: " + ", ".join(f"{key} {value}" for key, value in versions.items()),
-        f"device: {where} ({name})",
-        f"features in {cache}:",
-        *(
-            f"  {h['backbone']} {h['fingerprint']}: {h['done']} of {h['rows']} images, weights {h['weights']}, "
-            f"{h['keep_percent']:g} % of the filters"
-            for h in held
-        ),
-        "responses:",
-        *(f"  {path}" for path in responses),
-        "models:",
-        *(f"  {m['model']}" + (f": r {m['r_mean']:.4f}" if m["r_mean"] is not None else "") for m in models),
-    )
+    return str(where), name, versions
 
 
-def _features(cache: Path) -> list[dict[str, Any]]:
-    from boldreams_cli.features.feature_store import stores
-
-    return [
-        {
-            "store": str(store.path),
-            "backbone": store.spec["backbone"],
-            "fingerprint": store.fingerprint,
-            "weights": store.group.attrs["weights"],
-            "rows": len(store.images),
-            "done": int(store.done().sum()),
-            "keep_percent": (store.spec["keep"] or {}).get("percent", 100.0),
-        }
-        for store in stores(cache)
-    ]
+def _lines(rows: Iterable[dict[str, Any]], text: Any) -> list[str]:
+    return [f"  {Path(row['store']).name}: " + (row["problem"] or text(row)) for row in rows]
 
 
-def _models(cache: Path) -> list[dict[str, Any]]:
-    from boldreams_cli.encoding.model.folder import find_models
+def _features(row: dict[str, Any]) -> str:
+    return f"{row['done']} of {row['rows']} images, weights {row['weights']}, {row['keep_percent']:g} % of the filters"
 
-    return [{"model": str(row.folder), "r_mean": row.r_mean} for row in find_models(cache)]
+
+def _responses(row: dict[str, Any]) -> str:
+    if row["done"] < row["rows"]:
+        return f"{row['done']} of {row['rows']} sessions; boldreams prepare --subject {row['subject']} goes on"
+    return f"{row['rows']} sessions, {row['trials']} trials, {row['voxels']} voxels"
+
+
+def _models(rows: Iterable[dict[str, Any]], cache: Path) -> list[str]:
+    """Lines of a table, and under it the folders that are none that can be read."""
+    from boldreams_cli.console import size
+
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        what = (row["recipe"] or row["readout"]) + (", finetuned" if row["finetuned"] else "")
+        r = "-" if row["r_mean"] is None else f"{row['r_mean']:.3f}"
+        date = row["date"][:16].replace("T", " ")
+        return (_short(row["model"], cache), what, _or_dash(row["seed"]), r, date, size(row["bytes"]))
+
+    head = ("model", "readout", "seed", "r", "made (UTC)", "size")
+    rows = list(rows)
+    table = [head, *(cells(row) for row in rows if not row["problem"])]
+    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
+    broken = [f"{_short(row['model'], cache)}: {row['problem']}" for row in rows if row["problem"]]
+    return [f"  {line.rstrip()}" for line in [*(lines if len(table) > 1 else []), *broken]]
+
+
+def _products(rows: Iterable[dict[str, Any]], cache: Path) -> list[str]:
+    lines = []
+    for row in rows:
+        state = "" if row["state"] == "done" else f" ({row['state']})"
+        lines.append(f"  {row['kind']} {row['name']}{state}, {_short(row['model'] or str(cache), cache)}")
+    return lines
+
+
+def _short(folder: str, cache: Path) -> str:
+    return folder.removeprefix(f"{cache / 'models'}/")
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)

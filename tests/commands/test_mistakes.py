@@ -37,7 +37,7 @@ from .conftest import listing
         (["extract", "--backbone", "alexnet", "--weights", "nowhere.pth"], 1, "no weights file"),
         (["extract", "--backbone", "alexnet", "--shard-index", 2, "--shard-count", 2], 2, "--shard-index counts"),
         (["score", "--percent", 50], 2, "boldreams fit"),
-        (["score", "--model", "nowhere"], 1, "no fitted model"),
+        (["score", "--model", "nowhere"], 2, "no model 'nowhere' (--model)"),
         (["info", "--layers", "resnet"], 2, "choose from"),
         (["dance"], 2, "choose from prepare, extract"),
     ],
@@ -85,6 +85,9 @@ def test_truncated_betas_leave_nothing(run: Run, experiment: Path, tmp_path: Pat
     assert [complete_stores(tmp_path / "cache", subject) for subject in (1, 2)] == [[], []], (
         "an unfinished store is not used"
     )
+    held = run("info", "--cache", tmp_path / "cache", "--json").json["responses"]
+    assert held
+    assert all(row["done"] < row["rows"] for row in held), "nor is it shown as whole"
     again = run("fit", "--subject", 1, "--nsd-root", root, "--cache", tmp_path / "cache", code=3)
     assert "boldreams extract" in again.err
 

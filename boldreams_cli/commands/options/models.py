@@ -12,24 +12,52 @@ import click
 from boldreams_cli.commands.options.data import cache_option
 from boldreams_cli.commands.options.environment import Command, option
 from boldreams_cli.commands.options.types import PERCENT, SUBJECT
-from boldreams_cli.console import logger
+from boldreams_cli.console import ChoiceError, logger
 
 if TYPE_CHECKING:
     from boldreams_cli.encoding.model.spec import FittedModel
 
+READOUTS = ("separable", "ridge", "gaussian", "linear")
+RECIPES = ("paper", "fast")
+# Fields of a model's spec that an option asks for; without it, any value matches. In the order of a command line.
+SELECTORS = {
+    "subject": "--subject",
+    "backbone": "--backbone",
+    "percent": "--percent",
+    "readout": "--readout",
+    "recipe": "--recipe",
+    "rf": "--rf",
+    "finetuned": "--finetune",
+    "seed": "--fit-seed",
+}
 
-@dataclass
+
+@dataclass(frozen=True)
 class ModelChoice:
-    """Which fitted model is meant: --backbone --percent --subject --finetune --readout --recipe, or --model."""
+    """Which fitted model is meant: --model, or any of the selectors.
+
+    Parameters
+    ----------
+    cache : to look in.
+    model : a folder, a model's name or a unique beginning of it.
+    subject, backbone, percent, readout, recipe, rf, finetuned, seed : that the model must have; None for any.
+    """
 
     cache: Path
-    backbone: str | None
-    percent: float | None
-    subject: int | None
-    finetune: bool | None
-    readout: str | None
-    model: Path | None
+    model: str | None = None
+    subject: int | None = None
+    backbone: str | None = None
+    percent: float | None = None
+    readout: str | None = None
     recipe: str | None = None
+    rf: str | None = None
+    finetuned: bool | None = None
+    seed: int | None = None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The selectors that were given."""
+        return {name: value for name in SELECTORS if (value := getattr(self, name)) is not None}
 
     def resolve(self) -> FittedModel:
         """Load it.
@@ -37,44 +65,62 @@ class ModelChoice:
         Raises
         ------
         ChoiceError
-            If not exactly one matches.
+            If not exactly one matches, or --model names one that the selectors exclude.
         """
         from boldreams_cli.encoding.model.folder import find_models, resolve, the_model
         from boldreams_cli.encoding.model.spec import FittedModel
 
-        if self.model is not None:
-            return FittedModel.load(resolve(self.cache, str(self.model)))
-        matching = find_models(
-            self.cache,
-            backbone=self.backbone,
-            percent=self.percent,
-            subject=self.subject,
-            finetuned=self.finetune,
-            readout=self.readout,
-            recipe=self.recipe,
-        )
-        folder = the_model(matching, self.cache)
+        if self.model is None:
+            folder = the_model(find_models(self.cache, **self.asked), self.cache)
+        else:
+            folder = resolve(self.cache, self.model)
+        fitted = FittedModel.load(folder)
+        self._check(fitted)
         logger.debug("model: %s", folder)
-        return FittedModel.load(folder)
+        return fitted
+
+    def _check(self, fitted: FittedModel) -> None:
+        """Raise ChoiceError if the model is not what the selectors say."""
+        spec = fitted.spec
+        known = {name: getattr(spec, name, spec.training.get(name)) for name in SELECTORS}
+        wrong = [name for name, value in self.asked.items() if known[name] != value]
+        if wrong:
+            asked = " ".join(_typed(name, self.asked[name]) for name in wrong)
+            is_ = ", ".join(f"{name} {known[name]}" for name in wrong)
+            raise ChoiceError(f"{fitted.folder} is a model of {is_}, and not of {asked}; leave out one or the other")
+
+
+def _typed(name: str, value: Any) -> str:
+    """A selector as it is typed."""
+    if name == "finetuned":
+        return "--finetune" if value else "--no-finetune"
+    return f"{SELECTORS[name]} {value:g}" if isinstance(value, float) else f"{SELECTORS[name]} {value}"
 
 
 def model_options(command: Command) -> Command:
-    """Add the selectors of a model; the command gets `choice`."""
+    """Add the selectors of a model; the command gets `choice`.
+
+    The seed of the fit is --fit-seed, and --seed too in a command that draws no random numbers itself.
+    """
+    taken = {parameter.name for parameter in getattr(command, "__click_params__", ())}
+    seed = ["--fit-seed"] if "seed" in taken else ["--seed", "--fit-seed"]
+    selector = functools.partial(option, default=None, excludes=["model"])
 
     @cache_option
-    @option("--backbone", default=None, help="Of the model.")
-    @option("--percent", type=PERCENT, default=None, help="Of the model's filters.")
-    @option("--subject", type=SUBJECT, default=None, help="Of the model: 1, 01 or subj01.")
-    @option("--finetune/--no-finetune", default=None, help="A finetuned model or not.")
-    @option(
-        "--readout", type=click.Choice(["separable", "ridge", "gaussian", "linear"]), default=None, help="Of the model."
-    )
-    @option("--recipe", default=None, metavar="paper|fast", help="Of the model.")
+    @selector("--backbone", metavar="NAME", help="The model's backbone.")
+    @selector("--percent", type=PERCENT, help="The model's share of the filters.")
+    @selector("--subject", type=SUBJECT, help="The model's subject, as 1, 01 or subj01.")
+    @selector("--finetune/--no-finetune", "finetuned", help="A finetuned model, or one that is not.")
+    @selector("--readout", type=click.Choice(READOUTS), help="The model's readout; no default, unlike that of fit.")
+    @selector("--recipe", type=click.Choice(RECIPES), help="The model's recipe; no default, unlike that of fit.")
+    @selector("--rf", type=click.Choice(["shared", "layer"]), help="The model's receptive fields.")
+    @selector(*seed, "fit_seed", type=click.IntRange(0), help="The seed that the model was fitted with.")
     @option(
         "--model",
-        type=click.Path(path_type=Path),
         default=None,
-        help="The model outright: its folder, its name, or how that begins.",
+        excludes=["backbone", "percent", "subject", "finetune", "readout", "recipe", "rf", seed[0].removeprefix("--")],
+        metavar="NAME|FOLDER",
+        help="The model outright: its folder, its name, or a unique beginning of it.",
     )
     @functools.wraps(command)
     def run(
@@ -83,18 +129,19 @@ def model_options(command: Command) -> Command:
         backbone: str | None,
         percent: float | None,
         subject: int | None,
-        finetune: bool | None,
+        finetuned: bool | None,
         readout: str | None,
         recipe: str | None,
-        model: Path | None,
+        rf: str | None,
+        fit_seed: int | None,
+        model: str | None,
         **kwargs: Any,
     ) -> None:
         if backbone is not None:
             from boldreams_cli.features.backbones.registry import entry
 
             backbone = entry(backbone).name
-        command(
-            *args, choice=ModelChoice(cache, backbone, percent, subject, finetune, readout, model, recipe), **kwargs
-        )
+        choice = ModelChoice(cache, model, subject, backbone, percent, readout, recipe, rf, finetuned, fit_seed)
+        command(*args, choice=choice, **kwargs)
 
     return run
