@@ -11,22 +11,26 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.brain import Brain
 from boldreams_cli.console import StopFlag
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.statistics import pearson_r
 from boldreams_cli.encoding.fit import fit
+from boldreams_cli.encoding.inputs.betas import TrainingBetas, hold_out
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout, make_groups
-from boldreams_cli.encoding.inputs.maps import ResidentMaps
-from boldreams_cli.encoding.inputs.pooled import PooledMaps
+from boldreams_cli.encoding.inputs.maps import ResidentMaps, StoredMaps
 from boldreams_cli.encoding.inputs.ranking import rank_filters
 from boldreams_cli.encoding.model.full import Predictor, predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.encoding.model.weights import ReadoutWeights
 from boldreams_cli.encoding.numerics.contraction import published_start
+from boldreams_cli.encoding.readouts.base import Problem
+from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
-from boldreams_cli.encoding.readouts.smooth import FastSettings, train_fast
+from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.machine import keep_freed
@@ -106,8 +110,10 @@ def fits(brain: Brain) -> list[dict[str, object]]:
     for percent in (10, 100):
         layouts = layouts_of(brain, percent)
         live = live_seconds(brain, layouts)
-        settings = FitSettings(percent)
-        cached = fit(brain.store, brain.responses, settings, brain.cache, CPU, 8 * GB, StopFlag())
+        settings, paper = FitSettings(percent), Separable()
+        cached = fit(
+            brain.store, brain.responses, settings, paper, brain.cache, CPU, 8 * GB, StopFlag(), overwrite=True
+        )
         paper_r = float(pearson_r(torch.from_numpy(_predicted(brain, cached.model)), target).nanmean())
         epochs, reached, reached_r, final, final_r = fast_times(brain, layouts, paper_r, target)
         label = f"AlexNet {percent} %"
@@ -135,10 +141,10 @@ def fast_times(
     """Epochs, seconds and r of the shortest fast fit that reaches the published r; seconds and r of the whole one."""
     found, epochs = (0.0, -1.0), 0
     for epochs in (1, 2, 4, 8, 16):
-        found = _fast(brain, layouts, FastSettings(epochs=epochs, steps=1), target)
+        found = _fast(brain, layouts, SmoothSettings(epochs=epochs), target)
         if found[1] >= paper_r:
             break
-    return epochs, *found, *_fast(brain, layouts, FastSettings(), target)
+    return epochs, *found, *_fast(brain, layouts, SmoothSettings(), target)
 
 
 def _paper_size(brain: Brain, layouts: list[MapLayout], epochs: int, target: Tensor) -> list[dict[str, object]]:
@@ -146,7 +152,7 @@ def _paper_size(brain: Brain, layouts: list[MapLayout], epochs: int, target: Ten
     copies = round(5000 / len(brain.responses.voxels))
     voxels = copies * len(brain.responses.voxels)
     live = live_seconds(brain, layouts, copies)
-    fast = _fast(brain, layouts, FastSettings(epochs=epochs, steps=1), target, copies)[0]
+    fast = _fast(brain, layouts, SmoothSettings(epochs=epochs), target, copies)[0]
     return [
         _row(f"AlexNet 10 %, {voxels} voxels: to the published r", fast, live, 100),
         _row(f"AlexNet 10 %, {voxels} voxels: extraction counted", fast + brain.extraction_seconds, live, 30),
@@ -154,15 +160,16 @@ def _paper_size(brain: Brain, layouts: list[MapLayout], epochs: int, target: Ten
 
 
 def _fast(
-    brain: Brain, layouts: list[MapLayout], settings: FastSettings, target: Tensor, copies: int = 1
+    brain: Brain, layouts: list[MapLayout], settings: SmoothSettings, target: Tensor, copies: int = 1
 ) -> tuple[float, float]:
     responses, target = brain.responses, target.repeat(1, copies)
     start = time.perf_counter()
-    rows = brain.store.rows(responses.train_images)
-    betas = torch.from_numpy(responses.mean_betas(responses.train_images)).repeat(1, copies)
-    repeats = torch.from_numpy(responses.repeats(responses.train_images))
-    pooled = [PooledMaps(brain.store, rows, layout, settings.grid) for layout in layouts]
-    result = train_fast(pooled, betas, repeats, settings, 0, CPU, lambda error: None)
+    betas = _Copies(responses, copies)
+    rows = brain.store.rows(betas.image_ids)
+    maps_of = StoredMaps(brain.store, rows, layouts, CPU, brain.cache / "scratch")
+    held_out = hold_out(betas.image_ids, FitSettings(10).held_out, 0)
+    problem = Problem(maps_of, betas, held_out, 0, CPU, 8 * GB)
+    result = Smooth(settings).solve(problem, betas.columns, _NotKept(), StopFlag())
     seconds = time.perf_counter() - start
     test = ResidentMaps(brain.store, brain.store.rows(responses.test_images), layouts, CPU)
     maps = next(iter(test.batches([np.arange(len(responses.test_images))])))
@@ -171,6 +178,32 @@ def _fast(
         pixels, filters = ("a", "c") if layout.pixels_first else ("c", "a")
         prediction += torch.einsum(f"bac,v{pixels},v{filters}->bv", group, field, weight)
     return seconds, float(pearson_r(prediction, target).nanmean())
+
+
+class _Copies(TrainingBetas):
+    """The betas of a brain whose voxels come several times."""
+
+    def __init__(self, responses: Responses, copies: int) -> None:
+        super().__init__(responses)
+        self.own, self.copies = self.columns, copies
+        self.columns = np.arange(copies * len(self.own))
+
+    def means(self, voxels: NDArray[np.int64]) -> Tensor:
+        """Of all voxels, whichever are asked for."""
+        assert len(voxels) == len(self.columns)
+        return super().means(self.own).repeat(1, self.copies)
+
+
+class _NotKept:
+    """A checkpoint that keeps nothing."""
+
+    due = False
+
+    def load(self) -> None:
+        """Nothing."""
+
+    def save(self, note: object, tensors: object) -> None:
+        """Nothing."""
 
 
 def _predicted(brain: Brain, model: FittedModel) -> np.ndarray:
@@ -254,13 +287,15 @@ def fit_made_up(folder: str, images: int, allowed: float) -> None:
         trial_images = np.repeat(np.arange(images), 1)
         trial_test = np.zeros(images, dtype=bool)
         train_images, voxels = np.arange(images), np.zeros((400, 3), np.int32)
+        sessions, request = (1,), {"mask": None}
 
         def read_betas(self, trials: np.ndarray, voxels: slice) -> np.ndarray:
             columns = len(range(400)[voxels])
             return np.random.default_rng(0).normal(size=(int(trials.sum()), columns)).astype(np.float32)
 
     keep_freed()
-    fit(stores(Path(folder))[0], MadeUp(), FitSettings(100, epochs=1), Path(folder), CPU, int(allowed * GB), StopFlag())  # type: ignore[arg-type]
+    store, readout = stores(Path(folder))[0], Separable(AdamSettings(epochs=1))
+    fit(store, MadeUp(), FitSettings(100), readout, Path(folder), CPU, int(allowed * GB), StopFlag())  # type: ignore[arg-type]
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB)
 
 

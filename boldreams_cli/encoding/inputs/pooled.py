@@ -138,11 +138,6 @@ class PooledMaps:
         """Memory that they take."""
         return 4 * self._maps.numel()
 
-    @property
-    def maps(self) -> Tensor:
-        """(images, A, C), where they are in memory."""
-        return self._maps
-
     def read(self, images: NDArray[np.int64]) -> Tensor:
         """Pooled maps of some images, (n, A, C) float32 on the device."""
         if self._file is None:

@@ -161,6 +161,7 @@ class Readout(Protocol):
 
     def prepare(self, problem: Problem, checkpoint: Checkpoint, stop: StopFlag) -> None:
         """Do once what all spans need (a decomposition, a search through fields); `checkpoint` is of all voxels."""
+        return
 
     def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
         """Solve for some voxels (columns of all of the subject's); the result of a voxel depends on no other.
