@@ -43,7 +43,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     help="Image to integrate from: black, the backbone's mean colour, or the image blurred.",
 )
 @options.option("--overwrite", is_flag=True, help="Compute again what is done.")
-@options.option("--weights", default=None, metavar="FILE", help="Of the backbone, if they have moved.")
+@options.option("--weights", default=None, metavar="FILE", help="The backbone's weights, if they have moved.")
 @options.memory_option
 @options.device_option
 def attribute(

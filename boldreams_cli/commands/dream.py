@@ -79,8 +79,15 @@ class VoxelPlace(click.ParamType):
     default="fourier",
     help="Lucent's spectra or pixels; or free phases under the mean spectrum of the subject's stimuli.",
 )
-@options.option("--steps", type=click.IntRange(1), default=None, help="Of Adam (default: the authors', by backbone).")
-@options.option("--lr", type=click.FloatRange(0, min_open=True), default=None, help="Learning rate (default: same).")
+@options.option(
+    "--steps", type=click.IntRange(1), default=None, help="Steps of Adam (default: the authors', by backbone)."
+)
+@options.option(
+    "--lr",
+    type=click.FloatRange(0, min_open=True),
+    default=None,
+    help="The learning rate of Adam (default: the authors', by backbone).",
+)
 @options.option("--count", type=click.IntRange(1), default=4, help="Images to dream at once.")
 @options.option(
     "--output",
@@ -90,7 +97,7 @@ class VoxelPlace(click.ParamType):
     help="Folder to write (default: dreams/NAME in the model's folder; the name says what is not the default).",
 )
 @options.option("--overwrite", is_flag=True, help="Dream again what is done, and replace another dream in --output.")
-@options.option("--weights", default=None, metavar="FILE", help="Of the backbone, if they have moved.")
+@options.option("--weights", default=None, metavar="FILE", help="The backbone's weights, if they have moved.")
 @options.memory_option
 @options.device_option
 @options.seed_option

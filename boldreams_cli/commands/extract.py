@@ -52,14 +52,18 @@ if TYPE_CHECKING:
 )
 @options.option("--clip", default="RN50x4", metavar="NAME[:TAG]", help="A CLIP that open_clip knows, for clip-text.")
 @options.option("--batch-size", type=click.IntRange(1), default=None, help="Images in a pass of the backbone.")
-@options.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Of the stored maps.")
+@options.option(
+    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="The type of the stored numbers."
+)
 @options.option(
     "--keep-percent",
     type=options.PERCENT,
     default=None,
     help="Rank in a first pass and store only this share of the filters.",
 )
-@options.option("--shard-index", type=click.IntRange(0), default=0, help="Of this task in a job array.")
+@options.option(
+    "--shard-index", type=click.IntRange(0), default=0, help="The number of this task in a job array, from 0."
+)
 @options.option("--shard-count", type=click.IntRange(1), default=1, help="Tasks in the job array.")
 @options.option("--dry-run", is_flag=True, help="Print shapes, sizes and free disk, and compute nothing.")
 @options.device_option

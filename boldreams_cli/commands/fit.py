@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @options.output_options
 @options.cache_option
 @options.nsd_option
-@options.option("--backbone", default=None, help="Of the store (default: the one in the cache).")
+@options.option("--backbone", default=None, help="The backbone (default: the one that the cache holds).")
 @options.store_option
-@options.option("--percent", type=options.PERCENT, default="10", help="Of the filters of each layer.")
+@options.option("--percent", type=options.PERCENT, default="10", help="The share of the filters of each layer to read.")
 @options.subject_option()
 @options.data_options
 @options.option(
@@ -60,13 +60,13 @@ if TYPE_CHECKING:
     "--grid",
     type=click.IntRange(1),
     default=None,
-    help="Nodes along each side of a field, of --recipe fast and --readout ridge  [default: 9]",
+    help="Nodes along each side of a field, of --recipe fast and --readout ridge (default: 9).",
 )
 @options.option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16"]),
     default=None,
-    help="Of matrix products; tf32 needs CUDA (default: fp32).",
+    help="The precision of matrix products; tf32 needs CUDA (default: fp32).",
 )
 @options.option("--resume/--no-resume", default=True, help="Go on from a checkpoint of the same settings.")
 @options.option("--overwrite", is_flag=True, help="Fit a model again that is there already.")

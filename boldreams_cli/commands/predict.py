@@ -47,7 +47,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     help="The .npz to write, which is appended to other names (default: predictions/NAME.npz in the model's folder).",
 )
 @options.option("--overwrite", is_flag=True, help="Predict again what is done, and replace other predictions in FILE.")
-@options.option("--weights", default=None, metavar="FILE", help="Of the backbone, if they have moved.")
+@options.option("--weights", default=None, metavar="FILE", help="The backbone's weights, if they have moved.")
 @options.memory_option
 @options.device_option
 def predict(

@@ -15,7 +15,7 @@ from boldreams_cli.commands.options import Output
 @options.output_options
 @options.cache_option
 @options.nsd_option
-@options.option("--backbone", default=None, help="Of the store (default: the one in the cache).")
+@options.option("--backbone", default=None, help="The backbone (default: the one that the cache holds).")
 @options.store_option
 @options.subject_option()
 @options.data_options

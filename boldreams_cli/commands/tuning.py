@@ -89,7 +89,7 @@ def tuning_options(command: Command) -> Command:
         "--weights",
         default=None,
         metavar="pretrained|random|FILE",
-        help="Of the backbone to finetune (default: what the store was made with, else pretrained).",
+        help="The weights of the backbone to finetune (default: what the store was made with, else pretrained).",
     )
     @option("--backbone-lr", type=click.FloatRange(0, min_open=True), help="Rate of the backbone (default: --lr).")
     @option("--clip-gradient", type=click.FloatRange(0, min_open=True), help="Largest norm of the gradient.")
@@ -105,7 +105,7 @@ def tuning_options(command: Command) -> Command:
         "--validation-fraction",
         type=click.FloatRange(0, 1, max_open=True),
         default=0.0,
-        help="Of the training images to hold out; the epoch that predicts them best is kept.",
+        help="The share of the training images to hold out; the epoch that predicts them best is kept.",
     )
     @option("--early-stop", type=click.IntRange(1), help="Epochs to go on without a better validation loss.")
     @option("--devices", type=click.IntRange(1), default=1, help="Processes, each with a device of its own.")

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     "--weights",
     default=None,
     metavar="pretrained|random|FILE",
-    help="Of CLIP; with --vocabulary imagenet, of the backbone and its classifier.",
+    help="The weights of CLIP; with --vocabulary imagenet, of the backbone and its classifier.",
 )
 @options.option("--top", type=click.IntRange(1, 200), default=20, help="Words to show.")
 @options.option("--overwrite", is_flag=True, help="Do again what is done.")

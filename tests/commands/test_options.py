@@ -48,6 +48,7 @@ def test_every_command_and_option_is_documented(name: str) -> None:
         assert isinstance(parameter, ShellOption)
         assert parameter.help, f"{name} --{long_name(parameter)}"
         assert parameter.help[0].isupper()
+        assert not parameter.help.startswith("Of "), parameter.help
         assert parameter.help.endswith(".") or parameter.help.endswith(")"), parameter.help
     assert "BOLDREAMS_" in command.get_help(command.make_context(name, ["--help"], resilient_parsing=True))
 
