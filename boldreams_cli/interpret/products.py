@@ -16,6 +16,7 @@ between is made good by the next who holds the lock.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -34,6 +35,7 @@ from typing import Any
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
 from boldreams_cli.encoding.model.spec import FittedModel, versions
 from boldreams_cli.files import digest, fingerprint, write_json
+from boldreams_cli.locks import Lock
 
 FORMAT = 1
 LONGEST = 100  # characters of a name; file systems take 255 bytes, and suffixes come after it
@@ -368,6 +370,13 @@ def _locked(path: Path, what: str, stop: StopFlag) -> Iterator[None]:
                 logger.info("another process makes %s: waiting for it", what)
             said = True
             time.sleep(0.2)
+        except OSError as error:
+            stream.close()
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
+                raise
+            with Lock(path, what, wait=True, stop=stop):  # this file system has no flock
+                yield
+            return
         stream.close()
     try:
         yield

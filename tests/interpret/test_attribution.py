@@ -74,12 +74,23 @@ def test_of_a_linear_function_is_exact_in_two_steps(ends: tuple[Tensor, Tensor])
 
 def test_batches_and_shared_passes_do_not_change_the_result(fitted: Fitted) -> None:
     attributor = Attributor(fitted.full, ["V1", "faces"], fitted.responses, Settings(steps=5))
-    image = torch.rand(3, 227, 227)
+    image = torch.rand(3, 227, 227, generator=torch.Generator().manual_seed(0))
     both = attributor.integrate(image, [0, 1])
     for area in (0, 1):
         attributor._batch = {1: 2}
         single = attributor.integrate(image, [area])
         np.testing.assert_allclose(single.values[0], both.values[area], atol=1e-5 * np.abs(both.values).max())
+
+
+def test_batches_do_not_change_the_result_of_many_stretches(fitted: Fitted) -> None:
+    """As many as are halved at a time on a CPU."""
+    attributor = Attributor(fitted.full, ["V1"], fitted.responses, Settings(steps=64))
+    image = torch.rand(3, 227, 227, generator=torch.Generator().manual_seed(0))
+    found = []
+    for batch in (3, 16):
+        attributor._batch = {1: batch}
+        found.append(attributor.integrate(image, [0]).values)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5 * np.abs(found[0]).max())
 
 
 def real_area(backbone: registry.Backbone) -> tuple[Respond, Tensor]:

@@ -15,7 +15,8 @@ from boldreams_cli.encoding.inputs.layout import make_groups
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.model.weights import ReadoutWeights
 from boldreams_cli.features import clip
-from boldreams_cli.interpret.words import cloud, matching
+from boldreams_cli.interpret.products import Product
+from boldreams_cli.interpret.words import cloud, comparison, matching
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 from tests import tiny_clip
 
@@ -214,3 +215,27 @@ def test_predicted_betas_of_an_area(text_model: FittedModel) -> None:
     assert found.tolist() == pytest.approx([first, second])
     with pytest.raises(BoldreamsError, match="another --roi"):
         cloud.predicted_betas(text_model, np.array([False, False, True]), embeddings)
+
+
+def test_words_are_of_a_finished_dream_of_the_mean_response(tmp_path: Path, text_model: FittedModel) -> None:
+    def kept(name: str, objective: str, stopped: bool = False) -> None:
+        one = Product("dream", tmp_path / "dreams" / name, "dream", ("dream.npz",), {"of": name}, own_folder=True)
+
+        def make(folder: Path, stem: str) -> dict[str, object]:
+            np.savez(folder / "dream.npz", images=np.full((1, 3, 8, 8), 1.5, dtype=np.float32))
+            return {"area": "faces", "roi": "faces", "objective": objective, "step": 7}
+
+        (one.write_stopped if stopped else one.write)(make)
+
+    with pytest.raises(ChoiceError, match=r"no dream of faces.*boldreams dream --roi faces"):
+        comparison.dream_of(text_model, "faces")
+    kept("faces", "mean", stopped=True)
+    kept("faces-target-0", "target")
+    with pytest.raises(ChoiceError, match="stopped at step 7"):
+        comparison.dream_of(text_model, "faces")
+    kept("faces-steps-9", "mean")
+    found = comparison.dream_of(text_model, "Faces")
+    assert found.name == "faces-steps-9"
+    assert float(comparison.dream_pixels(found).max()) == 1
+    kept("faces", "mean")
+    assert comparison.dream_of(text_model, "faces").name == "faces", "the one with default settings"

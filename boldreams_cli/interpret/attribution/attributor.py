@@ -30,7 +30,8 @@ from boldreams_cli.interpret.products import (
     spelled,
     versions_that_matter,
 )
-from boldreams_cli.interpret.targets import Means, read_stored, said, voxels_of
+from boldreams_cli.interpret.readers import Means, read_stored
+from boldreams_cli.interpret.targets import said, voxels_of
 from boldreams_cli.machine import is_out_of_memory, repeatable
 
 STEPS = 256  # at most; below 1 % on AlexNet and efficientnet_lite0 where half of them would do

@@ -1,0 +1,103 @@
+"""From maps to the responses of areas, of pixels and of stored images alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boldreams_cli.encoding.inputs.layout import MapLayout
+from boldreams_cli.encoding.inputs.maps import open_maps
+from boldreams_cli.encoding.model.full import IMAGE_BLOCK, FullModel
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.features.feature_store import FeatureStore
+
+Reader = Callable[[Sequence[Tensor]], Tensor]
+
+
+class Means:
+    """Reads weighted sums of voxels, as an area's mean, without an axis of voxels.
+
+    Parameters
+    ----------
+    full : the full model.
+    areas : (voxels,) bool of each.
+    """
+
+    def __init__(self, full: FullModel, areas: Sequence[NDArray[np.bool_]]) -> None:
+        self.areas = [full.weighted_sum(torch.from_numpy(area / area.sum()).float()) for area in areas]
+
+    def __call__(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of each group, (images, K, P) -> (images, areas)."""
+        return torch.stack([area.read(maps) for area in self.areas], dim=1)
+
+
+class Betas:
+    """Reads the voxels of an area one by one.
+
+    Parameters
+    ----------
+    model : fitted.
+    voxels : (voxels,) bool.
+    device : of the maps.
+    """
+
+    def __init__(self, model: FittedModel, voxels: NDArray[np.bool_], device: torch.device) -> None:
+        chosen = torch.from_numpy(voxels)
+        self.readers = [model.weights.reader(group, False, device, chosen) for group in model.spec.groups]
+        self.bias = model.weights.bias[chosen].to(device)
+
+    def __call__(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of each group, (images, K, P) -> (images, voxels of the area)."""
+        shares = [reader(group) for group, reader in zip(maps, self.readers, strict=True)]
+        return torch.stack(shares).sum(0) + self.bias
+
+
+def read_stored(
+    model: FittedModel,
+    store: FeatureStore,
+    images: NDArray[Any],
+    reader: Reader,
+    device: torch.device,
+    memory: int,
+) -> NDArray[np.float32]:
+    """Apply a reader to stored maps.
+
+    Parameters
+    ----------
+    model, store : that belong together.
+    images : (n,) nsdIds.
+    reader : `Means` or `Betas`.
+    device : to compute on.
+    memory : bytes that the maps may take.
+
+    Returns
+    -------
+    (n, columns of the reader).
+
+    Raises
+    ------
+    MismatchError
+        If the store lacks some of the images.
+    """
+    layouts = [MapLayout(group, model.spec.layers) for group in model.spec.groups]
+    rows = store.rows(images)
+    values = sum(a * c for a, c in (layout.shape for layout in layouts))
+    step = max(IMAGE_BLOCK, memory // 2 // (values * 4) // store.rows_per_shard * store.rows_per_shard)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), step):
+            chosen = rows[start : start + step]
+            source = open_maps(store, chosen, layouts, device, memory, store.path.parent)
+            order = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // IMAGE_BLOCK))
+            for batch in source.batches(order):
+                maps = [
+                    group.transpose(1, 2) if layout.pixels_first else group
+                    for group, layout in zip(batch, layouts, strict=True)
+                ]
+                parts.append(reader(maps).cpu())
+    return torch.cat(parts).numpy()
