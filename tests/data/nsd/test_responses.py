@@ -356,3 +356,16 @@ def test_changed_attributes_are_refused(experiment: Experiment, cache: Path) -> 
     assert complete_stores(cache, 1) == []
     with pytest.raises(BoldreamsError, match="no responses in"):
         Responses.open(cache / "elsewhere.zarr")
+
+
+def test_a_file_that_is_gone_is_found(experiment: Experiment, cache: Path) -> None:
+    """Zarr reads missing chunks as the fill value: each missing file of the store must be an error."""
+    made = prepare(experiment, 2, cache)
+    files = [f for f in sorted(made.path.rglob("*")) if f.is_file() and "locks" not in f.parts]
+    for path in files:
+        content = path.read_bytes()
+        path.unlink()
+        with pytest.raises(BoldreamsError):
+            Responses.open(made.path)
+        path.write_bytes(content)
+    Responses.open(made.path)
