@@ -52,7 +52,7 @@ class Live(nn.Module):
         self.features = torchvision.models.get_model("alexnet", weights=None).features.requires_grad_(False)
         self.layouts = layouts
         sizes = [(layout.count, layout.group.pixels) for layout in layouts]
-        fields, weights, bias = published_start(sizes, voxels, torch.Generator().manual_seed(0))
+        fields, weights, bias = published_start(sizes, voxels, np.arange(voxels), 0)
         self.fields, self.weights = nn.ParameterList(fields), nn.ParameterList(weights)
         self.bias = nn.Parameter(bias)
 

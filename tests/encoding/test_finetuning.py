@@ -123,7 +123,7 @@ class StopAt(StopFlag):
 def test_gradients_are_autograds(small: Small, whole: FinetuneResult) -> None:
     spec, trials, voxels = whole.model.spec, 5, 9
     backbone = registry.load("alexnet", "random")
-    network = Network(backbone, spec, voxels, 16, 3, CPU)
+    network = Network(backbone, spec, np.arange(voxels), 16, 3, CPU)
     network.width = 4  # the test should cross blocks of voxels
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (trials, 3, 63, 63), dtype=torch.uint8, generator=generator)

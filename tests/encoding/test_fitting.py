@@ -48,7 +48,7 @@ class Live(nn.Module):
         self.filters = {n: order[: max(1, int(len(order) * percent / 100))] for n, (order, _) in ranked.items()}
         self.groups = make_groups({n: s[1:] for n, s in ready.store.layers.items()}, "shared")
         sizes = [(sum(len(self.filters[n]) for n in g.layers), g.pixels) for g in self.groups]
-        fields, weights, bias = published_start(sizes, voxels, torch.Generator().manual_seed(seed))
+        fields, weights, bias = published_start(sizes, voxels, np.arange(voxels), seed)
         self.fields, self.weights = nn.ParameterList(fields), nn.ParameterList(weights)
         self.bias = nn.Parameter(bias)
 

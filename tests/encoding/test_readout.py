@@ -55,13 +55,13 @@ def test_template_is_the_weighted_sum_over_voxels() -> None:
 
 
 def test_published_start_has_the_published_ranges() -> None:
-    fields, weights, bias = published_start([(6, 729), (82, 169)], 400, torch.Generator().manual_seed(3))
+    fields, weights, bias = published_start([(6, 729), (82, 169)], 400, np.arange(400), 3)
     for field, pixels in zip(fields, (729, 169), strict=True):
         assert field.shape == (pixels, 400)
         assert 0.97 < field.abs().max() * pixels**0.5 <= 1
     assert all(0.97 < weight.abs().max() * 20 <= 1 for weight in weights)
     assert 0 <= bias.min() < bias.max() < 1
-    again = published_start([(6, 729), (82, 169)], 400, torch.Generator().manual_seed(3))
+    again = published_start([(6, 729), (82, 169)], 400, np.arange(400), 3)
     assert torch.equal(again[2], bias)
 
 
@@ -73,3 +73,15 @@ def test_rate_falls_after_each_of_epochs_2_to_7() -> None:
         assert learning_rate(1e-4, epoch) == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
+
+
+def test_a_voxels_start_depends_on_the_seed_and_its_column_alone() -> None:
+    groups, columns = [(6, 49), (8, 9)], np.array([3, 50, 51, 399])
+    whole = published_start(groups, 400, np.arange(400), 3)
+    some = published_start(groups, 400, columns, 3)
+    other = published_start(groups, 400, columns, 4)
+    for one, part, different in zip((*whole[0], *whole[1]), (*some[0], *some[1]), (*other[0], *other[1]), strict=True):
+        assert torch.equal(part, one[:, columns])
+        assert (part != different).any(0).all()
+        assert len(np.unique(one[0])) > 390, "no two voxels start alike"
+    assert torch.equal(some[2], whole[2][columns])

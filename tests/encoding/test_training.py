@@ -24,7 +24,7 @@ class Plain(nn.Module):
     def __init__(self, seed: int) -> None:
         super().__init__()
         sizes = [(layout.count, layout.group.pixels) for layout in LAYOUTS]
-        fields, weights, bias = published_start(sizes, VOXELS, torch.Generator().manual_seed(seed))
+        fields, weights, bias = published_start(sizes, VOXELS, np.arange(VOXELS), seed)
         self.fields, self.weights = nn.ParameterList(fields), nn.ParameterList(weights)
         self.bias = nn.Parameter(bias)
 

@@ -20,21 +20,22 @@ MAPS = {
     "features.9": 1755295.0172522068,
     "features.12": 489889.5854769349,
 }
-# Sum of the absolute values of each tensor after two epochs at a rate of 1e-3, 10 % of the filters.
+# Sum of the absolute values of each tensor after two epochs at a rate of 1e-3, 10 % of the filters;
+# each voxel starts from random numbers of its own.
 WEIGHTS = {
-    "bias": 72.26891461084597,
-    "fields/13x13": 921.1595875394833,
-    "fields/27x27": 1962.897875320899,
-    "fields/6x6": 427.84898925590096,
+    "bias": 74.41873515024781,
+    "fields/13x13": 922.1511579102298,
+    "fields/27x27": 1976.2639550910862,
+    "fields/6x6": 430.66869290929753,
     "voxels": 2075.0,
-    "weights/features.12": 148.06216959789163,
-    "weights/features.2": 35.75171253789449,
-    "weights/features.5": 109.04299354199611,
-    "weights/features.7": 225.8489555279666,
-    "weights/features.9": 150.26120347353572,
+    "weights/features.12": 146.05899552677874,
+    "weights/features.2": 35.446418264560634,
+    "weights/features.5": 109.29748972367815,
+    "weights/features.7": 225.59217562138292,
+    "weights/features.9": 147.4810868982022,
 }
-LOSSES = [1.6808820348739177, 1.0848546020733754]
-R_MEAN = 0.06516516998923116
+LOSSES = [1.704840120911971, 1.090907909445703]
+R_MEAN = 0.03857327822740115
 
 
 @pytest.fixture(scope="module")

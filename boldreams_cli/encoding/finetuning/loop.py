@@ -84,7 +84,8 @@ class Trainer:
         self.device, self.key = process.device, spec.key
         size = settings.batch_size
         self.micro_batch = min(size, micro_batch or size)
-        self.network = Network(backbone, spec, trials.voxels, self.micro_batch, settings.seed, self.device)
+        columns = np.flatnonzero(trials.included)
+        self.network = Network(backbone, spec, columns, self.micro_batch, settings.seed, self.device)
         self._set_batch_norm(training=settings.batch_norm == "train")
         rate = settings.backbone_rate or settings.rate
         groups = [

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boldreams_cli.encoding.inputs.layout import MapLayout, grouped, laid_out
@@ -59,21 +61,28 @@ class Network(nn.Module):
     ----------
     backbone : with the weights to start from; those that the readout depends on are made trainable.
     spec : of the model: layers, filters and groups.
-    voxels : to train.
+    columns : (voxels,) of all of the subject's, those to train.
     batch_size : trials in a step, for the width of the blocks.
     seed : of the readout's start, the same as without finetuning.
     device : to train on.
     """
 
     def __init__(
-        self, backbone: Backbone, spec: ModelSpec, voxels: int, batch_size: int, seed: int, device: torch.device
+        self,
+        backbone: Backbone,
+        spec: ModelSpec,
+        columns: NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
     ) -> None:
         super().__init__()
+        voxels = len(columns)
         self.backbone = backbone.to(device)
         self.layouts = [MapLayout(group, spec.layers) for group in spec.groups]
         self.filters = {name: torch.tensor(indices, device=device) for name, indices in spec.layers.items()}
         sizes = [(layout.count, layout.group.pixels) for layout in self.layouts]
-        fields, weights, bias = published_start(sizes, voxels, torch.Generator().manual_seed(seed))
+        fields, weights, bias = published_start(sizes, voxels, columns, seed)
         left, right = [], []
         for layout, field, weight in zip(self.layouts, fields, weights, strict=True):
             left.append((field if layout.pixels_first else weight).to(device))

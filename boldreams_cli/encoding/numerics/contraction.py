@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -100,30 +102,49 @@ class GroupReader:
         return pooled.flatten(1) @ self.factor[:, voxels]
 
 
+def uniform(seed: int, columns: NDArray[np.int64], count: int) -> Tensor:
+    """Random numbers of each voxel by itself, from the seed and its column alone (Philox, counter-based).
+
+    Parameters
+    ----------
+    seed : from 0 up.
+    columns : (voxels,) number of each voxel among all of the subject's.
+    count : numbers for each.
+
+    Returns
+    -------
+    (count, voxels) float32 in [0, 1).
+    """
+    drawn = np.empty((len(columns), count), dtype=np.float32)
+    for row, column in zip(drawn, columns, strict=True):
+        key = np.array([seed, column], dtype=np.uint64)
+        np.random.Generator(np.random.Philox(key=key)).random(out=row, dtype=np.float32)
+    return torch.from_numpy(drawn).T
+
+
 def published_start(
-    groups: list[tuple[int, int]], voxels: int, generator: torch.Generator
+    groups: list[tuple[int, int]], voxels: int, columns: NDArray[np.int64], seed: int
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Start of training as in the published code: uniform, by PyTorch's default rule for linear layers.
 
     Parameters
     ----------
     groups : (K filters, P pixels) of each.
-    voxels : number of them; the published weights are drawn within 1/sqrt(voxels).
-    generator : of the random numbers.
+    voxels : of the model; the published weights are drawn within 1/sqrt(voxels).
+    columns : (some,) which voxels to start; a voxel's start depends on no other.
+    seed : of the random numbers.
 
     Returns
     -------
-    fields : of each group, (P, voxels) within 1/sqrt(P).
-    weights : of each group, (K, voxels) within 1/sqrt(voxels).
-    bias : (voxels,) within [0, 1).
+    fields : of each group, (P, some) within 1/sqrt(P).
+    weights : of each group, (K, some) within 1/sqrt(voxels).
+    bias : (some,) within [0, 1).
     """
-
-    def uniform(rows: int, bound: float) -> Tensor:
-        return (torch.rand(rows, voxels, generator=generator) * 2 - 1) * bound
-
-    fields = [uniform(pixels, 1 / math.sqrt(pixels)) for _, pixels in groups]
-    weights = [uniform(filters, 1 / math.sqrt(voxels)) for filters, _ in groups]
-    return fields, weights, torch.rand(voxels, generator=generator)
+    sizes = [pixels for _, pixels in groups] + [filters for filters, _ in groups]
+    bounds = [1 / math.sqrt(pixels) for _, pixels in groups] + [1 / math.sqrt(voxels)] * len(groups)
+    *drawn, bias = uniform(seed, columns, sum(sizes) + 1).split([*sizes, 1])
+    scaled = [(values * 2 - 1) * bound for values, bound in zip(drawn, bounds, strict=True)]
+    return scaled[: len(groups)], scaled[len(groups) :], bias[0].clone()
 
 
 def learning_rate(base: float, epoch: int) -> float:

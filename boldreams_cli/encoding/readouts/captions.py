@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.encoding.inputs.layout import MapLayout
+from boldreams_cli.encoding.numerics.contraction import uniform
 from boldreams_cli.encoding.readouts.base import Problem, ReadoutSettings, register
 from boldreams_cli.encoding.readouts.separable import AdamSettings, ReadoutTraining, Separable
 
@@ -23,14 +24,14 @@ class LinearTraining(ReadoutTraining):
     Parameters
     ----------
     layouts : of the groups' maps, all of one pixel.
-    places : (some,) the voxels to train, counted among those of the model.
+    columns : (some,) the voxels to train, counted among all of the subject's; the start of each is its own.
     voxels, rate, seed, device, precision : as for `ReadoutTraining`.
     """
 
     def __init__(
         self,
         layouts: Sequence[MapLayout],
-        places: NDArray[np.int64],
+        columns: NDArray[np.int64],
         voxels: int,
         rate: float,
         seed: int,
@@ -42,10 +43,7 @@ class LinearTraining(ReadoutTraining):
         self.layouts, self.voxels, self.precision = layouts, voxels, precision
         self.counts = [layout.count for layout in layouts]
         bound = 1 / math.sqrt(sum(self.counts))
-        random = torch.Generator().manual_seed(seed)
-        # Drawn for all voxels, so that the start of one does not depend on the span it is trained in.
-        start = (torch.rand(sum(self.counts) + 1, voxels, generator=random) * 2 - 1) * bound
-        start = start[:, torch.from_numpy(places)].to(device)
+        start = ((uniform(seed, columns, sum(self.counts) + 1) * 2 - 1) * bound).to(device)
         self.weight, self.bias = start[:-1].contiguous(), start[-1].contiguous()
         self.optimizer = torch.optim.Adam([self.weight, self.bias], lr=rate, fused=True)
 
@@ -100,8 +98,7 @@ class Linear(Separable):
 
     def training(self, problem: Problem, voxels: NDArray[np.int64]) -> ReadoutTraining:
         """Parameters of some voxels, as they start."""
-        places = np.searchsorted(problem.betas.columns, voxels)
         count, settings = len(problem.betas.columns), self.settings
         return LinearTraining(
-            problem.maps.layouts, places, count, settings.rate, problem.seed, problem.device, settings.precision
+            problem.maps.layouts, voxels, count, settings.rate, problem.seed, problem.device, settings.precision
         )

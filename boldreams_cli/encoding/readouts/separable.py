@@ -149,7 +149,7 @@ class ReadoutTraining:
         self.layouts, self.span, self.voxels, self.precision = layouts, span, voxels, precision
         self.batch_size = batch_size
         sizes = [(layout.count, layout.group.pixels) for layout in layouts]
-        fields, weights, bias = start or published_start(sizes, voxels, torch.Generator().manual_seed(seed))
+        fields, weights, bias = start or published_start(sizes, voxels, np.arange(voxels), seed)
         width = block_width(layouts, batch_size, device, span.stop - span.start)
         self.blocks: list[_Block] = []
         for first in range(span.start, span.stop, width):
@@ -293,9 +293,7 @@ class Separable(Readout):
         settings: AdamSettings = self.settings
         layouts, count = problem.maps.layouts, len(problem.betas.columns)
         sizes = [(layout.count, layout.group.pixels) for layout in layouts]
-        fields, weights, bias = published_start(sizes, count, torch.Generator().manual_seed(problem.seed))
-        place = torch.from_numpy(np.searchsorted(problem.betas.columns, voxels))
-        start = [field[:, place] for field in fields], [weight[:, place] for weight in weights], bias[place]
+        start = published_start(sizes, count, voxels, problem.seed)
         return ReadoutTraining(
             *(layouts, slice(0, len(voxels)), count, settings.batch_size, settings.rate, problem.seed),
             *(problem.device, settings.precision, start),
