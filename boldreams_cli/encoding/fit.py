@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, StopFlag, size
+from boldreams_cli.console import BoldreamsError, StopFlag, size, timed
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.betas import TrainingBetas, hold_out
 from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups
@@ -170,7 +170,8 @@ def _solve(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, s
     for number, voxels in enumerate(todo):
         title = problem.title + (f", part {number + 1} of {len(todo)}" if len(todo) > 1 else "")
         checkpoint = spans.checkpoint(voxels)
-        spans.keep(voxels, readout.solve(replace(problem, title=title), voxels, checkpoint, stop))
+        with timed(f"{readout.name}: span {number + 1} of {len(todo)}, {len(voxels)} voxels"):
+            spans.keep(voxels, readout.solve(replace(problem, title=title), voxels, checkpoint, stop))
 
 
 def _save(folder: Path, spec: ModelSpec, spans: Spans, voxels: NDArray[np.int32]) -> Curve:

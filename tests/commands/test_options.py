@@ -241,3 +241,15 @@ def test_a_log_line_stands_above_the_bar_and_not_on_it() -> None:
     assert f"something [odd] happened: {'x' * 90}" in lines
     assert "afterwards" in lines
     assert any("2/3 trials" in line for line in lines)
+
+
+def test_verbose_says_what_is_read_and_how_long_it_takes(run: Run, own: Path) -> None:
+    score = ("score", "--cache", own, "--overwrite")
+    plain, verbose = run(*score).err, run(*score, "-v").err
+    said = [line for line in verbose.splitlines() if line not in plain.splitlines()]
+    for what in ("model: ", "responses: ", "prediction of "):
+        assert any(line.startswith(what) for line in said), what
+    fitted = run("fit", "--subject", 1, "--percent", 1, "--epochs", 1, "--cache", own, "-v").err
+    assert "features: " in fitted
+    assert "span 1 of 1" in fitted
+    assert "model: " not in plain, "it is on stdout"
