@@ -1,0 +1,57 @@
+"""Fits over damaged models and checkpoints, with another memory in between, and two at once."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from boldreams_cli.console import StoppedError
+from boldreams_cli.encoding.model.folder import find_models, remove, resolve
+
+from .conftest import Ready
+from .test_fitting import StopAt, run
+
+LITTLE = 6_000_000  # voxels in several spans, maps in a file
+
+
+@pytest.mark.parametrize("damage", ["weights", "other format", "no JSON"])
+def test_a_damaged_model_is_fitted_again(ready: Ready, tmp_path: Path, damage: str) -> None:
+    model = run(ready, tmp_path).model
+    spec = model.folder / "spec.json"
+    if damage == "weights":
+        with (model.folder / "weights.safetensors").open("ab") as stream:
+            stream.write(b"x")
+    else:
+        spec.write_text(json.dumps(json.loads(spec.read_text()) | {"format": 99}) if damage == "other format" else "{")
+        assert not find_models(tmp_path)
+    again = run(ready, tmp_path).model
+    assert again.folder == model.folder
+    assert again.spec.weights_digest == model.spec.weights_digest
+
+
+def test_another_memory_in_between_and_a_damaged_span(ready: Ready, tmp_path: Path) -> None:
+    whole = run(ready, tmp_path / "whole", memory=LITTLE).model
+    with pytest.raises(StoppedError):
+        run(ready, tmp_path / "parts", memory=LITTLE, stop=StopAt(20))
+    solved = sorted((tmp_path / "parts").rglob("solved-*.safetensors"))
+    assert solved
+    content = bytearray(solved[0].read_bytes())
+    content[-5] ^= 1
+    solved[0].write_bytes(content)
+    rest = run(ready, tmp_path / "parts").model
+    for name, values in whole.weights.fields.items():  # spans narrower than a block round a little differently
+        torch.testing.assert_close(rest.weights.fields[name], values, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(rest.weights.bias, whole.weights.bias, rtol=1e-5, atol=1e-6)
+
+
+def test_two_at_once_make_one_model_and_it_can_be_named_and_removed(ready: Ready, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: run(ready, tmp_path).model, range(2))
+    assert one.spec.weights_digest == other.spec.weights_digest
+    (row,) = find_models(tmp_path)
+    for text in (str(row.folder), row.folder.name, "percent-10", "alexnet/percent-10-p", "subj01/alexnet/percent"):
+        assert resolve(tmp_path, text) == row.folder
+    remove(row.folder)
+    assert not find_models(tmp_path)
