@@ -33,6 +33,7 @@ from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.features.store_arrays import ids_hash
 from boldreams_cli.machine import keep_freed
 
 CPU = torch.device("cpu")
@@ -264,14 +265,13 @@ def fit_in_little(folder: str) -> None:
     store = FeatureStore.create(Path(folder), spec | {"stimuli": {}, "keep": None, "shard_rows": 32}, "none")
     store.add_images(range(images))
     rng = np.random.default_rng(0)
-    for name, shape in layers.items():
-        array = store.array(f"layers/{name}/maps")
-        block = np.maximum(rng.normal(size=(32, *shape)).astype(np.float16), 0)
-        for start in range(0, images, 32):
-            array[start : start + 32] = block
-        del block
-        store.array(f"layers/{name}/mean")[:] = rng.random((images, shape[0]), dtype=np.float32)
-    store.ledger().add({"kind": "maps", "start": 0, "stop": images})
+    for number in range(images // 32):
+        read = [[0, 32, ids_hash(store.images[number * 32 : number * 32 + 32]), ""]]
+        block = {
+            name: np.maximum(rng.normal(size=(32, *shape)).astype(np.float16), 0) for name, shape in layers.items()
+        }
+        store.write("mean", number, {name: maps.astype(np.float32).mean((2, 3)) for name, maps in block.items()}, read)
+        store.write("maps", number, block, read)
     total = sum(a * b * c for a, b, c in layers.values()) * 2 * images / GB
     program = f"import benchmarks.fitting as f; f.fit_made_up({folder!r}, {images}, {allowed})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -16,8 +16,9 @@ from boldreams_cli.encoding.inputs.maps import read_groups
 from boldreams_cli.encoding.inputs.ranking import rank_filters
 from boldreams_cli.features import extraction
 from boldreams_cli.features.backbones import registry
-from boldreams_cli.features.feature_store import CODEC, FeatureStore
+from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.features.store_arrays import CODEC, ids_hash
 
 # Several units of work, as in use; the targets are for the first two.
 IMAGES = {"alexnet": 1024, "vgg11": 160, "efficientnet_lite0": 256, "rn50x4": 64}
@@ -154,9 +155,11 @@ def ranking(brain: Brain) -> list[dict[str, object]]:
     store = FeatureStore.create(brain.folder / "bench-rank", spec, "none")
     store.add_images(range(10_000))
     rng = np.random.default_rng(0)
-    for name, shape in store.layers.items():
-        store.array(f"layers/{name}/mean")[:] = rng.random((10_000, shape[0]), dtype=np.float32)
-    store.ledger().add({"kind": "maps", "start": 0, "stop": 10_000})
+    size = store.rows_per_shard
+    for number in range(-(-10_000 // size)):
+        rows = store.images[number * size : (number + 1) * size]
+        means = {name: rng.random((len(rows), shape[0]), dtype=np.float32) for name, shape in store.layers.items()}
+        store.write("mean", number, means, [[0, len(rows), ids_hash(rows), ""]])
     start = time.perf_counter()
     rank_filters(FeatureStore(store.path), np.arange(10_000))
     seconds = time.perf_counter() - start

@@ -111,7 +111,7 @@ def model_spec(
         backbone=store.spec["backbone"],
         backbone_weights={
             "digest": store.spec["weights_digest"],
-            "source": str(store.group.attrs["weights"]),
+            "source": store.weights,
         },
         preprocessing=store.spec["preprocessing"],
         layers=layers,

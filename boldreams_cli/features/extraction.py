@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError, logger, progress, size
 from boldreams_cli.features.backbones.registry import Backbone
-from boldreams_cli.features.feature_store import CODEC, FeatureStore, shard_rows
+from boldreams_cli.features.extraction_pass import Pass, cast, ieee_float32
+from boldreams_cli.features.feature_store import KINDS, FeatureStore
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std, joint_order
-from boldreams_cli.files import fingerprint, free_bytes, locked
+from boldreams_cli.features.store_arrays import CODEC, shard_rows
+from boldreams_cli.files import fingerprint, free_bytes
 
 ReadImages = Callable[[NDArray[Any]], NDArray[Any]]
 SAMPLE_IMAGES = 8
+STIMULI_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,23 @@ class Source:
 
     Parameters
     ----------
-    images : (images,) sorted nsdIds.
+    images : (images,) ids: shared images first, then subject by subject.
     training : of each subject, sorted nsdIds; only these take part in a ranking.
     read : nsdIds -> (images, height, width, 3) uint8, or of their captions (images, captions, context) tokens.
     identity : what identifies the stimulus or captions file.
+    stamp : size and time of change of that file, None where there is none.
     """
 
     images: NDArray[Any]
     training: list[NDArray[Any]]
     read: ReadImages
     identity: dict[str, Any]
+    stamp: dict[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        # The order in which subjects were asked for decides nothing.
+        unique = {tuple(np.asarray(ids).tolist()): np.asarray(ids) for ids in self.training}
+        object.__setattr__(self, "training", [unique[key] for key in sorted(unique)])
 
 
 @dataclass
@@ -115,7 +125,7 @@ def make_plan(backbone: Backbone, source: Source, cache: Path, dtype: str, keep_
         stored=stored,
         raw_bytes=image_bytes * rows,
         ratio=_ratio(maps),
-        free=free_bytes(cache),
+        free=free_bytes(path),
         chunks={name: [shard_rows(image_bytes), 1, *shape[1:]] for name, shape in layers.items()},
     )
 
@@ -130,19 +140,7 @@ def _ratio(maps: dict[str, NDArray[Any]]) -> float:
 def _maps(backbone: Backbone, images: NDArray[Any], dtype: str) -> dict[str, Tensor]:
     with torch.inference_mode():
         found = backbone.maps_of(torch.from_numpy(images))
-        return {name: _cast(value, dtype, name) for name, value in found.items()}
-
-
-def _cast(maps: Tensor, dtype: str, layer: str) -> Tensor:
-    """To the store's dtype, refusing what it cannot hold (NaN compares false, so it is refused too)."""
-    low, high = float(maps.amin()), float(maps.amax())  # aminmax is far slower where channels come last
-    limit = float(np.finfo(dtype).max)
-    if not (low >= -limit and high <= limit):
-        raise BoldreamsError(
-            f"{layer} has values from {low:.4g} to {high:.4g}, which {dtype} cannot hold; "
-            + ("use --dtype float32" if dtype == "float16" and abs(high) < np.inf else "check the weights")
-        )
-    return maps.to(getattr(torch, dtype))
+        return {name: cast(value, dtype, name) for name, value in found.items()}
 
 
 @dataclass
@@ -186,7 +184,7 @@ def extract(
     backbone, source : as for `make_plan`.
     plan : from `make_plan`.
     cache : its folder.
-    stop : looked at after each unit.
+    stop : looked at after each batch.
     batch_size : images in one pass of the backbone.
     shard : (index, count) of this task in a job array.
 
@@ -198,15 +196,14 @@ def extract(
     start = time.monotonic()
     plan.check_disk()
     store = FeatureStore.create(cache, plan.spec, backbone.weights)
-    store.add_images(source.images)
-    part = f"{shard[0]}-of-{shard[1]}"
+    store.add_images(source.images, stop)
+    check_stimuli(store, source, stop)
     computed = 0
-    with locked(store.path.with_suffix(".ledger") / f"{part}.lock", str(store.path)):
+    with ieee_float32(backbone.device):
         if plan.spec["keep"] is not None and not store.has_maps:
-            computed += _Pass(backbone, source, store, batch_size, shard, "mean", stop).run()
+            computed += Pass(backbone, source, store, batch_size, shard, "mean", stop).run()
             _keep_best(store, source, plan)
-        last = _Pass(backbone, source, store, batch_size, shard, "maps", stop)
-        computed = max(computed, last.run())
+        computed = max(computed, Pass(backbone, source, store, batch_size, shard, "maps", stop).run())
     done = int(np.isin(store.images[store.done()], source.images).sum())
     if done < len(source.images):
         logger.info("%d of %d images are done; other tasks of the array have the rest", done, len(source.images))
@@ -228,116 +225,52 @@ def _keep_best(store: FeatureStore, source: Source, plan: Plan) -> None:
         wanted = np.unique(np.concatenate([order[:count] for order in orders]))
         joint = joint_order(orders)
         kept[name] = joint[np.isin(joint, wanted)]
+    # Several subjects' best filters are more than one's, which is what was planned for.
+    item = np.dtype(plan.spec["dtype"]).itemsize
+    image = sum(len(kept[name]) * height * width * item for name, (_, height, width) in plan.spec["layers"].items())
+    replace(plan, raw_bytes=image * plan.rows).check_disk()
     store.keep_filters(kept)
 
 
-class _Pass:
-    """One pass over the unfinished rows: kind ``mean`` writes spatial means only, ``maps`` both."""
+def check_stimuli(store: FeatureStore, source: Source, stop: StopFlag) -> None:
+    """Compare the stimuli with what was read of them, where their file has been touched since.
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        source: Source,
-        store: FeatureStore,
-        batch_size: int,
-        shard: tuple[int, int],
-        kind: str,
-        stop: StopFlag,
-    ) -> None:
-        self.backbone, self.source, self.store, self.kind, self.stop = backbone, source, store, kind, stop
-        self.batch_size, self.shard = batch_size, shard
-        self.dtype = store.spec["dtype"]
-        self.ledger = store.ledger(f"{shard[0]}-of-{shard[1]}")
-        self.done = store.done(kind)
+    Units whose stimuli are others now are done no longer.
 
-    def units(self) -> list[tuple[int, int, int]]:
-        """List this task's unfinished shards: (first row of the shard, first row to compute, end)."""
-        rows = self.store.rows_per_shard
-        wanted = np.isin(self.store.images, self.source.images) & ~self.done
-        found = []
-        for number, begin in enumerate(range(0, len(wanted), rows)):
-            end = min(begin + rows, len(wanted))
-            if number % self.shard[1] == self.shard[0] and wanted[begin:end].any():
-                # Finished rows are a prefix: they were there before the shard was added to.
-                first = begin + int(self.done[begin:end].argmin())
-                found.append((begin, first, end))
-        return found
+    Raises
+    ------
+    StoppedError
+        If a signal came.
+    """
+    units = store.writable
+    last = units.last("stimuli").get("file")
+    if source.stamp is None or (last is not None and last["stamp"] == source.stamp):
+        return
+    lines = [(kind, number, line) for kind in KINDS for number, line in units.done(kind).items()]
+    changed = set()
+    if last is not None and lines:
+        logger.info("the stimulus file was touched since it was read: its images are compared with what was read")
+        with progress("compare stimuli", len(lines), "units") as shown:
+            for _, number, line in lines:
+                if not _read_again(store, source, int(number), line, stop):
+                    changed.add(int(number))
+                shown.advance()
+        for kind, number, _ in lines:
+            if int(number) in changed:
+                units.revoke(kind, number, "its stimuli are others now")
+        if changed:
+            logger.warning("the stimuli of %d units are others now; these are computed anew", len(changed))
+    units.add("stimuli", "file", stamp=source.stamp)
 
-    def run(self) -> int:
-        """Compute, write in another thread, note in the ledger. Returns the images computed."""
-        units = self.units()
-        total = sum(end - first for _, first, end in units)
-        what = f"{'extract' if self.kind == 'maps' else 'rank'} {self.backbone.entry.name}"
-        writing: Future[None] | None = None
-        with ThreadPoolExecutor(1) as writer, progress(what, total, "images") as shown:
-            for begin, first, end in units:
-                maps, means = self._compute(first, end, shown.advance)
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(self._write, begin, first, end, maps, means)
-                if self.stop:
-                    break
-            if writing is not None:
-                writing.result()
-        self.done = self.store.done(self.kind)
-        if self.units():
-            self.stop.check(f"{int(self.done.sum())} images are done")
-        return total
 
-    def _compute(
-        self, first: int, end: int, advance: Callable[[int], None]
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-        maps: dict[str, NDArray[Any]] = {}
-        means: dict[str, NDArray[Any]] = {}
-        filters = {}
-        if self.kind == "maps":
-            for name in self.store.layers:
-                filters[name] = torch.from_numpy(self.store.filters(name).astype(np.int64))
-        for start, stop, batch in self._batches(first, end):
-            place = slice(start - first, stop - first)
-            for name, value in batch.items():
-                if name not in means:
-                    means[name] = np.empty((end - first, value.shape[1]), dtype=np.float32)
-                means[name][place] = value.mean((2, 3)).numpy(force=True)
-                if self.kind == "maps":
-                    chosen = filters[name].to(value.device)
-                    kept = value if len(chosen) == value.shape[1] and self._natural(chosen) else value[:, chosen]
-                    stored = _cast(kept, self.dtype, name)
-                    if name not in maps:
-                        maps[name] = np.empty((end - first, *stored.shape[1:]), dtype=self.dtype)
-                    torch.from_numpy(maps[name][place]).copy_(stored)
-            advance(stop - start)
-        return maps, means
-
-    @staticmethod
-    def _natural(filters: Tensor) -> bool:
-        return bool((filters.diff() == 1).all())
-
-    def _batches(self, first: int, end: int) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-        """Rows and maps of each batch; the next images are read while these go through the network."""
-        starts = range(first, end, self.batch_size)
-
-        def read(start: int) -> Tensor:
-            return torch.from_numpy(self.source.read(self.store.images[start : min(start + self.batch_size, end)]))
-
-        with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(read, first)
-            for start in starts:
-                images = coming.result()
-                if start != starts[-1]:
-                    coming = reader.submit(read, start + self.batch_size)
-                with torch.inference_mode():
-                    yield start, start + len(images), self.backbone.maps_of(images)
-
-    def _write(
-        self, begin: int, first: int, end: int, maps: dict[str, NDArray[Any]], means: dict[str, NDArray[Any]]
-    ) -> None:
-        # A shard that holds finished rows is written beside and renamed, so that a kill cannot take them.
-        pipeline = "fast" if begin == first else "atomic"
-        for name in self.store.layers:
-            if name in maps:
-                array = self.store.array(f"layers/{name}/maps", pipeline)
-                before = array[begin:first] if begin < first else None
-                array[begin:end] = maps[name] if before is None else np.concatenate([before, maps[name]])
-            self.store.array(f"layers/{name}/mean", "atomic")[first:end] = means[name]
-        self.ledger.add({"kind": self.kind, "start": first, "stop": end})
+def _read_again(store: FeatureStore, source: Source, number: int, line: dict[str, Any], stop: StopFlag) -> bool:
+    """Whether the stimuli of a unit are those that its line says."""
+    begin = number * store.rows_per_shard
+    for start, end, _, pixels in line["read"]:
+        hashed = hashlib.sha256()
+        for first in range(begin + start, begin + end, STIMULI_AT_ONCE):
+            stop.check("nothing was changed")
+            hashed.update(source.read(store.images[first : min(first + STIMULI_AT_ONCE, begin + end)]).tobytes())
+        if hashed.hexdigest()[:16] != pixels:
+            return False
+    return True

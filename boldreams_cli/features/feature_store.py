@@ -6,54 +6,25 @@ tenth of the bytes, whatever their order. A shard is one file, written by one wr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-from numcodecs import Blosc
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 
-from boldreams_cli.console import BoldreamsError, MismatchError, listing
-from boldreams_cli.features import shards
-from boldreams_cli.files import Ledger, fingerprint, locked
+from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, listing
+from boldreams_cli.features import shards, store_arrays
+from boldreams_cli.features.older_store import FORMAT as OLDER
+from boldreams_cli.features.older_store import older_done
+from boldreams_cli.files import fingerprint
+from boldreams_cli.stores import ResumableStore, attributes, is_whole, open_array, remedy
 
-FORMAT = 1
-UNIT_BYTES = 256 * 2**20  # maps of one shard of rows, all layers, before compression
-PIPELINES = {
-    # Written with 2.5 to 8 times the speed of zarr's own pipeline (make bench), but straight into place.
-    "fast": "zarrs.ZarrsCodecPipeline",
-    # Written beside and renamed: for shards that already hold finished rows.
-    "atomic": "zarr.core.codec_pipeline.BatchedCodecPipeline",
-}
-
-
-@contextmanager
-def _pipeline(name: str) -> Iterator[None]:
-    with zarr.config.set({"codec_pipeline.path": PIPELINES[name]}):
-        yield
-
-
-# No shuffling: it would part the runs of zeros that a ReLU leaves. Zstandard packs tighter, but takes about three times
-# as long to pack and four to unpack (make bench, "store").
-CODEC = Blosc(cname="lz4", clevel=9, shuffle=Blosc.NOSHUFFLE)
-
-
-def compressor() -> BloscCodec:
-    """CODEC in Zarr's words."""
-    return BloscCodec(cname=CODEC.cname, clevel=CODEC.clevel, shuffle="noshuffle")
-
-
-def shard_rows(image_bytes: int) -> int:
-    """Rows of a shard, a power of two from 16 to 256, such that a unit of work stays below UNIT_BYTES."""
-    rows = 256
-    while rows > 16 and rows * image_bytes > UNIT_BYTES:
-        rows //= 2
-    return rows
+FORMAT = 2
+IMAGES = "images"
+KINDS = ("mean", "maps")
 
 
 class FeatureStore:
@@ -65,27 +36,32 @@ class FeatureStore:
 
     Raises
     ------
+    BoldreamsError
+        If there is none.
     MismatchError
-        If its fingerprint does not belong to its spec, or its format is not known.
+        If its fingerprint does not belong to its spec, its format is not known, or its metadata was changed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._filters: dict[str, NDArray[np.int32]] = {}
-        try:
-            self.group = zarr.open_group(path, mode="r+")
-        except (FileNotFoundError, ValueError) as error:
-            raise BoldreamsError(f"{path} is not a feature store ({error}); make it with boldreams extract") from error
-        attributes: dict[str, Any] = dict(self.group.attrs.asdict())
-        self.spec: dict[str, Any] = attributes.get("spec", {})
-        self.fingerprint: str = attributes.get("fingerprint", "")
-        if attributes.get("format") != FORMAT:
-            raise MismatchError(f"{path} has format {attributes.get('format')}, this version reads {FORMAT}")
+        if not path.is_dir() or not (path / "zarr.json").is_file():
+            raise BoldreamsError(f"{path} is not a feature store; make it with boldreams extract")
+        found = attributes(path)
+        self.format = found.get("format")
+        if self.format not in (OLDER, FORMAT):
+            raise MismatchError(f"{path} has format {self.format}, this version reads {OLDER} and {FORMAT}")
+        self.store = ResumableStore(path) if self.format == FORMAT else None
+        self.spec: dict[str, Any] = found.get("spec", {})
+        self.fingerprint: str = found.get("fingerprint", "")
+        self.weights: str = str(found.get("weights", ""))
         if fingerprint(self.spec) != self.fingerprint or not path.stem.endswith(f"-{self.fingerprint}"):
             raise MismatchError(
                 f"{path}: the fingerprint {self.fingerprint or '(none)'} does not belong to the spec, which hashes to "
                 f"{fingerprint(self.spec)}; its maps cannot be trusted, delete it and run boldreams extract again"
             )
+        if self.store is not None:
+            store_arrays.check(self.store, self.spec)
 
     @staticmethod
     def path_for(cache: Path, spec: dict[str, Any]) -> Path:
@@ -94,54 +70,43 @@ class FeatureStore:
 
     @classmethod
     def create(cls, cache: Path, spec: dict[str, Any], weights: str) -> FeatureStore:
-        """Open the store of that spec, made empty where there is none."""
+        """Open the store of that spec, made empty where there is none.
+
+        Raises
+        ------
+        MismatchError
+            If an earlier version made it: it is read as it is, but takes no more images.
+        """
         path = cls.path_for(cache, spec)
-        if not (path / "zarr.json").exists():
-            with locked(path.with_suffix(".lock"), str(path), wait=True):
-                group = zarr.open_group(path, mode="a")
-                if "images" not in group:
-                    group.create_array("images", shape=(0,), chunks=(65536,), dtype="i4")
-                for name, (filters, _, _) in spec["layers"].items():
-                    if f"layers/{name}/mean" not in group:
-                        rows = (cls._shard_rows(spec), filters)
-                        group.create_array(f"layers/{name}/mean", shape=(0, filters), chunks=rows, dtype="f4")
-                if spec["keep"] is None:
-                    for name, (filters, _, _) in spec["layers"].items():
-                        cls._create_maps(group, spec, name, np.arange(filters))
-                group.attrs.update(
-                    {"format": FORMAT, "fingerprint": fingerprint(spec), "spec": spec, "weights": weights}
-                )
+        if not is_whole(path):
+            about = {"format": FORMAT, "fingerprint": fingerprint(spec), "spec": spec, "weights": weights}
+            ResumableStore.create(
+                path, lambda new: store_arrays.build(new, spec), about, [f"{IMAGES}/*", "layers/*/*/*"]
+            )
         return cls(path)
 
-    @staticmethod
-    def _shard_rows(spec: dict[str, Any]) -> int:
-        return int(spec["shard_rows"])
+    @property
+    def writable(self) -> ResumableStore:
+        """The units of a store of this version.
 
-    @classmethod
-    def _create_maps(cls, group: zarr.Group, spec: dict[str, Any], name: str, filters: NDArray[Any]) -> None:
-        if f"layers/{name}/maps" in group:
-            return
-        _, height, width = spec["layers"][name]
-        rows = cls._shard_rows(spec)
-        indices = group.create_array(f"layers/{name}/filters", shape=(len(filters),), dtype="i4", overwrite=True)
-        indices[:] = filters
-        images = group["images"]
-        assert isinstance(images, zarr.Array)
-        group.create_array(
-            f"layers/{name}/maps",
-            shape=(images.shape[0], len(filters), height, width),
-            chunks=(rows, 1, height, width),
-            shards=(rows, len(filters), height, width),
-            dtype=spec["dtype"],
-            compressors=compressor(),
-            fill_value=0,
-        )
+        Raises
+        ------
+        MismatchError
+            If an earlier version made the store.
+        """
+        if self.store is None:
+            raise MismatchError(
+                f"{self.path} was made by an earlier version, whose stores are read as they are but take no more "
+                "images; move it away and run boldreams extract again"
+            )
+        return self.store
 
     def keep_filters(self, filters: dict[str, NDArray[Any]]) -> None:
         """Make the arrays of the kept filters, once the first pass has ranked them."""
-        with locked(self.path.with_suffix(".lock"), str(self.path), wait=True):
+        with self.writable.lock():
             for name, indices in filters.items():
-                self._create_maps(self.group, self.spec, name, indices)
+                store_arrays.add_maps(self.writable, self.spec, name, indices, len(self.images))
+        self._filters.clear()
 
     @property
     def layers(self) -> dict[str, tuple[int, int, int]]:
@@ -151,63 +116,94 @@ class FeatureStore:
     @property
     def has_maps(self) -> bool:
         """False only between the two passes of ``--keep-percent``."""
-        return all(f"layers/{name}/maps" in self.group for name in self.layers)
+        if self.spec["keep"] is None or self.store is None:
+            return all((self.path / "layers" / name / "maps" / "zarr.json").is_file() for name in self.layers)
+        return set(self.store.done(store_arrays.KEPT)) == set(self.layers)
 
     @property
     def rows_per_shard(self) -> int:
         """Rows of a unit of work."""
-        return self._shard_rows(self.spec)
+        return int(self.spec["shard_rows"])
 
     @cached_property
     def images(self) -> NDArray[np.int32]:
-        """(rows,) nsdId of each row."""
-        return self.array("images")[:]
+        """(rows,) id of each row."""
+        found = self.array(IMAGES)[:]
+        return found[: store_arrays.known(found)] if self.store is not None else found
 
     def filters(self, layer: str) -> NDArray[np.int32]:
-        """(stored,) the backbone's filter at each position of the layer's maps."""
+        """(stored,) the backbone's filter at each position of the layer's maps.
+
+        Raises
+        ------
+        MismatchError
+            If they are damaged, or not chosen yet.
+        """
         if layer not in self._filters:
-            self._filters[layer] = self.array(f"layers/{layer}/filters")[:]
+            found = self.array(f"layers/{layer}/filters")[:]
+            expected = np.arange(self.layers[layer][0])
+            if self.spec["keep"] is not None and self.store is not None:
+                line = self.store.done(store_arrays.KEPT).get(layer)
+                expected = np.array(line["filters"]) if line else expected[:0]
+            if self.store is not None and not np.array_equal(found, expected):
+                path = self.path / "layers" / layer / "filters"
+                raise MismatchError(f"{path} is damaged or not written yet; {remedy(path)}")
+            self._filters[layer] = found
         return self._filters[layer]
 
-    def array(self, name: str, pipeline: str = "fast") -> Any:
-        """Open one of the group's arrays with a codec pipeline of PIPELINES."""
-        with _pipeline(pipeline):
-            return zarr.open_array(self.path / name, mode="r+")
+    def array(self, name: str) -> Any:
+        """Open one of the group's arrays for reading."""
+        return _Checked(open_array(self.path / name), self.path / name)
 
-    def add_images(self, nsd_ids: Sequence[int] | NDArray[Any]) -> int:
-        """Give rows to images that have none; they are not done until computed. Returns how many were added."""
-        with locked(self.path.with_suffix(".lock"), str(self.path), wait=True):
-            images = self.array("images", "atomic")
-            before = images[:]
-            new = np.setdiff1d(np.asarray(nsd_ids, dtype=np.int32), before)
-            rows = len(before) + len(new)
-            # Layers first: rows count from the moment that `images` has them.
-            for name in self.layers:
-                for kind in ("maps", "mean"):
-                    if f"layers/{name}/{kind}" in self.group:
-                        array = self.array(f"layers/{name}/{kind}")
-                        if array.shape[0] != rows:
-                            array.resize((rows, *array.shape[1:]))
-            if len(new):
-                images.resize((rows,))
-                images[:] = np.concatenate([before, new])
+    def add_images(self, ids: Sequence[int] | NDArray[Any], stop: StopFlag | None = None) -> int:
+        """Give rows to images that have none, in the order given; not done until computed. Returns how many."""
+        with self.writable.lock(stop):
+            added = store_arrays.add_rows(self.writable, self.spec, np.asarray(ids, dtype=np.int32))
         self.__dict__.pop("images", None)
-        return len(new)
-
-    def ledger(self, part: str = "0-of-1") -> Ledger:
-        """The ledger of one writer (a task of a job array)."""
-        return Ledger(self.path.with_suffix(".ledger") / f"{part}.jsonl")
+        return added
 
     def done(self, kind: str = "maps") -> NDArray[np.bool_]:
-        """(rows,) whether each row is finished, by the ledgers; `kind` is ``maps`` or ``mean``."""
+        """(rows,) whether each row is finished, by ledger and disk; `kind` is ``maps`` or ``mean``."""
+        if self.store is None:
+            return older_done(self.path, self.spec, len(self.images), kind)
         finished = np.zeros(len(self.images), dtype=bool)
-        for path in sorted(self.path.with_suffix(".ledger").glob("*.jsonl")):
-            for entry in Ledger(path).entries():
-                if entry["kind"] == kind or entry["kind"] == "maps":
-                    finished[entry["start"] : entry["stop"]] = True
+        filters = self.filters_hash() if kind == "maps" and self.has_maps else None
+        for number, line in self.store.done(kind).items():
+            finished[int(number) * self.rows_per_shard :][: self.rows_of(line, filters)] = True
         return finished
 
-    def rows(self, nsd_ids: Sequence[int] | NDArray[Any], kind: str = "maps") -> NDArray[np.int64]:
+    def rows_of(self, line: dict[str, Any], filters: str | None) -> int:
+        """How many rows of its shard a unit's line vouches for: those with the same images, and the same filters."""
+        if line.get("filters") != filters:
+            return 0
+        begin, count = int(line["unit"]) * self.rows_per_shard, 0
+        for start, stop, ids, _ in line["read"]:
+            rows = self.images[begin + start : begin + stop]
+            if start != count or len(rows) != stop - start or store_arrays.ids_hash(rows) != ids:
+                break
+            count = stop
+        return count
+
+    def write(self, kind: str, number: int, values: Mapping[str, NDArray[Any]], read: list[list[Any]]) -> None:
+        """Write one unit's maps or means and note that they are done; the caller holds the unit's lock.
+
+        Parameters
+        ----------
+        kind : ``maps`` or ``mean``.
+        number : of the unit.
+        values : layer -> (rows, stored filters, height, width), or (rows, filters).
+        read : of what the rows were made: (first, end, hash of their ids, hash of their stimuli), rows counted from
+            the unit's first.
+        """
+        place = (number, 0, 0, 0) if kind == "maps" else (number, 0)
+        files = [self.writable.write_array(f"layers/{name}/{kind}", place, rows) for name, rows in values.items()]
+        self.writable.add(kind, number, files, read=read, filters=self.filters_hash() if kind == "maps" else None)
+
+    def filters_hash(self) -> str:
+        """What the maps' lines note of the filters that are stored."""
+        return fingerprint({name: self.filters(name) for name in self.layers})
+
+    def rows(self, ids: Sequence[int] | NDArray[Any], kind: str = "maps") -> NDArray[np.int64]:
         """Find the rows of images, in the order given.
 
         Raises
@@ -215,7 +211,7 @@ class FeatureStore:
         MismatchError
             If images are missing or unfinished.
         """
-        wanted = np.asarray(nsd_ids)
+        wanted = np.asarray(ids)
         order = np.argsort(self.images, kind="stable")
         place = np.searchsorted(self.images, wanted, sorter=order)
         rows = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros(len(wanted), dtype=np.int64)
@@ -231,8 +227,18 @@ class FeatureStore:
         return rows
 
     def means(self, layer: str, rows: NDArray[Any]) -> NDArray[np.float32]:
-        """(rows, filters of the backbone) spatial means."""
-        return self.array(f"layers/{layer}/mean")[:][rows]
+        """(rows, filters of the backbone) spatial means; reads the chunks of those rows only."""
+        array, size = self.array(f"layers/{layer}/mean"), self.rows_per_shard
+        asked = np.asarray(rows)
+        found = np.empty((len(asked), self.layers[layer][0]), np.float32)
+        numbers = np.unique(asked // size)
+        for first, last in pairwise([0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), len(numbers)]):
+            if first == last:
+                continue
+            start, stop = int(numbers[first]) * size, (int(numbers[last - 1]) + 1) * size
+            inside = (asked >= start) & (asked < stop)
+            found[inside] = array[start:stop][asked[inside] - start]
+        return found
 
     def positions(self, layer: str, filters: NDArray[Any]) -> NDArray[np.int64]:
         """Where filters of the backbone lie in the layer's maps.
@@ -279,6 +285,11 @@ class FeatureStore:
         ----------
         wanted : (layer, filters, out) as in `read_maps`.
         rows : (images,) rows of the store.
+
+        Raises
+        ------
+        MismatchError
+            If a shard is missing or damaged.
         """
         root, size = self.path / "layers", self.rows_per_shard
         shards.read(
@@ -289,6 +300,7 @@ class FeatureStore:
                     (size, *self.layers[layer][1:]),
                     self.positions(layer, filters).tolist(),
                     out,
+                    self.store is not None,
                 )
                 for layer, filters, out in wanted
             ],
@@ -296,6 +308,44 @@ class FeatureStore:
         )
 
 
+class _Checked:
+    """A Zarr array whose errors of reading name it and say what to do."""
+
+    def __init__(self, array: Any, path: Path) -> None:
+        self.array, self.path = array, path
+
+    def __getitem__(self, selection: Any) -> NDArray[Any]:
+        try:
+            return np.asarray(self.array[selection])
+        except Exception as error:
+            raise MismatchError(f"{self.path} is damaged ({error}); {remedy(self.path)}") from error
+
+
+def verify(store: FeatureStore) -> list[dict[str, Any]]:
+    """Read everything in a store; what is damaged is noted in its ledger, so that extract makes it again.
+
+    Returns
+    -------
+    One entry a damaged file: kind, unit, file, problem.
+    """
+    found = [
+        {"kind": kind, "unit": unit, "file": file, "problem": why} for kind, unit, file, why in store.writable.verify()
+    ]
+    try:
+        images = store.images
+        known = store_arrays.noted_rows(store.writable)
+        if len(known) and not np.array_equal(images, known[: len(images)]):
+            found.append({"kind": IMAGES, "unit": "", "file": IMAGES, "problem": "is not what its ledger says"})
+    except MismatchError as error:
+        found.append({"kind": IMAGES, "unit": "", "file": IMAGES, "problem": str(error)})
+    return found
+
+
 def stores(cache: Path, backbone: str | None = None) -> list[FeatureStore]:
     """All feature stores of a cache, or those of one backbone."""
-    return [FeatureStore(path) for path in sorted((cache / "features").glob(f"{backbone or '*'}-????????????.zarr"))]
+    return [FeatureStore(path) for path in paths(cache, backbone)]
+
+
+def paths(cache: Path, backbone: str | None = None) -> Iterator[Path]:
+    """Where feature stores lie in a cache."""
+    yield from sorted((cache / "features").glob(f"{backbone or '*'}-????????????.zarr"))

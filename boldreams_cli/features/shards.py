@@ -15,14 +15,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import google_crc32c
 import numpy as np
 from numcodecs.blosc import decompress  # what any setting of Blosc has packed
 from numpy.typing import NDArray
 
 from boldreams_cli.console import MismatchError
 from boldreams_cli.machine import cores
+from boldreams_cli.stores import remedy
 
 EMPTY = 2**64 - 1  # offset of a chunk that holds zeros only and is not stored
+BLOSC_HEADER = 16  # bytes; the decoded size stands in the second four
 THREADS = min(8, cores())
 ONE_THREAD_BYTES = 2**21  # threads cost more than they spare below this
 BLOCK_BYTES = 2**20  # of maps decoded before they are copied to their place: about what a core's own cache holds
@@ -38,6 +41,7 @@ class Wanted(NamedTuple):
     folder : of the Zarr array.
     stored : filters that a shard holds.
     chunk : (rows, height, width) of one filter's chunk.
+    checked : whether a CRC-32C lies behind each chunk, and no shard (though a chunk) is left out for holding zeros.
     positions : of the wanted filters in the array.
     out : (images, wanted filters, height, width) of the array's dtype, any layout.
     """
@@ -47,13 +51,15 @@ class Wanted(NamedTuple):
     chunk: tuple[int, int, int]
     positions: Sequence[int]
     out: NDArray[Any]
+    checked: bool = True
 
 
 class _Part(NamedTuple):
-    """Neighbouring wanted filters of one shard."""
+    """Neighbouring wanted filters of one shard; `places` are offset and length of each chunk, None of zeros alone."""
 
     layer: Wanted
-    shard: int
+    path: Path
+    places: list[list[int]] | None
     target: Rows
     source: Rows
     start: int
@@ -95,9 +101,11 @@ def _parts(layers: Sequence[Wanted], rows: NDArray[Any], split: int) -> Iterator
         for shard in np.unique(shards).tolist():
             chosen = np.flatnonzero(shards == shard)
             target, source = _as_slice(chosen), _as_slice(local[chosen])
+            path = layer.folder / "c" / str(shard) / "0" / "0" / "0"
+            places = _places(path, layer)
             edges = np.linspace(0, len(layer.positions), min(split, len(layer.positions)) + 1).astype(int).tolist()
             for start, stop in pairwise(edges):
-                yield _Part(layer, shard, target, source, start, stop)
+                yield _Part(layer, path, places and places[start:stop], target, source, start, stop)
 
 
 def _as_slice(indices: NDArray[np.int64]) -> Rows:
@@ -107,29 +115,44 @@ def _as_slice(indices: NDArray[np.int64]) -> Rows:
     return indices
 
 
-def _index(path: Path, file: int, filters: int) -> NDArray[np.uint64]:
-    """(filters, 2) offset and length of each chunk; after it come four bytes of a checksum."""
-    length = 16 * filters
-    end = os.fstat(file).st_size - 4
-    data = os.pread(file, length, max(0, end - length))
-    if len(data) != length or end < length:
-        raise _damaged(path)
-    return np.frombuffer(data, dtype="<u8").reshape(-1, 2)
+def _places(path: Path, layer: Wanted) -> list[list[int]] | None:
+    """Offset and length of each wanted chunk, by the index at the end of a shard; None where zeros were left out."""
+    length = 16 * layer.stored
+    try:
+        with path.open("rb", buffering=0) as stream:
+            end = os.fstat(stream.fileno()).st_size - 4
+            data = os.pread(stream.fileno(), length + 4, max(0, end - length))
+    except FileNotFoundError as error:
+        if layer.checked:
+            raise _damaged(path, "is missing") from error
+        return None  # earlier stores hold no shard of zeros
+    if len(data) != length + 4 or end < length:
+        raise _damaged(path, "is too short")
+    if _crc(data[:-4]) != data[-4:]:
+        raise _damaged(path, "has a damaged index")
+    index = np.frombuffer(data[:-4], dtype="<u8").reshape(-1, 2)
+    chosen = index[layer.positions]
+    stored = chosen[:, 0] != EMPTY
+    if (chosen[stored] > end - length).any() or (chosen[stored].sum(1) > end - length).any():
+        raise _damaged(path, "has an index that points beyond its chunks")
+    return chosen.tolist()
+
+
+def _crc(data: bytes) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
 def _decode(parts: Iterator[_Part]) -> None:
     for part in parts:
-        path = part.layer.folder / "c" / str(part.shard) / "0" / "0" / "0"
-        if path.is_file():
-            with path.open("rb", buffering=0) as stream:
-                _decode_part(part, path, stream.fileno())
-        else:  # zarr stores no shard of zeros
+        if part.places is None:
             part.layer.out[part.target, part.start : part.stop] = 0
+        else:
+            with part.path.open("rb", buffering=0) as stream:
+                _decode_part(part, part.places, stream.fileno())
 
 
-def _decode_part(part: _Part, path: Path, file: int) -> None:
+def _decode_part(part: _Part, places: list[list[int]], file: int) -> None:
     layer = part.layer
-    places = _index(path, file, layer.stored)[layer.positions[part.start : part.stop]].tolist()
     # One block for all: fresh memory costs as much as decoding. Several filters at a time, as one copy of all their
     # maps of an image takes less time, and less waiting of threads for each other, than a copy each.
     maps_bytes = math.prod(layer.chunk) * layer.out.itemsize
@@ -137,7 +160,7 @@ def _decode_part(part: _Part, path: Path, file: int) -> None:
     for first in range(0, len(places), len(block)):
         some = places[first : first + len(block)]
         for maps, (offset, length) in zip(block, some, strict=False):
-            _decode_chunk(path, file, offset, length, maps)
+            _decode_chunk(part.path, file, offset, length, maps, layer.checked)
         kept = block[: len(some)]
         # of an index, take is faster than brackets
         kept = kept[:, part.source] if isinstance(part.source, slice) else kept.take(part.source, axis=1)
@@ -145,15 +168,22 @@ def _decode_part(part: _Part, path: Path, file: int) -> None:
         layer.out[part.target, column : column + len(some)] = kept.swapaxes(0, 1)
 
 
-def _decode_chunk(path: Path, file: int, offset: int, length: int, maps: NDArray[Any]) -> None:
+def _decode_chunk(path: Path, file: int, offset: int, length: int, maps: NDArray[Any], checked: bool) -> None:
     if offset == EMPTY:
         maps[:] = 0
         return
+    data = os.pread(file, length, offset)
+    if checked:
+        if _crc(data[:-4]) != data[-4:]:
+            raise _damaged(path, "holds a damaged chunk")
+        data = data[:-4]
+    if len(data) < BLOSC_HEADER or int.from_bytes(data[4:8], "little") != maps.nbytes:
+        raise _damaged(path, "holds a chunk of another size")
     try:
-        decompress(os.pread(file, length, offset), maps)
+        decompress(data, maps)
     except (RuntimeError, ValueError, OSError) as error:
-        raise _damaged(path) from error
+        raise _damaged(path, "holds a damaged chunk") from error
 
 
-def _damaged(path: Path) -> MismatchError:
-    return MismatchError(f"{path} is damaged; delete the store that it belongs to and run boldreams extract again")
+def _damaged(path: Path, what: str) -> MismatchError:
+    return MismatchError(f"{path} {what}; {remedy(path)}")

@@ -53,8 +53,7 @@ def choose_store(cache: Path, backbone: str, features: str | None) -> FeatureSto
         raise MismatchError(f"{cache} holds no {wanted} of {backbone}; run boldreams extract --backbone {backbone}")
     if len(found) > 1:
         described = listing(
-            f"{s.fingerprint} (weights {s.group.attrs['weights']}, keep {(s.spec['keep'] or {}).get('percent', 100)} %)"
-            for s in found
+            f"{s.fingerprint} (weights {s.weights}, keep {(s.spec['keep'] or {}).get('percent', 100)} %)" for s in found
         )
         raise ChoiceError(f"{cache} holds {len(found)} stores of {backbone}: {described}; choose with --features")
     logger.debug("features: %s", found[0].path)

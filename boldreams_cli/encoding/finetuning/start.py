@@ -146,7 +146,7 @@ def load_start(
         raise MismatchError(f"{cache} holds no store {features} of {name}; leave out --features, or run extract")
     required = features is not None or (weights is None and bool(held))
     if weights is None:
-        sources = {store.spec["weights_digest"]: str(store.group.attrs["weights"]) for store in held}
+        sources = {store.spec["weights_digest"]: store.weights for store in held}
         if len(sources) > 1:
             raise ChoiceError(
                 f"{cache} holds stores of {name} with weights {listing(sources.values())}; choose with --weights or "

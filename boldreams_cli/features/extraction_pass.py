@@ -1,0 +1,270 @@
+"""One pass of a backbone over rows that a feature store lacks: units taken, computed, written (paper, section 2.2)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boldreams_cli.console import BoldreamsError, Progress, StopFlag, listing, progress
+from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store_arrays import ids_hash
+from boldreams_cli.locks import Lock
+
+if TYPE_CHECKING:
+    from boldreams_cli.features.backbones.registry import Backbone
+    from boldreams_cli.features.extraction import Source
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@contextmanager
+def ieee_float32(device: torch.device) -> Iterator[None]:
+    """Compute float32 as such on CUDA, where torch takes TF32 for convolutions: maps do not depend on the GPU."""
+    if device.type != "cuda":
+        yield
+        return
+    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
+
+
+def cast(maps: Tensor, dtype: str, layer: str) -> Tensor:
+    """To the store's dtype, refusing what it cannot hold (NaN compares false, so it is refused too)."""
+    low, high = float(maps.amin()), float(maps.amax())  # aminmax is far slower where channels come last
+    limit = float(np.finfo(dtype).max)
+    if not (low >= -limit and high <= limit):
+        raise BoldreamsError(
+            f"{layer} has values from {low:.4g} to {high:.4g}, which {dtype} cannot hold; "
+            + ("use --dtype float32" if dtype == "float16" and abs(high) < np.inf else "check the weights")
+        )
+    return maps.to(getattr(torch, dtype))
+
+
+@dataclass
+class _Unit:
+    """A shard's rows: the first one, the first to compute, and the end; what was read before them."""
+
+    number: int
+    begin: int
+    first: int
+    end: int
+    read: list[list[Any]]
+
+
+class Pass:
+    """One pass over the unfinished rows: kind ``mean`` writes spatial means only, ``maps`` both.
+
+    Several processes may work on one store: a unit is locked while it is made, and what is done is read again then.
+
+    Parameters
+    ----------
+    backbone, source, store : from where to where.
+    batch_size : images in one pass of the backbone.
+    shard : (index, count) of this task in a job array: its share of the units.
+    kind : of the pass.
+    stop : looked at after each batch.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        source: Source,
+        store: FeatureStore,
+        batch_size: int,
+        shard: tuple[int, int],
+        kind: str,
+        stop: StopFlag,
+    ) -> None:
+        self.backbone, self.source, self.store, self.kind, self.stop = backbone, source, store, kind, stop
+        self.batch_size, self.shard = batch_size, shard
+        self.units = store.writable
+        self.dtype = store.spec["dtype"]
+        self.filters = store.filters_hash() if kind == "maps" else None
+
+    def share(self) -> list[int]:
+        """Numbers of this task's units in which images of the source are not done."""
+        rows, images = self.store.rows_per_shard, self.store.images
+        wanted = np.isin(images, self.source.images) & ~(self.store.done(self.kind) & self.store.done("mean"))
+        numbers = np.unique(np.flatnonzero(wanted) // rows)
+        return [int(number) for number in numbers if number % self.shard[1] == self.shard[0]]
+
+    def run(self) -> int:
+        """Compute, write in another thread, note in the ledger. Returns the images computed.
+
+        Raises
+        ------
+        StoppedError
+            If a signal came.
+        """
+        share = self.share()
+        total = sum(unit.end - unit.first for number in share if (unit := self._todo(number)) is not None)
+        what = f"{'extract' if self.kind == 'maps' else 'rank'} {self.backbone.entry.name}"
+        with ThreadPoolExecutor(1) as writer, progress(what, total, "images") as shown:
+            self._writing: Future[None] | None = None
+            computed, held = self._round(share, writer, shown, wait=False)
+            self._settle()
+            if held and not self.stop:  # by other processes: what they leave undone is done here
+                computed += self._round(held, writer, shown, wait=True)[0]
+                self._settle()
+        if self.share():
+            self.stop.check(f"{int(self.store.done(self.kind).sum())} images are done")
+        return computed
+
+    def _round(
+        self, numbers: list[int], writer: ThreadPoolExecutor, shown: Progress, wait: bool
+    ) -> tuple[int, list[int]]:
+        """Make units; the images computed, and the units that others hold."""
+        computed, held = 0, []
+        for number in numbers:
+            if self.stop:
+                break
+            lock = self.units.unit_lock(self.kind, number, wait, self.stop)
+            if wait:
+                lock.__enter__()
+            elif not lock.take():
+                held.append(number)
+                continue
+            unit = self._todo(number)
+            made = None
+            try:
+                made = self._compute(unit, shown.advance) if unit is not None else None
+                self._settle()
+            finally:
+                if made is None:
+                    lock.release()
+            if unit is not None and made is not None:
+                self._writing = writer.submit(self._write, unit, *made, lock)
+                computed += unit.end - unit.first
+        return computed, held
+
+    def _settle(self) -> None:
+        """Wait for the unit that is being written."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _todo(self, number: int) -> _Unit | None:
+        """What is to be done of a unit now, None for nothing: finished rows are a prefix, the others follow."""
+        begin = number * self.store.rows_per_shard
+        end = min(begin + self.store.rows_per_shard, len(self.store.images))
+        line = self.units.done(self.kind).get(number)
+        rows = self.store.rows_of(line, self.filters) if line is not None else 0
+        if self.kind == "maps":
+            rows = min(rows, self._mean_rows(number))
+        if begin + rows >= end:
+            return None
+        return _Unit(number, begin, begin + rows, end, line["read"] if line is not None and rows else [])
+
+    def _mean_rows(self, number: int) -> int:
+        line = self.units.done("mean").get(number)
+        return self.store.rows_of(line, None) if line is not None else 0
+
+    def _compute(self, unit: _Unit, advance: Callable[[int], None]) -> tuple[Arrays, Arrays, str] | None:
+        """Maps, means and the hash of what was read; None where a signal came first."""
+        maps: Arrays = {}
+        means: Arrays = {}
+        filters = {}
+        if self.kind == "maps":
+            for name in self.store.layers:
+                filters[name] = torch.from_numpy(self.store.filters(name).astype(np.int64))
+        hashed = hashlib.sha256()
+        for start, stop, batch in self._batches(unit.first, unit.end, hashed):
+            place = slice(start - unit.first, stop - unit.first)
+            for name, value in batch.items():
+                if name not in means:
+                    means[name] = np.empty((unit.end - unit.first, value.shape[1]), dtype=np.float32)
+                means[name][place] = value.mean((2, 3)).numpy(force=True)
+                if self.kind == "maps":
+                    chosen = filters[name].to(value.device)
+                    kept = value if len(chosen) == value.shape[1] and self._natural(chosen) else value[:, chosen]
+                    stored = cast(kept, self.dtype, name)
+                    if name not in maps:
+                        maps[name] = np.empty((unit.end - unit.first, *stored.shape[1:]), dtype=self.dtype)
+                    torch.from_numpy(maps[name][place]).copy_(stored)
+            advance(stop - start)
+            if self.stop and stop < unit.end:
+                return None
+        return maps, means, hashed.hexdigest()[:16]
+
+    @staticmethod
+    def _natural(filters: Tensor) -> bool:
+        return bool((filters.diff() == 1).all())
+
+    def _batches(self, first: int, end: int, hashed: Any) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
+        """Rows and maps of each batch; the next images are read while these go through the network."""
+        starts = range(first, end, self.batch_size)
+
+        def read(start: int) -> Tensor:
+            ids = self.store.images[start : min(start + self.batch_size, end)]
+            images = self.source.read(ids)
+            hashed.update(images.tobytes())
+            _refuse_plain(images, ids)
+            return torch.from_numpy(images)
+
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(read, first)
+            for start in starts:
+                images = coming.result()
+                if start != starts[-1]:
+                    coming = reader.submit(read, start + self.batch_size)
+                with torch.inference_mode():
+                    yield start, start + len(images), self.backbone.maps_of(images)
+
+    def _write(self, unit: _Unit, maps: Arrays, means: Arrays, read: str, lock: Lock) -> None:
+        """Write a unit's files, then its lines; finished rows before it are written again with it, means are not."""
+        try:
+            ids = ids_hash(self.store.images[unit.first : unit.end])
+            segments = [*unit.read, [unit.first - unit.begin, unit.end - unit.begin, ids, read]]
+            self._write_means(unit, means, segments)
+            if self.kind == "maps":
+                before = np.arange(unit.begin, unit.first)
+                if len(before):
+                    maps = {
+                        name: np.concatenate([self.store.read_maps(name, before, self.store.filters(name)), values])
+                        for name, values in maps.items()
+                    }
+                self.store.write("maps", unit.number, maps, segments)
+        finally:
+            lock.release()
+
+    def _write_means(self, unit: _Unit, means: Arrays, segments: list[list[Any]]) -> None:
+        there = self._mean_rows(unit.number)  # these are what filters were chosen by: they stay
+        if unit.begin + there >= unit.end:
+            return
+        rows, new = np.arange(unit.begin, unit.begin + there), slice(unit.begin + there - unit.first, None)
+        whole = {name: np.concatenate([self.store.means(name, rows), values[new]]) for name, values in means.items()}
+        self.store.write("mean", unit.number, whole, segments)
+
+
+def _refuse_plain(images: NDArray[Any], ids: NDArray[Any]) -> None:
+    """Refuse images of one colour: what a download with a hole looks like.
+
+    Raises
+    ------
+    BoldreamsError
+        If there is one; the message names it.
+    """
+    if images.ndim != 4 or images.dtype != np.uint8:
+        return  # tokens of captions
+    coarse = images[:, ::16, ::16]
+    for index in np.flatnonzero((coarse == coarse[:, :1, :1]).all((1, 2, 3))):
+        if (images[index] == images[index, 0, 0]).all():
+            raise BoldreamsError(
+                f"image {listing([int(ids[index])])} is of one colour: the stimulus file has a hole there; "
+                "download it again"
+            )
