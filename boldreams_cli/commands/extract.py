@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,11 +12,8 @@ from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from boldreams_cli.data.dataset import Dataset
     from boldreams_cli.features.backbones.registry import Backbone
-    from boldreams_cli.features.extraction import Plan, Source
+    from boldreams_cli.features.extraction import Plan
 
 
 @options.command(
@@ -100,11 +97,17 @@ def extract(
     entry = registry.entry(backbone)
     where = options.pick_device(device)
     dataset = options.dataset_of(nsd_root)
+    images, training = extraction.shown(dataset, subjects, sessions)
     with ExitStack() as stack:
+        network: Backbone
         if entry.reads == "captions":
-            network, source = _captions(dataset, subjects, sessions, captions_dir, (clip, weights, seed))
+            from boldreams_cli.features import text
+
+            network = text.load(clip, weights, seed)
+            source = text.source(network, dataset, images, training, captions_dir)
         else:
-            source = _images(dataset, subjects, sessions, stack)
+            stimuli, identity = stack.enter_context(dataset.stimuli()), dataset.stimuli_identity()
+            source = extraction.Source(images, training, stimuli.read, identity, dataset.stimuli_stamp())
             network = registry.load(backbone, weights, seed)
         network = network.to(where)
         plan = extraction.make_plan(network, source, cache, dtype, keep_percent)
@@ -130,45 +133,6 @@ def extract(
         f"({summary['images_per_second']:.1f}/s), {summary['skipped']} were there",
         *(f"  {name}: {' x '.join(map(str, shape))}" for name, shape in summary["layers"].items()),
     )
-
-
-def _images(dataset: Dataset, subjects: tuple[int, ...], sessions: str | None, stack: ExitStack) -> Source:
-    from boldreams_cli.features.extraction import Source
-
-    images, training = _shown(dataset, subjects, sessions)
-    stimuli = stack.enter_context(dataset.stimuli())
-    return Source(images, training, stimuli.read, dataset.stimuli_identity())
-
-
-def _captions(
-    dataset: Dataset,
-    subjects: tuple[int, ...],
-    sessions: str | None,
-    captions_dir: Path | None,
-    clip: tuple[str, str, int],
-) -> tuple[Backbone, Source]:
-    from boldreams_cli.features import text
-
-    images, training = _shown(dataset, subjects, sessions)
-    network = text.load(*clip)
-    return network, text.source(network, dataset, images, training, captions_dir)
-
-
-def _shown(
-    dataset: Dataset, subjects: tuple[int, ...], sessions: str | None
-) -> tuple[NDArray[Any], list[NDArray[Any]]]:
-    """Images of all subjects together, and the training images of each."""
-    import numpy as np
-
-    from boldreams_cli.console import BoldreamsError
-
-    chosen = list(subjects) or dataset.subjects()
-    if not chosen:
-        raise BoldreamsError(
-            f"no subject has betas under {dataset.root}; choose subjects with --subject and --sessions"
-        )
-    images = np.unique(np.concatenate([dataset.images(number, sessions) for number in chosen]))
-    return images, [dataset.training_images(number, sessions) for number in chosen]
 
 
 def _described(plan: Plan) -> dict[str, object]:

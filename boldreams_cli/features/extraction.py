@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError, logger, progress, size
+from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.features.backbones.registry import Backbone
 from boldreams_cli.features.extraction_pass import Pass, cast, ieee_float32
 from boldreams_cli.features.feature_store import KINDS, FeatureStore
@@ -50,6 +51,39 @@ class Source:
         # The order in which subjects were asked for decides nothing.
         unique = {tuple(np.asarray(ids).tolist()): np.asarray(ids) for ids in self.training}
         object.__setattr__(self, "training", [unique[key] for key in sorted(unique)])
+
+
+def shown(
+    dataset: Dataset, subjects: Sequence[int], sessions: str | None
+) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
+    """Images of some subjects together, and the training images of each.
+
+    Parameters
+    ----------
+    dataset : that has them.
+    subjects : in any order; none for all.
+    sessions : as ``--sessions``.
+
+    Returns
+    -------
+    ids, those of all tests first, then subject by subject, so that one subject's lie together; and of each subject
+    its training images, sorted.
+
+    Raises
+    ------
+    BoldreamsError
+        If there is no subject.
+    """
+    chosen = sorted(set(subjects)) or dataset.subjects()
+    if not chosen:
+        raise BoldreamsError(
+            f"no subject has betas under {dataset.root}; choose subjects with --subject and --sessions"
+        )
+    images = [dataset.images(number, sessions) for number in chosen]
+    training = [dataset.training_images(number, sessions) for number in chosen]
+    tests = [ids[~np.isin(ids, own)] for ids, own in zip(images, training, strict=True)]
+    joined = np.concatenate([np.unique(np.concatenate(tests)), *images])
+    return joined[np.sort(np.unique(joined, return_index=True)[1])], training
 
 
 @dataclass

@@ -159,7 +159,11 @@ class Pass:
             writing.result()
 
     def _todo(self, number: int) -> _Unit | None:
-        """What is to be done of a unit now, None for nothing: finished rows are a prefix, the others follow."""
+        """What is to be done of a unit now, None for nothing: finished rows are a prefix, the others follow.
+
+        The unit is locked, so what it holds and which rows there are is read again: others may have added to both.
+        """
+        self.store.refresh()
         begin = number * self.store.rows_per_shard
         end = min(begin + self.store.rows_per_shard, len(self.store.images))
         line = self.units.done(self.kind).get(number)

@@ -51,7 +51,6 @@ class FeatureStore:
         self.format = found.get("format")
         if self.format not in (OLDER, FORMAT):
             raise MismatchError(f"{path} has format {self.format}, this version reads {OLDER} and {FORMAT}")
-        self.store = ResumableStore(path) if self.format == FORMAT else None
         self.spec: dict[str, Any] = found.get("spec", {})
         self.fingerprint: str = found.get("fingerprint", "")
         self.weights: str = str(found.get("weights", ""))
@@ -60,6 +59,7 @@ class FeatureStore:
                 f"{path}: the fingerprint {self.fingerprint or '(none)'} does not belong to the spec, which hashes to "
                 f"{fingerprint(self.spec)}; its maps cannot be trusted, delete it and run boldreams extract again"
             )
+        self.store = ResumableStore(path) if self.format == FORMAT else None
         if self.store is not None:
             store_arrays.check(self.store, self.spec)
 
@@ -159,8 +159,12 @@ class FeatureStore:
         """Give rows to images that have none, in the order given; not done until computed. Returns how many."""
         with self.writable.lock(stop):
             added = store_arrays.add_rows(self.writable, self.spec, np.asarray(ids, dtype=np.int32))
-        self.__dict__.pop("images", None)
+        self.refresh()
         return added
+
+    def refresh(self) -> None:
+        """Look at the rows again: another process may have added some."""
+        self.__dict__.pop("images", None)
 
     def done(self, kind: str = "maps") -> NDArray[np.bool_]:
         """(rows,) whether each row is finished, by ledger and disk; `kind` is ``maps`` or ``mean``."""
@@ -211,6 +215,7 @@ class FeatureStore:
         MismatchError
             If images are missing or unfinished.
         """
+        self.refresh()
         wanted = np.asarray(ids)
         order = np.argsort(self.images, kind="stable")
         place = np.searchsorted(self.images, wanted, sorter=order)

@@ -220,14 +220,17 @@ def test_info_lists_layers_areas_and_holdings(run: Run, cache: Path) -> None:
     assert rois["V1"] > 0
 
 
+UNIT = '"read": ['  # stands in the lines of finished units
+
+
 def killed_in_the_middle(arguments: list[object], ledger: Path, number: signal.Signals, **environment: str) -> int:
-    """Start a command, send it a signal once its ledger has a line, return its exit code."""
+    """Start a command, send it a signal once its ledger has a unit's line, return its exit code."""
     process = subprocess.Popen(
         [COMMAND, *map(str, arguments)], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
     while (
-        not any(p.read_text().endswith("\n") for p in ledger.glob("*/*.jsonl"))
+        not any(UNIT in p.read_text() for p in ledger.glob("*/ledger.jsonl"))
         and process.poll() is None
         and time.monotonic() < deadline
     ):

@@ -1,5 +1,6 @@
 """Extraction: right values, nothing computed twice, shards of a job array, two passes, overflow."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from boldreams_cli.features import extraction
 from boldreams_cli.features.backbones import registry
 from boldreams_cli.features.backbones.registry import Backbone
 from boldreams_cli.features.extraction import Source, extract, make_plan
+from boldreams_cli.features.extraction_pass import cast
 from boldreams_cli.features.ranking import filter_order, filter_std
+from boldreams_cli.stores import ResumableStore
 
 IMAGES = np.arange(40)
 
@@ -84,7 +87,9 @@ class StopAfter(StopFlag):
 def test_stopped_and_resumed_equals_uninterrupted(backbone: Backbone, source: Source, tmp_path: Path) -> None:
     whole = run(backbone, source, tmp_path / "whole")
     with pytest.raises(StoppedError, match="16 images are done; run the same command"):
-        run(backbone, source, tmp_path / "parts", stop=StopAfter(1))
+        run(backbone, source, tmp_path / "parts", stop=StopAfter(4))
+    with pytest.raises(StoppedError, match="16 images are done"):  # in the middle of a unit, after a batch
+        run(backbone, source, tmp_path / "parts", stop=StopAfter(2))
     rest = run(backbone, source, tmp_path / "parts")
     assert rest.computed == 24
     for name, values in everything(whole).items():
@@ -136,7 +141,98 @@ def test_ranking_pass_of_an_array_waits_for_the_others(backbone: Backbone, sourc
         run(backbone, source, tmp_path, keep=10, shard=(0, 2))
     run(backbone, source, tmp_path, keep=10, shard=(1, 2))
     run(backbone, source, tmp_path, keep=10, shard=(0, 2))
-    assert run(backbone, source, tmp_path, keep=10).computed == 0
+    joined = run(backbone, source, tmp_path, keep=10)
+    assert joined.computed == 0
+    alone = everything(run(backbone, source, tmp_path / "alone", keep=10))
+    for name, values in everything(joined).items():
+        np.testing.assert_array_equal(values, alone[name])
+
+
+def test_several_subjects_keep_the_best_filters_of_each(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    both = [IMAGES[:15], IMAGES[15:30]]
+    whole = run(backbone, source, tmp_path).store
+    kept = run(backbone, replace(source, training=both), tmp_path, keep=10).store
+    for name, (filters, _, _) in whole.layers.items():
+        best = [filter_order(filter_std(whole.means(name, ids)))[: max(1, filters // 10)] for ids in both]
+        assert set(kept.filters(name).tolist()) == set(np.concatenate(best).tolist())
+    turned = make_plan(backbone, replace(source, training=[*both[::-1], both[0]]), tmp_path, "float16", 10)
+    assert turned.path == kept.path  # the order in which subjects were asked for decides nothing
+
+
+def test_the_second_pass_leaves_the_means_that_filters_were_chosen_by(
+    backbone: Backbone, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StoppedError):
+        run(backbone, source, tmp_path, keep=10, shard=(0, 2))
+    with pytest.raises(StoppedError):
+        run(backbone, source, tmp_path, keep=10, shard=(1, 2), stop=StopAfter(4))
+    store = make_plan(backbone, source, tmp_path, "float16", 10).path
+    before = {path: path.read_bytes() for path in store.glob("layers/*/mean/c/*/0")}
+    loud = replace(source, read=lambda ids: 255 - source.read(ids))  # as if on another device
+    run(backbone, loud, tmp_path, keep=10)
+    assert before
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_rows_keep_the_order_given(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    order = np.array([30, 31, 5, 4, 9, 2])
+    store = run(backbone, replace(source, images=order), tmp_path).store
+    assert store.images.tolist() == order.tolist()
+    assert store.add_images([4, 7, 30, 1]) == 2
+    assert store.images.tolist() == [*order.tolist(), 7, 1]
+
+
+def test_an_image_of_one_colour_is_refused(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    def read(ids: np.ndarray) -> np.ndarray:
+        pictures = source.read(ids).copy()
+        pictures[np.asarray(ids) == 21] = 0
+        return pictures
+
+    with pytest.raises(BoldreamsError, match=r"image 21 is of one colour.*download"):
+        run(backbone, replace(source, read=read), tmp_path)
+    assert run(backbone, source, tmp_path).store.done().all()
+
+
+def test_stimuli_that_were_changed_are_computed_anew(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    def read(ids: np.ndarray) -> np.ndarray:
+        pictures = source.read(ids).copy()
+        pictures[np.asarray(ids) == 21] = 255 - pictures[np.asarray(ids) == 21]
+        return pictures
+
+    run(backbone, replace(source, read=read, stamp={"size": 1, "mtime": 1}), tmp_path)
+    assert run(backbone, replace(source, read=read, stamp={"size": 1, "mtime": 2}), tmp_path).computed == 0  # touched
+    repaired = run(backbone, replace(source, stamp={"size": 1, "mtime": 3}), tmp_path)
+    assert repaired.computed == 16  # the unit that image 21 lies in
+    whole = everything(run(backbone, source, tmp_path / "whole"))
+    for name, values in everything(repaired).items():
+        np.testing.assert_array_equal(values, whole[name])
+
+
+def test_a_line_is_written_after_the_files_that_it_speaks_of(
+    backbone: Backbone, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ResumableStore._append
+    looked = []
+
+    def append(self: ResumableStore, facts: dict) -> None:
+        for name, (size, _) in facts["files"].items():
+            looked.append((self.path / name).stat().st_size == size)
+        real(self, facts)
+
+    monkeypatch.setattr(ResumableStore, "_append", append)
+    run(backbone, source, tmp_path)
+    assert looked
+    assert all(looked)
+
+
+@pytest.mark.parametrize("limit", [65_000.0, 66_000.0])
+def test_the_limit_of_float16_is_its_own(limit: float) -> None:
+    maps = torch.full((1, 1, 2, 2), limit)
+    if limit < 65_504:
+        assert cast(maps, "float16", "a").dtype == torch.float16
+    else:
+        with pytest.raises(BoldreamsError, match="cannot hold"):
+            cast(maps, "float16", "a")
 
 
 def test_what_float16_cannot_hold_is_refused(source: Source, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_rows_count_by_the_ledger_and_not_by_their_chunks(tmp_path: Path) -> Non
 def test_a_changed_spec_is_refused(tmp_path: Path) -> None:
     store, _ = filled(tmp_path, [1])
     zarr.open_group(store.path, mode="r+").attrs["spec"] = SPEC | {"weights_digest": "other"}
-    with pytest.raises(MismatchError, match="seal"):
+    with pytest.raises(MismatchError, match="fingerprint"):
         FeatureStore(store.path)
 
 

@@ -1,0 +1,88 @@
+"""Tasks of a job array that start together on an empty cache, some of them killed: one store, nothing lost."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from ..conftest import COMMAND, Run
+
+EXTRACT = ("extract", "--backbone", "efficientnet_lite0", "--dtype", "float32", "--weights", "random")
+
+
+def start(experiment: Path, cache: Path, *arguments: object) -> subprocess.Popen:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
+    environment |= {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [COMMAND, *map(str, arguments), "--cache", str(cache)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def by_image(cache: Path) -> dict[str, dict[int, bytes]]:
+    """Array -> image -> its values, whatever the order of rows."""
+    (store,) = (cache / "features").glob("*.zarr")
+    images = zarr.open_array(store / "images", mode="r")[:]
+    found = {}
+    for path in sorted(store.glob("layers/*/*")):
+        if path.name in ("maps", "mean"):
+            values = zarr.open_array(path, mode="r")[:]
+            assert len(values) == len(images)
+            found[f"{path.parent.name}/{path.name}"] = {
+                int(i): v.tobytes() for i, v in zip(images, values, strict=True)
+            }
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, bytes]]:
+    cache = tmp_path_factory.mktemp("alone")
+    run(*EXTRACT, "--cache", cache, "--batch-size", 4)
+    return by_image(cache)
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [[(0, 2), (1, 2), (0, 1)], [(0, 4), (1, 4), (2, 4), (3, 4)]],
+    ids=["two counts", "one count"],
+)
+def test_tasks_that_start_together_make_what_one_makes(
+    run: Run, experiment: Path, tmp_path: Path, alone: dict[str, dict[int, bytes]], tasks: list[tuple[int, int]]
+) -> None:
+    rng = np.random.default_rng(len(tasks))
+    running = [
+        start(experiment, tmp_path, *EXTRACT, "--batch-size", 4, "--shard-index", i, "--shard-count", n)
+        for i, n in tasks
+    ]
+    time.sleep(float(rng.uniform(4, 8)))
+    running[0].kill()  # at some moment
+    said = [process.communicate()[1] for process in running]
+    for process, text in zip(running[1:], said[1:], strict=True):
+        assert process.returncode == 0, text
+    for i, n in tasks:
+        run(*EXTRACT, "--cache", tmp_path, "--batch-size", 4, "--shard-index", i, "--shard-count", n)
+    found = by_image(tmp_path)
+    assert found.keys() == alone.keys()
+    for name, values in alone.items():
+        assert found[name] == values, name
+
+
+def test_tasks_of_different_subjects_start_together(
+    run: Run, experiment: Path, tmp_path: Path, alone: dict[str, dict[int, bytes]]
+) -> None:
+    running = [start(experiment, tmp_path, *EXTRACT, "--batch-size", 4, "--subject", n) for n in (1, 2)]
+    for process in running:
+        text = process.communicate()[1]
+        assert process.returncode == 0, text
+    found = by_image(tmp_path)
+    for name, values in alone.items():
+        # Batches hold other images then, which moves the last bits.
+        for image, one in values.items():
+            np.testing.assert_allclose(np.frombuffer(found[name][image], "f4"), np.frombuffer(one, "f4"), atol=1e-4)
