@@ -25,7 +25,7 @@ def features(cache: Path) -> list[Row]:
         return {
             "backbone": store.spec["backbone"],
             "fingerprint": store.fingerprint,
-            "weights": store.group.attrs["weights"],
+            "weights": store.weights,
             "rows": len(store.images),
             "done": int(store.done().sum()),
             "keep_percent": (store.spec["keep"] or {}).get("percent", 100.0),
