@@ -12,9 +12,8 @@ from boldreams_cli.console import StopFlag
 from boldreams_cli.data.nsd.maker import NSD
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.features import extraction
-from boldreams_cli.features.backbones import registry
-from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.simulation.experiment import Experiment, write
 
@@ -52,7 +51,7 @@ def make_brain(folder: Path, weights: str, images: int) -> Brain:
     write(settings, folder / "nsd")
     dataset = NSD(folder / "nsd")
     responses = dataset.prepare(1, folder / "cache")
-    backbone = registry.load("alexnet", weights)
+    backbone = backbones.load("alexnet", weights)
     stimuli = dataset.stimuli()
     ids = np.union1d(responses.train_images, responses.test_images)
     source = extraction.Source(ids, [responses.train_images], stimuli.read, stimuli.identity())

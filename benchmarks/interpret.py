@@ -24,7 +24,7 @@ from boldreams_cli.encoding.inputs.layout import make_groups
 from boldreams_cli.encoding.model.full import FullModel, ResponseOfArea
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.encoding.model.weights import ReadoutWeights
-from boldreams_cli.features.backbones import registry
+from boldreams_cli.features import backbones
 from boldreams_cli.interpret.attribution.integration import integrated_gradients
 from boldreams_cli.interpret.dreams import parameterization
 from boldreams_cli.interpret.dreams.loop import Dreamer, Settings
@@ -41,7 +41,7 @@ def synthetic_model(
     name: str, weights: str, device: torch.device, percent: float = 10, trainable: bool = False
 ) -> FullModel:
     """A full model with a random readout of the first filters of each layer; `trainable` as its library builds it."""
-    backbone = registry.load(name, weights, trainable=trainable)
+    backbone = backbones.load(name, weights, trainable=trainable)
     size = backbone.entry.preprocessing.size
     with torch.inference_mode():
         maps = backbone(torch.zeros(1, 3, size, size))

@@ -14,8 +14,7 @@ from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups
 from boldreams_cli.encoding.inputs.maps import read_groups
 from boldreams_cli.encoding.inputs.ranking import rank_filters
-from boldreams_cli.features import extraction
-from boldreams_cli.features.backbones import registry
+from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.features.store_arrays import CODEC, ids_hash
@@ -28,14 +27,14 @@ WEIGHTS = {"efficientnet_lite0": "pretrained"}
 
 def extraction_rates(brain: Brain, name: str) -> tuple[float, float, float]:
     """Images/s of extraction, of our network alone, and of its library's in inference mode with the same batch."""
-    backbone = brain.backbone if name == "alexnet" else registry.load(name, WEIGHTS.get(name, "random"))
+    backbone = brain.backbone if name == "alexnet" else backbones.load(name, WEIGHTS.get(name, "random"))
     ids = np.arange(IMAGES[name])
     available = len(brain.stimuli)
     source = extraction.Source(ids, [ids], lambda some: brain.stimuli.read(some % available), {"bench": name})
     batch = backbone.entry.batch_size
     size = backbone.entry.preprocessing.size
     # As its library builds it: no layer replaced, channels first. Weights do not change its speed.
-    plain = registry.load(name, "random", trainable=True).network.to(memory_format=torch.contiguous_format)
+    plain = backbones.load(name, "random", trainable=True).network.to(memory_format=torch.contiguous_format)
     pixels = torch.rand(batch, 3, size, size)
     rates = []
     with torch.inference_mode():

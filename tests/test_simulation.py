@@ -17,7 +17,7 @@ from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.rois import GROUPS
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.features.backbones import registry
+from boldreams_cli.features import backbones
 from boldreams_cli.simulation.brain import gaussian_fields
 from boldreams_cli.simulation.experiment import Experiment, Truth, field_distance, recovered_centres, write
 from boldreams_cli.simulation.photographs import PHOTOGRAPHS, Crops
@@ -135,7 +135,7 @@ def test_sessions_differ_before_they_are_scored(layout: Layout, truth: Truth) ->
 
 
 def test_truth_gives_the_signal(layout: Layout, truth: Truth) -> None:
-    backbone = registry.load(SMALL.backbone)
+    backbone = backbones.load(SMALL.backbone)
     known = truth.subjects[2]
     images = known.images[:3]
     with Stimuli(layout.stimuli) as stimuli:

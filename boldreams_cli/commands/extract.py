@@ -12,7 +12,7 @@ from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
 if TYPE_CHECKING:
-    from boldreams_cli.features.backbones.registry import Backbone
+    from boldreams_cli.features.backbones import Backbone
     from boldreams_cli.features.extraction import Plan
 
 
@@ -89,12 +89,11 @@ def extract(
     Images that the store already has are not computed again, and a run that was stopped goes on where it was.
     """
     from boldreams_cli.console import ChoiceError, duration, stop_on_signals
-    from boldreams_cli.features import extraction
-    from boldreams_cli.features.backbones import registry
+    from boldreams_cli.features import backbones, extraction
 
     if shard_index >= shard_count:
         raise ChoiceError(f"--shard-index counts from 0 to {shard_count - 1} (--shard-count {shard_count})")
-    entry = registry.entry(backbone)
+    entry = backbones.entry(backbone)
     where = options.pick_device(device)
     dataset = options.dataset_of(nsd_root)
     images, training = extraction.shown(dataset, subjects, sessions)
@@ -108,7 +107,7 @@ def extract(
         else:
             stimuli, identity = stack.enter_context(dataset.stimuli()), dataset.stimuli_identity()
             source = extraction.Source(images, training, stimuli.read, identity, dataset.stimuli_stamp())
-            network = registry.load(backbone, weights, seed)
+            network = backbones.load(backbone, weights, seed)
         network = network.to(where)
         plan = extraction.make_plan(network, source, cache, dtype, keep_percent)
         if dry_run:

@@ -115,7 +115,7 @@ def fit(
     from boldreams_cli.encoding import fit as fitting
     from boldreams_cli.encoding.readouts.separable import matrix_precision
     from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
-    from boldreams_cli.features.backbones.registry import entry
+    from boldreams_cli.features.backbones import entry
 
     where = options.pick_device(device)
     backbone = options.choose_backbone(cache, backbone)

@@ -81,7 +81,7 @@ def info(
 
 
 def _layers(name: str, output: Output) -> None:
-    from boldreams_cli.features.backbones.registry import entry
+    from boldreams_cli.features.backbones import entry
 
     chosen = entry(name)
     rows = [

@@ -76,14 +76,14 @@ def wordcloud(
     model. Font size is in proportion to the score.
     """
     from boldreams_cli.console import ChoiceError
-    from boldreams_cli.features.backbones import registry
+    from boldreams_cli.features import backbones
     from boldreams_cli.interpret.words import comparison, record
     from boldreams_cli.interpret.words import vocabulary as vocabularies
 
     if (image is None) == (roi is None):
         raise ChoiceError("say what the words are for: either --image ID or FILE, or --roi AREA")
     model = choice.resolve() if roi is not None or choice.model is not None else None
-    text = model is not None and roi is not None and registry.entry(model.spec.backbone).reads == "captions"
+    text = model is not None and roi is not None and backbones.entry(model.spec.backbone).reads == "captions"
     chosen = vocabularies.find(vocabulary, choice.cache)
     record.check(roi, chosen.kind, score, reference, clip, text)
     where = options.pick_device(device)

@@ -36,7 +36,7 @@ from boldreams_cli.encoding.result import (
     write_weights,
 )
 from boldreams_cli.encoding.spans import Spans
-from boldreams_cli.features.backbones.registry import entry
+from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.files import write_text

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import socket
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing, progress
 from boldreams_cli.features import weights as weight_files
-from boldreams_cli.features.backbones.registry import CLIP as COLOURS
-from boldreams_cli.features.backbones.registry import Preprocessing
+from boldreams_cli.features.preprocessing import CLIP as COLOURS
+from boldreams_cli.features.preprocessing import Preprocessing
 
 DEFAULT = "RN50x4"
 TEXTS_IN_A_PASS = 128
@@ -138,11 +132,17 @@ def load(name: str = DEFAULT, weights: str = "pretrained", seed: int = 0, instea
     import open_clip
 
     model_name, tag = _resolve(name)
-    if weights.startswith("random:"):
-        weights, seed = "random", int(weights.removeprefix("random:"))
+    weights, seed = weight_files.asked(weights, seed)
     settings = open_clip.pretrained.get_pretrained_cfg(model_name, tag) if tag else {}
-    state, said = _state(model_name, tag, weights, seed, instead)
-    with torch.random.fork_rng(devices=[]), _quiet_root():
+    state, said = weight_files.find(
+        f"CLIP {model_name}",
+        tag or "it has no published ones",
+        lambda: weight_files.read(weight_files.fetch_open_clip(model_name, tag)),
+        weights,
+        seed,
+        instead,
+    )
+    with torch.random.fork_rng(devices=[]), weight_files.quiet_root():
         torch.manual_seed(seed)
         model = open_clip.create_model(
             model_name, force_quick_gelu=bool(settings.get("quick_gelu")), pretrained_text=False
@@ -204,76 +204,14 @@ def _converted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _state(model: str, tag: str, weights: str, seed: int, instead: str) -> tuple[dict[str, Tensor] | None, str]:
-    """Get the state dict that ``--weights`` asks for, None for random ones, and what to call it."""
-    if weights == "random":
-        return None, f"random:{seed}"
-    if weights != "pretrained":
-        path = Path(weights).expanduser().resolve()
-        return weight_files.read(path), str(path)
-    try:
-        return weight_files.read(fetch(model, tag)), "pretrained"
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BoldreamsError(
-            f"cannot get the weights of CLIP {model} ({tag or 'it has no published ones'}): {error}. Give a file with "
-            f"--weights FILE, or fetch them once where there is internet (HF_HOME says where they are kept){instead}"
-        ) from error
-
-
-def fetch(model: str, tag: str) -> Path:
-    """The file of published weights: out of the Hugging Face cache, else downloaded.
-
-    Raises
-    ------
-    OSError, RuntimeError, ValueError
-        If it is not cached and cannot be downloaded; without internet at once, not after minutes of retries.
-    """
-    import huggingface_hub
-    import open_clip
-
-    settings = open_clip.pretrained.get_pretrained_cfg(model, tag)
-    repository, _, file = settings.get("hf_hub", "").rpartition("/")
-    for name in (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
-        found = huggingface_hub.try_to_load_from_cache(repository, name) if repository else None
-        if isinstance(found, str):
-            return Path(found)
-    host = urlparse(huggingface_hub.constants.ENDPOINT if repository else settings.get("url", "")).hostname
-    if not _reachable(host or ""):
-        raise OSError(f"they are not in {huggingface_hub.constants.HF_HUB_CACHE}, and there is no way to {host}")
-    with _quiet_root():
-        return Path(open_clip.pretrained.download_pretrained(settings))
-
-
-def _reachable(host: str) -> bool:
-    """Whether a download can be tried: through a proxy, or because the name resolves."""
-    if urllib.request.getproxies():
-        return True
-    try:
-        return bool(socket.getaddrinfo(host, 443))
-    except OSError:
-        return False
-
-
 def _tokenizer(model: str) -> Callable[[list[str]], Tensor]:
     import open_clip
 
     try:
-        with _quiet_root():
+        with weight_files.quiet_root():
             return open_clip.get_tokenizer(model)
     except (OSError, ImportError, RuntimeError, ValueError) as error:
         raise BoldreamsError(
             f"cannot get the tokenizer of CLIP {model}: {str(error).splitlines()[0]}; fetch it once where there is "
             f"internet, or use --clip {DEFAULT}, whose tokenizer comes with open_clip"
         ) from error
-
-
-@contextmanager
-def _quiet_root() -> Iterator[None]:
-    """Keep open_clip's remarks, which go to the root logger, from the user's terminal."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(before)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError, logger, progress, size
 from boldreams_cli.data.dataset import Dataset
-from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.extraction_pass import Pass, cast, ieee_float32
 from boldreams_cli.features.feature_store import KINDS, FeatureStore
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std, joint_order

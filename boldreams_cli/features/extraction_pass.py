@@ -20,7 +20,7 @@ from boldreams_cli.features.store_arrays import ids_hash
 from boldreams_cli.locks import Lock
 
 if TYPE_CHECKING:
-    from boldreams_cli.features.backbones.registry import Backbone
+    from boldreams_cli.features.backbones import Backbone
     from boldreams_cli.features.extraction import Source
 
 Arrays = dict[str, NDArray[Any]]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from boldreams_cli.data.dataset import CAPTIONS_PER_IMAGE, Dataset
 from boldreams_cli.features import clip
-from boldreams_cli.features.backbones.registry import Backbone, entry
+from boldreams_cli.features.backbones import Backbone, entry
 from boldreams_cli.features.clip import Clip
 from boldreams_cli.features.extraction import Source
 
@@ -31,9 +31,8 @@ class TextBackbone(Backbone):
     """
 
     def __init__(self, tower: Clip) -> None:
-        nn.Module.__init__(self)
-        self.entry, self.network, self.tower = entry(NAME), nn.Sequential(tower.model), tower
-        self.layers, self.digest, self.weights = (LAYER,), tower.digest, tower.weights
+        super().__init__(entry(NAME), nn.Sequential(tower.model), (LAYER,), tower.digest, tower.weights)
+        self.tower = tower
 
     def reading(self) -> dict[str, Any]:
         """Which CLIP reads how many captions."""

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
+import socket
+import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
 
-from boldreams_cli.console import BoldreamsError, listing
+from boldreams_cli.console import BoldreamsError, ChoiceError, listing
 
+WRAPPED = 3  # state dicts inside each other, at most
 PREFIXES = ("", "module.", "model.", "visual.", "module.visual.", "network.")
 
 
 def find(
-    name: str, source: str, pretrained: Callable[[], dict[str, Tensor]], weights: str, seed: int
+    name: str,
+    source: str,
+    pretrained: Callable[[], dict[str, Tensor]],
+    weights: str,
+    seed: int,
+    instead: str = "",
 ) -> tuple[dict[str, Tensor] | None, str]:
     """Get the state dict that ``--weights`` asks for, None for random ones, and what to call it.
 
@@ -37,7 +48,70 @@ def find(
         raise BoldreamsError(
             f"cannot get the pretrained weights of {name} ({source}): {error}. Without internet give a file with "
             "--weights FILE, or fetch them once where there is internet (TORCH_HOME and HF_HOME say where they are)"
+            f"{instead}"
         ) from error
+
+
+def asked(weights: str, seed: int) -> tuple[str, int]:
+    """Take ``random:SEED`` apart; what else was asked for stays as it is.
+
+    Raises
+    ------
+    ChoiceError
+        If the seed is no number.
+    """
+    if not weights.startswith("random:"):
+        return weights, seed
+    text = weights.removeprefix("random:")
+    if not text.isdecimal():
+        raise ChoiceError(f"--weights {weights}: the seed is a number from 0 up, as in random:3")
+    return "random", int(text)
+
+
+def fetch_open_clip(model: str, tag: str) -> Path:
+    """The file of published weights: out of the Hugging Face cache, else downloaded.
+
+    Raises
+    ------
+    OSError, RuntimeError, ValueError
+        If it is not cached and cannot be downloaded; without internet at once, not after minutes of retries.
+    """
+    import huggingface_hub
+    import open_clip
+
+    settings = open_clip.pretrained.get_pretrained_cfg(model, tag)
+    repository, _, file = settings.get("hf_hub", "").rpartition("/")
+    for name in (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+        found = huggingface_hub.try_to_load_from_cache(repository, name) if repository else None
+        if isinstance(found, str):
+            return Path(found)
+    host = urlparse(huggingface_hub.constants.ENDPOINT if repository else settings.get("url", "")).hostname
+    if not _reachable(host or ""):
+        raise OSError(f"they are not in {huggingface_hub.constants.HF_HUB_CACHE}, and there is no way to {host}")
+    with quiet_root():
+        return Path(open_clip.pretrained.download_pretrained(settings))
+
+
+def _reachable(host: str) -> bool:
+    """Whether a download can be tried: through a proxy, or because the name resolves."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        return bool(socket.getaddrinfo(host, 443))
+    except OSError:
+        return False
+
+
+@contextmanager
+def quiet_root() -> Iterator[None]:
+    """Keep open_clip's remarks, which go to the root logger, from the user's terminal."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -57,17 +131,21 @@ def read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
+        said = (str(error).splitlines() or ["it is empty"])[0]
         raise BoldreamsError(
-            f"cannot read weights from {path}: {str(error).splitlines()[0]}. It must be a state dict saved by torch, "
+            f"cannot read weights from {path}: {said}. It must be a state dict saved by torch, "
             "or safetensors; files that need pickled code to run are refused"
         ) from error
     except Exception as error:
         if type(error).__name__ == "SafetensorError":
             raise BoldreamsError(f"{path} is not a valid safetensors file: {error}") from error
         raise
-    while isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    for _ in range(WRAPPED):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+            loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
+    ):
         raise BoldreamsError(f"{path} holds no state dict (a mapping of names to tensors)")
     return dict(loaded)
 
@@ -75,8 +153,7 @@ def read(path: Path) -> dict[str, Tensor]:
 def match(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], said: str) -> dict[str, Tensor]:
     """Bring a state dict under the network's own names.
 
-    Names are tried with the usual prefixes. Failing that, a file of the same tensors in the same order under
-    other names is taken (the wheel of efficientnet_lite0).
+    Tensors match by name, with the usual prefixes, and never by position.
 
     Parameters
     ----------
@@ -87,16 +164,12 @@ def match(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], said: str) 
     Raises
     ------
     BoldreamsError
-        If tensors are missing or have other shapes.
+        If tensors are missing, have other shapes, or are whole numbers.
     """
-    needed = {key: value for key, value in wanted.items() if not key.endswith("num_batches_tracked")}
+    needed = {key: wanted[key] for key in decisive(wanted)}
     best = max(PREFIXES, key=lambda prefix: sum(prefix + key in state for key in needed))
     missing = [key for key in needed if best + key not in state]
     found = {key: state[best + key] for key in needed if best + key in state}
-    if len(missing) == len(needed):
-        ordered = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
-        if [value.shape for value in ordered[: len(needed)]] == [value.shape for value in needed.values()]:
-            return dict(wanted) | dict(zip(needed, ordered, strict=False))
     wrong = [
         f"{key} {tuple(value.shape)} for {tuple(needed[key].shape)}"
         for key, value in found.items()
@@ -104,9 +177,16 @@ def match(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], said: str) 
     ]
     if wrong:
         raise BoldreamsError(f"weights {said} do not fit: {listing(wrong, 3)}")
+    if whole := [key for key, value in found.items() if not value.is_floating_point()]:
+        raise BoldreamsError(f"weights {said} hold whole numbers in {listing(whole, 3)}; quantised weights do not fit")
     if missing:
         raise BoldreamsError(f"weights {said} lack {len(missing)} tensors that are needed: {listing(missing, 3)}")
     return dict(wanted) | found
+
+
+def decisive(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that decide maps, in order."""
+    return [key for key in state if not key.endswith("num_batches_tracked")]
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

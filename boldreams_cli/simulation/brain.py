@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch.nn import functional
 
 from boldreams_cli.data.nsd.rois import GROUPS
-from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std
 
 Floats = NDArray[np.floating]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from boldreams_cli.console import BoldreamsError, progress
 from boldreams_cli.data.nsd.layout import BETA_FORMATS, Layout
 from boldreams_cli.data.nsd.stimuli import DATASET, Stimuli
-from boldreams_cli.features.backbones import registry
+from boldreams_cli.features import backbones
 from boldreams_cli.files import fingerprint, read_json, write_json, written_whole
 from boldreams_cli.simulation.brain import (
     Floats,
@@ -283,7 +283,7 @@ def _encode(
     seen: NDArray[np.int32],
 ) -> Truth:
     """Choose filters for all voxels and run the network over all images, once for all subjects."""
-    backbone = registry.load(experiment.backbone, experiment.weights, experiment.seed)
+    backbone = backbones.load(experiment.backbone, experiment.weights, experiment.seed)
     count = experiment.distinct_images
     sample = np.sort(experiment.rng(5).permutation(count)[: experiment.sample])
     kinds = [{item.kind for item in crops.shown(int(number))} for number in sample]

@@ -9,9 +9,8 @@ import pytest
 from boldreams_cli.console import StopFlag
 from boldreams_cli.data.dataset import open_dataset
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.features import extraction
-from boldreams_cli.features.backbones import registry
-from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore
 
 
@@ -30,7 +29,7 @@ def ready(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Ready:
     cache = tmp_path_factory.mktemp("encoding")
     dataset = open_dataset(experiment)
     responses = dataset.prepare(1, cache)
-    backbone = registry.load("alexnet", "random")
+    backbone = backbones.load("alexnet", "random")
     images = sorted({int(image) for image in responses.trial_images})
     with dataset.stimuli() as stimuli:
         source = extraction.Source(np.array(images), [responses.train_images], stimuli.read, dataset.stimuli_identity())

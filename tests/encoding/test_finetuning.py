@@ -32,9 +32,8 @@ from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
-from boldreams_cli.features import extraction
-from boldreams_cli.features.backbones import registry
-from boldreams_cli.features.backbones.registry import IMAGENET, Preprocessing
+from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features.backbones import IMAGENET, Preprocessing
 from boldreams_cli.features.feature_store import FeatureStore
 
 CPU, GB = torch.device("cpu"), 2**30
@@ -53,8 +52,8 @@ class Small(NamedTuple):
 @pytest.fixture(scope="module", autouse=True)
 def _small_alexnet() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        seen = replace(registry.BACKBONES["alexnet"], preprocessing=Preprocessing(63, *IMAGENET))
-        patch.setitem(registry.BACKBONES, "alexnet", seen)
+        seen = replace(backbones.BACKBONES["alexnet"], preprocessing=Preprocessing(63, *IMAGENET))
+        patch.setitem(backbones.BACKBONES, "alexnet", seen)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the networks are small; threads that wait for each other take longer
         yield
@@ -62,7 +61,7 @@ def _small_alexnet() -> Iterator[None]:
 
 
 def extracted(root: Path, responses: Responses, cache: Path) -> FeatureStore:
-    backbone = registry.load("alexnet", "random")
+    backbone = backbones.load("alexnet", "random")
     dataset = open_dataset(root)
     with dataset.stimuli() as stimuli:
         shown = np.unique(responses.trial_images)
@@ -122,7 +121,7 @@ class StopAt(StopFlag):
 
 def test_gradients_are_autograds(small: Small, whole: FinetuneResult) -> None:
     spec, trials, voxels = whole.model.spec, 5, 9
-    backbone = registry.load("alexnet", "random")
+    backbone = backbones.load("alexnet", "random")
     network = Network(backbone, spec, np.arange(voxels), 16, 3, CPU)
     network.width = 4  # the test should cross blocks of voxels
     generator = torch.Generator().manual_seed(0)
@@ -145,7 +144,7 @@ def test_gradients_are_autograds(small: Small, whole: FinetuneResult) -> None:
 
 
 def test_the_backbone_moves_and_only_when_it_is_finetuned(small: Small, whole: FinetuneResult, tmp_path: Path) -> None:
-    start = registry.load("alexnet", "random")
+    start = backbones.load("alexnet", "random")
     moved = load_file(whole.model.folder / "backbone.safetensors")
     assert all(not torch.equal(moved[name], value) for name, value in start.network.state_dict().items())
     known = whole.model.spec.backbone_weights
@@ -263,7 +262,7 @@ def test_ranking_without_a_store_is_the_stores(small: Small, tmp_path: Path) -> 
 
 def test_resized_stimuli_are_those_of_extract_and_kept(small: Small, tmp_path: Path) -> None:
     dataset, shown = open_dataset(small.root), np.unique(small.responses.trial_images)
-    preprocessing = registry.BACKBONES["alexnet"].preprocessing
+    preprocessing = backbones.BACKBONES["alexnet"].preprocessing
     images = resized_images(tmp_path, dataset, preprocessing, shown, StopFlag())
     asked = shown[[5, 0, 5]]
     with dataset.stimuli() as stimuli:
@@ -338,7 +337,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(
 
 def test_warm_up_and_a_rate_of_its_own_for_the_backbone(small: Small, whole: FinetuneResult, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=1, backbone_rate=1e-6, warmup=1000, clip_gradient=1e-3)
-    start = registry.load("alexnet", "random").network.state_dict()
+    start = backbones.load("alexnet", "random").network.state_dict()
     moved = load_file(run(small, tmp_path, settings).model.folder / "backbone.safetensors")
     largest = max(float((moved[name] - value).abs().max()) for name, value in start.items())
     assert 0 < largest < 1e-7
@@ -353,9 +352,9 @@ def test_batch_norm_statistics_are_frozen_unless_asked(
         stages.features[0] = torch.nn.Sequential(stages.features[0], norm)
         return stages
 
-    plain = registry.BACKBONES["alexnet"]
+    plain = backbones.BACKBONES["alexnet"]
     normed = replace(plain, stages=lambda: with_norm(plain.stages))
-    monkeypatch.setitem(registry.BACKBONES, "alexnet", normed)
+    monkeypatch.setitem(backbones.BACKBONES, "alexnet", normed)
     settings = replace(SETTINGS, epochs=1)
     for kind in ("frozen", "train"):
         result = run(small, tmp_path / kind, replace(settings, batch_norm=kind))

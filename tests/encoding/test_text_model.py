@@ -22,9 +22,8 @@ from boldreams_cli.encoding.numerics.contraction import learning_rate
 from boldreams_cli.encoding.readouts.captions import Linear, LinearSettings, LinearTraining
 from boldreams_cli.encoding.readouts.separable import batch_order
 from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
-from boldreams_cli.features import extraction
+from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features import text as text_features
-from boldreams_cli.features.backbones import registry
 from boldreams_cli.features.feature_store import FeatureStore
 from tests import tiny_clip
 
@@ -243,8 +242,8 @@ def test_pictures_and_captions_are_not_mixed_up(ready: Ready, tmp_path: Path) ->
     with pytest.raises(ChoiceError, match="reads captions"):
         FullModel.rebuild(ready.model, CPU)  # what dream and attribute ask for
     with pytest.raises(ChoiceError, match="reads captions"):
-        registry.load("clip-text", "random")
-    assert registry.entry("clip-text").reads == "captions"
+        backbones.load("clip-text", "random")
+    assert backbones.entry("clip-text").reads == "captions"
 
 
 def test_other_weights_are_refused(ready: Ready) -> None:

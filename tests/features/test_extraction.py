@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError
-from boldreams_cli.features import extraction
-from boldreams_cli.features.backbones import registry
-from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.extraction import Source, extract, make_plan
 from boldreams_cli.features.extraction_pass import cast
 from boldreams_cli.features.ranking import filter_order, filter_std
@@ -21,7 +20,7 @@ IMAGES = np.arange(40)
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return registry.load("alexnet", "random")
+    return backbones.load("alexnet", "random")
 
 
 @pytest.fixture
@@ -236,7 +235,7 @@ def test_the_limit_of_float16_is_its_own(limit: float) -> None:
 
 
 def test_what_float16_cannot_hold_is_refused(source: Source, tmp_path: Path) -> None:
-    loud = registry.load("alexnet", "random")
+    loud = backbones.load("alexnet", "random")
     with torch.no_grad():
         loud.network.features[0].weight.mul_(1e8)
     with pytest.raises(BoldreamsError, match=r"features.* float16 cannot hold; use --dtype float32"):

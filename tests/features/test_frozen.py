@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from boldreams_cli.features.backbones import registry
+from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones.frozen import CoarseConvolution, hasten
 
 
@@ -29,7 +29,7 @@ def test_values_and_gradients_are_torchs(kernel: int, stride: int, padding: int,
 
 def test_only_alexnets_first_convolution_is_coarse() -> None:
     for name in ("alexnet", "vgg11", "efficientnet_lite0", "rn50x4"):
-        network = registry.load(name, "random", layers=list(registry.entry(name).layers)[:1]).network
+        network = backbones.load(name, "random", layers=list(backbones.entry(name).layers)[:1]).network
         coarse = [path for path, module in network.named_modules() if isinstance(module, CoarseConvolution)]
         assert coarse == (["features.0"] if name == "alexnet" else []), name
 
@@ -45,8 +45,8 @@ def test_weights_in_training_have_their_gradient() -> None:
     ("name", "weights", "size"), [("efficientnet_lite0", "pretrained", 96), ("rn50x4", "random", 64)]
 )
 def test_folded_norms_leave_the_maps_and_gradients(name: str, weights: str, size: int) -> None:
-    layers = list(registry.entry(name).layers)[:3]
-    plain, fast = (registry.load(name, weights, layers=layers, trainable=trainable) for trainable in (True, False))
+    layers = list(backbones.entry(name).layers)[:3]
+    plain, fast = (backbones.load(name, weights, layers=layers, trainable=trainable) for trainable in (True, False))
     norms = [sum(isinstance(module, nn.BatchNorm2d) for module in part.modules()) for part in (plain, fast)]
     assert norms[0] > norms[1] == 0
     assert plain.digest == fast.digest

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from boldreams_cli.features.backbones import registry, winograd
+from boldreams_cli.features import backbones
+from boldreams_cli.features.backbones import winograd
 from boldreams_cli.features.backbones.frozen import hasten
 from boldreams_cli.features.backbones.winograd import (
     WinogradConvolution,
@@ -102,10 +103,10 @@ def test_other_convolutions_and_trained_weights_stay_torchs() -> None:
 
 @pytest.mark.parametrize("name", ["vgg11", "rn50x4"])
 def test_maps_of_backbones(name: str) -> None:
-    layers = list(registry.entry(name).layers)[:5]
-    plain, fast = (registry.load(name, "random", layers=layers, trainable=trainable) for trainable in (True, False))
+    layers = list(backbones.entry(name).layers)[:5]
+    plain, fast = (backbones.load(name, "random", layers=layers, trainable=trainable) for trainable in (True, False))
     assert plain.digest == fast.digest
-    pixels = torch.rand(2, 3, *[registry.entry(name).preprocessing.size] * 2)
+    pixels = torch.rand(2, 3, *[backbones.entry(name).preprocessing.size] * 2)
     used = []
     for module in fast.network.modules():
         if isinstance(module, WinogradConvolution):

@@ -18,7 +18,7 @@ from boldreams_cli.encoding.model.folder import find_models
 from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.encoding.model.weights import ReadoutWeights
-from boldreams_cli.features.backbones import registry
+from boldreams_cli.features import backbones
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def copied(fitted: Fitted, tmp_path: Path) -> Fitted:
 
 
 def by_hand(
-    backbone: registry.Backbone, fields: dict[tuple[int, int], torch.Tensor], layers: dict[str, list[int]]
+    backbone: backbones.Backbone, fields: dict[tuple[int, int], torch.Tensor], layers: dict[str, list[int]]
 ) -> FullModel:
     """A full model whose voxels have the fields given, (voxels, height, width) by resolution, and weights of 1."""
     size = backbone.entry.preprocessing.size

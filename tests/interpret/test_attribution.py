@@ -12,7 +12,7 @@ from torch import Tensor
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError, StoppedError
 from boldreams_cli.encoding.model.full import predict_stored, store_of
-from boldreams_cli.features.backbones import registry
+from boldreams_cli.features import backbones
 from boldreams_cli.interpret.attribution import integration, record
 from boldreams_cli.interpret.attribution.attributor import STEPS, Attributor, Settings, kept
 from boldreams_cli.interpret.attribution.integration import Respond, integrated_gradients
@@ -93,7 +93,7 @@ def test_batches_do_not_change_the_result_of_many_stretches(fitted: Fitted) -> N
     np.testing.assert_allclose(found[0], found[1], atol=1e-5 * np.abs(found[0]).max())
 
 
-def real_area(backbone: registry.Backbone) -> tuple[Respond, Tensor]:
+def real_area(backbone: backbones.Backbone) -> tuple[Respond, Tensor]:
     """The sum of twenty filters of each layer over all pixels, and a photograph."""
     size = backbone.entry.preprocessing.size
     with torch.inference_mode():
@@ -105,7 +105,7 @@ def real_area(backbone: registry.Backbone) -> tuple[Respond, Tensor]:
 
 
 def test_alexnet_is_complete_and_a_riemann_sum_agrees(alexnet_weights: Path) -> None:
-    respond, image = real_area(registry.load("alexnet", str(alexnet_weights)))
+    respond, image = real_area(backbones.load("alexnet", str(alexnet_weights)))
     result = integrated_gradients(respond, image, torch.zeros_like(image), STEPS, 16)
     assert result.completeness_error[0] < 0.01
     riemann = 0.0
@@ -119,7 +119,7 @@ def test_alexnet_is_complete_and_a_riemann_sum_agrees(alexnet_weights: Path) -> 
 
 def test_efficientnet_is_complete_at_the_default_steps() -> None:
     """Its gradients jump near black, where evenly spread points miss 1.4 % even at 256."""
-    respond, image = real_area(registry.load("efficientnet_lite0", "pretrained"))
+    respond, image = real_area(backbones.load("efficientnet_lite0", "pretrained"))
     result = integrated_gradients(respond, image, torch.zeros_like(image), STEPS, 16)
     assert result.completeness_error[0] < 0.01
 

@@ -10,7 +10,7 @@ import torch
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.encoding.model.full import predict_stored, store_of
-from boldreams_cli.features.backbones import registry
+from boldreams_cli.features import backbones
 from boldreams_cli.interpret import targets
 from boldreams_cli.interpret.dreams import objectives, parameterization
 from boldreams_cli.interpret.dreams.loop import Dream, Dreamer, Settings
@@ -209,7 +209,7 @@ def test_diversity_is_a_mean_cosine_of_gram_matrices(fitted: Fitted) -> None:
 
 
 def test_filter_that_is_silent_on_noise_is_woken(fitted: Fitted) -> None:
-    full = by_hand(registry.load("alexnet", "random"), {(27, 27): torch.ones(1, 27, 27)}, {"features.2": [0]})
+    full = by_hand(backbones.load("alexnet", "random"), {(27, 27): torch.ones(1, 27, 27)}, {"features.2": [0]})
     convolution = full.backbone.network.get_submodule("features.0")
     convolution.bias[5] = -convolution.weight[5].abs().sum() * 0.2
     target = FilterTarget.parse(full, "features.2:5")
@@ -233,7 +233,7 @@ def test_energy_moves_outwards_with_the_rings_of_receptive_fields() -> None:
     y, x = torch.meshgrid(torch.arange(27) - 13.0, torch.arange(27) - 13.0, indexing="ij")
     distance = torch.hypot(y, x)
     rings = torch.stack([((distance >= low) & (distance < low + 3)).float() for low in (0, 5, 10)])
-    full = by_hand(registry.load("alexnet", "random"), {(27, 27): rings}, {"features.2": list(range(64))})
+    full = by_hand(backbones.load("alexnet", "random"), {(27, 27): rings}, {"features.2": list(range(64))})
     found = []
     for ring in np.eye(3, dtype=bool):
         target = AreaTarget("ring", "ring", full, ring, ring)
@@ -244,7 +244,7 @@ def test_energy_moves_outwards_with_the_rings_of_receptive_fields() -> None:
 
 
 def test_defaults_are_the_authors() -> None:
-    alexnet, vgg = registry.entry("alexnet"), registry.entry("vgg11")
+    alexnet, vgg = backbones.entry("alexnet"), backbones.entry("vgg11")
     assert Settings.default(alexnet, "V1") == Settings(1024, 5e-3, 4, "fourier", 0, Transforms(1, 0.1, (1, 1)))
     assert Settings.default(vgg, "faces") == Settings(1200, 1e-2, 4, "fourier", 0, Transforms(1, 0.1, (0.4, 0.9)))
     assert Settings.default(vgg, "ecc_1,ecc_2").transforms == Transforms(1, 0.05, (1, 1))

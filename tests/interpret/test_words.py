@@ -15,6 +15,7 @@ from boldreams_cli.encoding.inputs.layout import make_groups
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.model.weights import ReadoutWeights
 from boldreams_cli.features import clip
+from boldreams_cli.features import weights as weight_files
 from boldreams_cli.interpret.products import Product
 from boldreams_cli.interpret.words import cloud, comparison, matching
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
@@ -97,7 +98,7 @@ def test_weights_file_gives_the_same_clip(tiny: clip.Clip, tmp_path: Path) -> No
 
 
 def test_clip_errors_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip, "_reachable", lambda _: False)
+    monkeypatch.setattr(weight_files, "_reachable", lambda _: False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(BoldreamsError, match=r"RN50x4 \(openai\).*--weights FILE.*HF_HOME.*instead"):
         clip.load("RN50x4:openai", instead=", or instead")

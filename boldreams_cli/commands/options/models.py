@@ -138,7 +138,7 @@ def model_options(command: Command) -> Command:
         **kwargs: Any,
     ) -> None:
         if backbone is not None:
-            from boldreams_cli.features.backbones.registry import entry
+            from boldreams_cli.features.backbones import entry
 
             backbone = entry(backbone).name
         choice = ModelChoice(cache, model, subject, backbone, percent, readout, recipe, rf, finetuned, fit_seed)

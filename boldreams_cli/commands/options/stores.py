@@ -24,7 +24,7 @@ def store_option(command: Command) -> Command:
 
 def choose_backbone(cache: Path, backbone: str | None) -> str:
     """--backbone, else the one that the cache holds, else alexnet; says which."""
-    from boldreams_cli.features.backbones.registry import entry
+    from boldreams_cli.features.backbones import entry
 
     if backbone is not None:
         return entry(backbone).name

@@ -18,7 +18,7 @@ from boldreams_cli.encoding.inputs.pixels import ResizedImages
 from boldreams_cli.encoding.model.captions import predict_captions
 from boldreams_cli.encoding.model.full import FullModel, predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.features.backbones.registry import entry
+from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.feature_store import FeatureStore
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")

@@ -32,7 +32,7 @@ from boldreams_cli.encoding.readouts.base import Solution
 from boldreams_cli.encoding.readouts.separable import batch_order
 from boldreams_cli.encoding.result import LOG, Curve, log_text, write_weights
 from boldreams_cli.features import weights as weight_files
-from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.files import write_text, written_whole
 
 CHECKPOINT = "checkpoint.safetensors"

@@ -13,7 +13,7 @@ from boldreams_cli.encoding.inputs.layout import MapLayout, grouped, laid_out
 from boldreams_cli.encoding.model.spec import ModelSpec
 from boldreams_cli.encoding.numerics.contraction import contract, published_start
 from boldreams_cli.encoding.readouts.separable import block_width, squared_error
-from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features.backbones import Backbone
 
 
 class _SquaredError(torch.autograd.Function):

@@ -20,8 +20,8 @@ from boldreams_cli.encoding.inputs.ranking import rank_filters, rank_images
 from boldreams_cli.encoding.model.spec import ModelSpec, with_key
 from boldreams_cli.encoding.readouts.separable import AdamSettings
 from boldreams_cli.encoding.readouts.settings import FitSettings
-from boldreams_cli.features.backbones import registry
-from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features import backbones
+from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore, stores
 from boldreams_cli.features.ranking import filter_count
 
@@ -153,7 +153,7 @@ def load_start(
                 "--features"
             )
         weights = next(iter(sources.values()), "pretrained")
-    backbone = registry.load(name, weights, seed, trainable=True)
+    backbone = backbones.load(name, weights, seed, trainable=True)
     same = [store for store in held if store.spec["weights_digest"] == backbone.digest]
     if required and not same:
         raise MismatchError(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, StopFlag, progress, size
 from boldreams_cli.data.dataset import Dataset, Stimuli
-from boldreams_cli.features.backbones.registry import Preprocessing
+from boldreams_cli.features.preprocessing import Preprocessing
 from boldreams_cli.files import fingerprint, free_bytes, locked, read_json, write_json, written_whole
 
 BLOCK = 32

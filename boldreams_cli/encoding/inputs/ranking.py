@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from boldreams_cli.console import StopFlag, progress
 from boldreams_cli.encoding.inputs.pixels import ResizedImages
-from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_order, filter_std
 from boldreams_cli.files import fingerprint, written_whole

@@ -16,8 +16,8 @@ from boldreams_cli.encoding.inputs.layout import MapLayout, grouped, laid_out
 from boldreams_cli.encoding.inputs.maps import open_maps
 from boldreams_cli.encoding.model.spec import BACKBONE, FittedModel
 from boldreams_cli.encoding.numerics.contraction import template
-from boldreams_cli.features.backbones import registry
-from boldreams_cli.features.backbones.registry import Backbone
+from boldreams_cli.features import backbones
+from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore, stores
 
 VOXEL_BLOCK = 2048
@@ -143,7 +143,7 @@ class FullModel(nn.Module):
         if own is not None and not own.is_file():
             raise MismatchError(f"{own}, the finetuned backbone, is missing; fit the model again")
         source = str(own) if own is not None else weights or model.spec.backbone_weights["source"]
-        backbone = registry.load(model.spec.backbone, source, layers=model.spec.layers)
+        backbone = backbones.load(model.spec.backbone, source, layers=model.spec.layers)
         if backbone.digest != model.spec.backbone_weights["digest"]:
             if own is not None:
                 raise MismatchError(f"{own} is not the file that spec.json belongs to; fit the model again")

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
-from boldreams_cli.features.backbones.registry import Entry
+from boldreams_cli.features.backbones import Entry
 from boldreams_cli.files import to_json, written_whole
 from boldreams_cli.interpret.dreams import transforms
 from boldreams_cli.interpret.dreams.objectives import Objective

@@ -21,7 +21,7 @@ from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import clip
 from boldreams_cli.files import DAMAGED_NPZ, digest
 from boldreams_cli.interpret.products import Kept, damage, find_products
-from boldreams_cli.interpret.words.matching import ClassifierMatcher, ClipMatcher, Matcher, check_classifier
+from boldreams_cli.interpret.words.matching import ClassifierMatcher, ClipMatcher, Matcher, classifier_of
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 
 REFERENCES = 200
@@ -54,7 +54,7 @@ class Means:
     def check(self, model: FittedModel | None) -> None:
         """Raise ChoiceError for what can be told without reading anything."""
         if self.vocabulary.kind == "imagenet":
-            check_classifier(model.spec.backbone if model else self.backbone)
+            classifier_of(model.spec.backbone if model else self.backbone)
 
     def matcher(self, model: FittedModel | None) -> Matcher:
         """CLIP, or the backbone's classifier for ImageNet's classes.

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing, progress
+from boldreams_cli.features import backbones
 from boldreams_cli.features import weights as weight_files
-from boldreams_cli.features.backbones import registry
-from boldreams_cli.features.backbones.registry import Preprocessing
 from boldreams_cli.features.clip import Clip
+from boldreams_cli.features.preprocessing import Preprocessing
 from boldreams_cli.files import fingerprint, written_whole
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 
@@ -94,14 +94,14 @@ class ClassifierMatcher:
     """
 
     def __init__(self, backbone: str, weights: str, vocabulary: Vocabulary, seed: int, device: torch.device) -> None:
-        check_classifier(backbone)
-        entry = registry.entry(backbone)
+        classifier_of(backbone)
+        entry = backbones.entry(backbone)
+        self.renamed = entry.renamed
         self.words, self.name, self.preprocessing = vocabulary.words, backbone, entry.preprocessing
-        if weights.startswith("random:"):
-            weights, seed = "random", int(weights.removeprefix("random:"))
+        weights, seed = weight_files.asked(weights, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = CLASSIFIERS[backbone]().eval().to(device)
+            self.network = classifier_of(backbone)().eval().to(device)
         state, said = weight_files.find(backbone, entry.source, entry.pretrained, weights, seed)
         if state is not None:
             self.network.load_state_dict(self._matched(state, said))
@@ -112,7 +112,7 @@ class ClassifierMatcher:
 
     def _matched(self, state: dict[str, Tensor], said: str) -> dict[str, Tensor]:
         try:
-            return weight_files.match(self.network.state_dict(), state, said)
+            return weight_files.match(self.network.state_dict(), self.renamed(state), said)
         except BoldreamsError as error:
             raise BoldreamsError(
                 f"{error}. --vocabulary imagenet needs the whole {self.name}, its classifier too: give such weights "
@@ -129,35 +129,22 @@ class ClassifierMatcher:
         return features
 
 
-def check_classifier(backbone: str) -> None:
-    """Raise ChoiceError if a backbone was never part of a classifier of ImageNet."""
-    if backbone not in CLASSIFIERS:
+def classifier_of(backbone: str) -> Callable[[], nn.Module]:
+    """What builds the whole network that a backbone was cut from.
+
+    Raises
+    ------
+    ChoiceError
+        If it was never trained to tell ImageNet's classes.
+    """
+    build = backbones.entry(backbone).classifier
+    if build is None:
+        able = [name for name, entry in backbones.BACKBONES.items() if entry.classifier is not None]
         raise ChoiceError(
-            f"{backbone} has no classifier of ImageNet; choose --backbone {listing(CLASSIFIERS)}, or a "
+            f"{backbone} has no classifier of ImageNet; choose --backbone {listing(able)}, or a "
             "--vocabulary that CLIP scores: brown or a file"
         )
-
-
-def _torchvision(name: str) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        import torchvision
-
-        return torchvision.models.get_model(name, weights=None)
-
     return build
-
-
-def _lite0() -> nn.Module:
-    import timm
-
-    return timm.create_model("tf_efficientnet_lite0", pretrained=False)
-
-
-CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {
-    "alexnet": _torchvision("alexnet"),
-    "vgg11": _torchvision("vgg11"),
-    "efficientnet_lite0": _lite0,
-}
 
 
 def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, cache: Path) -> Tensor:

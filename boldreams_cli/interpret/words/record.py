@@ -14,7 +14,7 @@ from boldreams_cli.console import ChoiceError, StopFlag, logger
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.encoding.model import captions
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.features.backbones import registry
+from boldreams_cli.features import backbones
 from boldreams_cli.files import fingerprint
 from boldreams_cli.interpret.products import (
     Description,
@@ -73,7 +73,7 @@ class Request:
         """Whether a text model ranks the words by an area's predicted beta."""
         if self.roi is None or self.model is None:
             return False
-        return registry.entry(self.model.spec.backbone).reads == "captions"
+        return backbones.entry(self.model.spec.backbone).reads == "captions"
 
     @property
     def area(self) -> str:

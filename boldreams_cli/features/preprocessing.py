@@ -1,0 +1,58 @@
+"""How an image becomes a network's input, the same for every command (paper, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+LITE0 = ((0.498, 0.498, 0.498), (0.502, 0.502, 0.502))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the backbone's input, the same for every command.
+
+    Parameters
+    ----------
+    size : height and width of the input, pixels.
+    mean, std : of each colour, in units of pixel values in [0, 1].
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Resize stimuli with antialiasing, in 8 bits as torchvision's own presets do.
+
+        Parameters
+        ----------
+        images : (images, height, width, 3) uint8.
+
+        Returns
+        -------
+        (images, 3, size, size) uint8.
+        """
+        # A permuted view is channels-last, for which torch has a fast 8-bit kernel.
+        pixels = images.permute(0, 3, 1, 2)
+        if pixels.shape[-2:] == (self.size, self.size):
+            return pixels
+        return functional.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Normalise (images, 3, H, W) pixels in [0, 1], resizing them first where need be; differentiable."""
+        if pixels.shape[-2:] != (self.size, self.size):
+            shape = (self.size, self.size)
+            pixels = functional.interpolate(pixels, size=shape, mode="bilinear", antialias=True)
+        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return torch.addcmul(-mean / std, pixels, 1 / std)  # in one pass over the pixels
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the fingerprint of a store and the spec of a model."""
+        return asdict(self) | {"resize": "bilinear, antialias, uint8"}
