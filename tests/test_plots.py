@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from boldreams_cli import plots
+from boldreams_cli.plots import style
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         found.append(figure)
         return FigureCanvasAgg(figure)
 
-    monkeypatch.setattr(plots, "FigureCanvasAgg", canvas)
+    monkeypatch.setattr(style, "FigureCanvasAgg", canvas)
     return found
 
 
