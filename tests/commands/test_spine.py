@@ -220,7 +220,7 @@ def test_info_lists_layers_areas_and_holdings(run: Run, cache: Path) -> None:
     assert rois["V1"] > 0
 
 
-UNIT = '"read": ['  # stands in the lines of finished units
+UNIT = '"kind": "maps"'  # stands in the lines of finished units
 
 
 def killed_in_the_middle(arguments: list[object], ledger: Path, number: signal.Signals, **environment: str) -> int:

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 import torch
 from torch import nn
-from boldreams_cli.encoding.parallel import joined
+from boldreams_cli.encoding.finetuning.processes import joined
 with joined(torch.device("cpu")) as process:
     network = nn.Linear(3, 1)
     nn.parallel.DistributedDataParallel(network)(torch.ones(2, 3)).sum().backward()

@@ -10,6 +10,7 @@ import torch
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.encoding.model.full import predict_stored, store_of
+from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import backbones
 from boldreams_cli.interpret import targets
 from boldreams_cli.interpret.dreams import objectives, parameterization
@@ -86,7 +87,8 @@ def test_stored_maps_give_what_pixels_give(fitted: Fitted, what: dict[str, objec
 
 def test_voxels_excluded_from_the_fit_are_left_out(fitted: Fitted, caplog: pytest.LogCaptureFixture) -> None:
     chosen = fitted.responses.areas.select("V1")
-    model = replace(fitted.model, weights=replace(fitted.model.weights, bias=fitted.model.weights.bias.clone()))
+    weights = replace(fitted.model.weights, bias=fitted.model.weights.bias.clone())
+    model = FittedModel(fitted.model.folder, fitted.model.spec, weights)
     model.weights.bias[np.flatnonzero(chosen)[0]] = torch.nan
     with caplog.at_level("INFO", logger="boldreams"):
         assert targets.voxels_of(model, fitted.responses.areas, "V1").sum() == chosen.sum() - 1
@@ -109,7 +111,8 @@ def test_targets_that_are_not_there_name_the_choices(fitted: Fitted) -> None:
 
 
 def test_model_of_captions_is_refused(fitted: Fitted) -> None:
-    model = replace(fitted.model, spec=replace(fitted.model.spec, backbone="clip-text"))
+    spec = replace(fitted.model.spec, backbone="clip-text")
+    model = FittedModel(fitted.model.folder, spec, fitted.model.weights)
     with pytest.raises(ChoiceError, match="no gradient to pixels"):
         targets.check_gradients(model)
 
