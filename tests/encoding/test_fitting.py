@@ -21,6 +21,7 @@ from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.contraction import learning_rate, published_start
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable, batch_order
 from boldreams_cli.encoding.readouts.settings import FitSettings
+from boldreams_cli.features.feature_store import FeatureStore
 
 from .conftest import Ready
 
