@@ -61,7 +61,7 @@ class Tuning:
             With the exit code of the processes that were started here, which have said all there is to say.
         """
         from boldreams_cli.encoding.finetuning import processes, run
-        from boldreams_cli.encoding.finetuning.start import FinetuneSettings
+        from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
 
         tuned = FinetuneSettings(
             **asdict(settings),

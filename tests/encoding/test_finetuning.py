@@ -23,7 +23,8 @@ from boldreams_cli.encoding.finetuning import loop
 from boldreams_cli.encoding.finetuning.network import Network
 from boldreams_cli.encoding.finetuning.processes import Process
 from boldreams_cli.encoding.finetuning.run import FinetuneResult, finetune
-from boldreams_cli.encoding.finetuning.start import FinetuneSettings, Source, load_start, prepare
+from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
+from boldreams_cli.encoding.finetuning.start import Source, load_start, prepare
 from boldreams_cli.encoding.inputs.betas import hold_out
 from boldreams_cli.encoding.inputs.pixels import resized_images
 from boldreams_cli.encoding.inputs.ranking import rank_filters, rank_images
@@ -198,7 +199,7 @@ def test_stopped_in_mid_epoch_and_resumed_is_the_same_bit_for_bit(
     small: Small, whole: FinetuneResult, tmp_path: Path
 ) -> None:
     with pytest.raises(StoppedError, match=r"SIGTERM.*checkpoint at epoch 1, batch 2"):
-        run(small, tmp_path, stop=StopAt(3))  # looked at twice a step
+        run(small, tmp_path, stop=StopAt(2))  # looked at once a step
     assert not list(tmp_path.rglob("backbone.safetensors")), "half a model is no model"
     rest = run(small, tmp_path)
     assert_same(rest, whole)
@@ -210,7 +211,7 @@ def test_killed_it_resumes_from_the_last_epoch(
 ) -> None:
     real, calls = loop.Trainer._step, []
 
-    def step(*arguments: Any) -> float:
+    def step(*arguments: Any) -> bool:
         at = arguments[1]
         calls.append((at.epoch, at.batch))
         if len(calls) == 6:
@@ -307,7 +308,7 @@ def test_validation_images_are_training_images_and_never_test_images(
 def test_the_epoch_with_the_best_validation_is_kept_and_training_ends_early(small: Small, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=30, rate=2e-2, backbone_rate=1e-3, validation_fraction=0.3, early_stop=2)
     with pytest.raises(StoppedError):
-        run(small, tmp_path, settings, stop=StopAt(9))
+        run(small, tmp_path, settings, stop=StopAt(5))
     result = run(small, tmp_path, settings)
     assert len(result.validation) == len(result.losses) < 30
     assert result.best == int(np.argmin(result.validation)) == len(result.losses) - 3

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
 from boldreams_cli.encoding.finetuning.network import Network
-from boldreams_cli.encoding.finetuning.processes import Process
-from boldreams_cli.encoding.finetuning.start import FinetuneSettings
+from boldreams_cli.encoding.finetuning.processes import Process, averaging
+from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
 from boldreams_cli.encoding.inputs.trials import ImageTrials
 from boldreams_cli.encoding.model.checkpoint import (
     load_optimizer_state,
@@ -37,6 +37,7 @@ from boldreams_cli.files import write_text, written_whole
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "checkpoint-best-{}.safetensors"  # epoch, counted from 1
+READ_STEPS = 50  # after so many the sums are read from the device, which until then need not be waited for
 LAST = "last"  # folder of the last epoch's model, where validation chose an earlier one
 
 
@@ -67,6 +68,25 @@ def best_epoch(validation: Sequence[float]) -> int:
     return int(np.argmin(np.where(np.isfinite(validation), validation, np.inf)))
 
 
+class Sums:
+    """Sums over steps, kept on the device until they are read.
+
+    Parameters
+    ----------
+    losses : so far in this epoch; one by one is added to it, so that when it is read makes no difference.
+    device : to add on.
+    """
+
+    def __init__(self, losses: float, device: torch.device) -> None:
+        self.losses = torch.tensor(losses, dtype=torch.float64, device=device)
+        self.norms = torch.zeros((), dtype=torch.float64, device=device)
+        self.steps = 0
+
+    def due(self) -> bool:
+        """Whether it is time to read them."""
+        return self.steps % READ_STEPS == 0
+
+
 class Trainer:
     """The network, its optimizer, and the loop over epochs and batches."""
 
@@ -95,9 +115,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(groups, lr=settings.rate, fused=True)
         self.parallel: nn.Module = self.network
         if process.count > 1:
-            devices = [self.device] if self.device.type == "cuda" else None
-            # Buffers are frozen statistics, the same everywhere.
-            self.parallel = DistributedDataParallel(self.network, device_ids=devices, broadcast_buffers=False)
+            self.parallel = averaging(self.network, self.device)  # buffers are frozen statistics, the same everywhere
         self.steps = -(-len(trials.training) // size)
 
     def _set_batch_norm(self, training: bool) -> None:
@@ -112,8 +130,8 @@ class Trainer:
         with progress(what, settings.epochs * len(self.trials.training), "trials") as shown:
             shown.done = at.epoch * len(self.trials.training) + at.batch * settings.batch_size
             while at.epoch < settings.epochs and not self._stale(at):
-                for count in self._epoch(at, stop):
-                    shown.advance(count, f"loss {at.losses[-1] / (self._done(at) * self.trials.voxels):.4f}")
+                for count, loss in self._epoch(at, stop):
+                    shown.advance(count, loss)
                 self._check_weights(at)
                 if len(self.trials.held_out):
                     at.validation.append(self._validate())
@@ -130,8 +148,8 @@ class Trainer:
     def _done(self, at: Whereabouts) -> int:
         return min(at.batch * self.settings.batch_size, len(self.trials.training))
 
-    def _epoch(self, at: Whereabouts, stop: StopFlag) -> Iterator[int]:
-        """Train on the batches of an epoch that are still to do; yields the trials of each."""
+    def _epoch(self, at: Whereabouts, stop: StopFlag) -> Iterator[tuple[int, str]]:
+        """Train on the batches of an epoch that are still to do; yields the trials of each, and the loss last read."""
         settings, process = self.settings, self.process
         if len(at.losses) == at.epoch:
             at.losses.append(0.0)
@@ -140,24 +158,35 @@ class Trainer:
         mine = [np.array_split(batch, process.count)[process.rank] for batch in todo]
         # A process without a share of a small last batch takes part with one trial that does not count.
         read = [part if len(part) else batch[:1] for part, batch in zip(mine, todo, strict=True)]
+        sums, loss = Sums(at.losses[-1], self.device), ""
         for batch, part, (pixels, betas) in zip(todo, mine, self.trials.batches(read, self.device), strict=True):
-            rate = self._rate(at)
-            at.losses[-1] += self._step(at, pixels, betas, len(batch) if len(part) else 0, rate, stop)
+            stopped = self._step(at, pixels, betas, len(batch) if len(part) else 0, sums, stop)
             at.batch += 1
-            yield len(batch)
-            if stop:
+            if stopped or sums.due() or at.batch == self.steps:
+                self._read(sums, at)
+                loss = f"loss {at.losses[-1] / (self._done(at) * self.trials.voxels):.4f}"
+            yield len(batch), loss
+            if stopped:
+                self._check_weights(at)
                 self._write(CHECKPOINT, at, self._state())
                 stop.check(f"checkpoint at epoch {at.epoch + 1}, batch {at.batch}")
+
+    def _read(self, sums: Sums, at: Whereabouts) -> None:
+        """Take the sums from the device; one number that is not finite makes them so from then on."""
+        at.losses[-1], norms = torch.stack([sums.losses, sums.norms]).tolist()
+        self._check_finite(at.losses[-1], "loss", at)
+        self._check_finite(norms, "gradient", at)
 
     def _rate(self, at: Whereabouts) -> float:
         step = at.epoch * self.steps + at.batch + 1
         grown = min(1.0, step / self.settings.warmup) if self.settings.warmup else 1.0
         return learning_rate(self.settings.rate, at.epoch) * grown
 
-    def _step(self, at: Whereabouts, pixels: Tensor, betas: Tensor, batch: int, rate: float, stop: StopFlag) -> float:
+    def _step(self, at: Whereabouts, pixels: Tensor, betas: Tensor, batch: int, sums: Sums, stop: StopFlag) -> bool:
         """One step of Adam on this process's share of a batch of `batch` trials (0: none of them counts).
 
-        Returns the sum of squared errors over the whole batch, and raises `stop` if any process was stopped.
+        Adds the squared errors of the whole batch to `sums`. Returns whether any process was stopped, and then raises
+        `stop`: all processes have the same answer, where a signal may come to one a moment after it was asked.
         """
         self.optimizer.zero_grad(set_to_none=True)
         # The processes' gradients are averaged, so each loss is multiplied by their number.
@@ -171,16 +200,21 @@ class Trainer:
                     loss = self.parallel(images, wanted, scale)
                 loss.backward()
             total += loss.detach() / (scale or 1.0)
-        told = torch.tensor(float(self.process.should_stop(stop)), dtype=torch.float64, device=self.device)
-        error, stopped = self.process.sum(torch.stack([total, told])).tolist()
+        stopped = self.process.should_stop(stop)
+        if self.process.count > 1:  # all must hear of it in the same step, so this one number is waited for
+            told = torch.tensor(float(stopped), dtype=torch.float64, device=self.device)
+            total, told = self.process.sum(torch.stack([total, told]))
+            stopped = bool(told)
         if stopped and not stop:
             stop.signal = signal.SIGTERM  # another process was told
-        self._check_finite(error, "loss", at)
-        self._clip(at)
+        sums.losses += total
+        sums.steps += 1
+        self._clip(sums)
+        rate = self._rate(at)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         self.optimizer.step()
-        return float(error)
+        return stopped
 
     def _without_averaging(self, wanted: bool) -> AbstractContextManager[None]:
         return (
@@ -190,16 +224,15 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
 
-    def _clip(self, at: Whereabouts) -> None:
+    def _clip(self, sums: Sums) -> None:
         if self.settings.clip_gradient is not None:
-            norm = nn.utils.clip_grad_norm_(self.parallel.parameters(), self.settings.clip_gradient)
-            self._check_finite(float(norm), "gradient", at)
+            sums.norms += nn.utils.clip_grad_norm_(self.parallel.parameters(), self.settings.clip_gradient)
 
     @staticmethod
     def _check_finite(value: float, what: str, at: Whereabouts) -> None:
         if not np.isfinite(value):
             raise BoldreamsError(
-                f"the {what} is not finite in epoch {at.epoch + 1}, batch {at.batch + 1}; use --warmup 200 "
+                f"the {what} is not finite in epoch {at.epoch + 1}, by batch {at.batch}; use --warmup 200 "
                 "--clip-gradient 1 and a smaller --backbone-lr (1e-5) or --lr"
             )
 

@@ -6,6 +6,7 @@ Whoever starts the processes (``--devices N`` or torchrun), each finds its place
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import os
 import signal
@@ -18,9 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
+from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError, logger
 from boldreams_cli.machine import cores
@@ -86,6 +89,22 @@ class Process:
         finally:
             if self.count > 1 and self.leads:
                 distributed.broadcast(code, 0)
+
+
+def averaging(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """Wrap a network so that its gradients are averaged over all processes; buffers stay each process's own.
+
+    Parameters
+    ----------
+    network : the same in all processes.
+    device : that it is on.
+    """
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    # Named anew in torch 2.13, which warns about the old name.
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    devices = [device] if device.type == "cuda" else None
+    asked: dict[str, Any] = {name: False}
+    return DistributedDataParallel(network, device_ids=devices, **asked)
 
 
 def joined_already() -> bool:

@@ -1,4 +1,4 @@
-"""Train backbone and readout together from images (paper, sections 2.2 and 3.1).
+"""Finetune a model: prepare what it starts from, train it, save it (paper, sections 2.2 and 3.1).
 
 What it takes for RN50x4 to train where the paper reports zero or NaN:
 
@@ -13,8 +13,8 @@ What it takes for RN50x4 to train where the paper reports zero or NaN:
   ``--backbone-lr 1e-5 --warmup 200 --clip-gradient 1`` keep further away from that edge, at the price of slower gains.
 
 A loss, gradient norm or weight that is not finite ends the training with an error rather than skipping the step:
-in float32 and bfloat16, which do not overflow here, it means that the weights are gone. The checkpoint of the last
-good epoch is kept.
+in float32 and bfloat16, which do not overflow here, it means that the weights are gone. It is looked for every 50
+steps, at the end of each epoch and before anything is written: the checkpoint of the last good epoch is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import Any
 from boldreams_cli.console import ChoiceError, StopFlag
 from boldreams_cli.encoding.finetuning.loop import Trainer, best_epoch
 from boldreams_cli.encoding.finetuning.processes import Process
-from boldreams_cli.encoding.finetuning.start import FinetuneSettings, Source, prepare
+from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
+from boldreams_cli.encoding.finetuning.start import Source, prepare
 from boldreams_cli.encoding.inputs.trials import ImageTrials
 from boldreams_cli.encoding.model.folder import held, model_folder
 from boldreams_cli.encoding.model.spec import FittedModel
