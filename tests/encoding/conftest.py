@@ -1,5 +1,6 @@
 """One subject prepared and AlexNet's maps extracted, in the library, once for this wing."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +10,11 @@ import pytest
 from boldreams_cli.console import StopFlag
 from boldreams_cli.data.dataset import open_dataset
 from boldreams_cli.data.responses import Responses
+from boldreams_cli.encoding.finetuning.run import FinetuneResult
 from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore
+from tests.encoding.finetuned import Small, extracted, run, seeing_63_pixels
 
 
 class Ready(NamedTuple):
@@ -50,3 +53,26 @@ def images_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(FeatureStore, "read_layers", watched)
     return asked
+
+
+@pytest.fixture(scope="module")
+def alexnet_of_63_pixels() -> Iterator[None]:
+    """Let AlexNet be small in a module."""
+    with seeing_63_pixels():
+        yield
+
+
+@pytest.fixture(scope="package")
+def small(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """The first session of subject 1, and the maps of the small AlexNet."""
+    cache = tmp_path_factory.mktemp("finetuning")
+    responses = open_dataset(experiment).prepare(1, cache, "1")
+    with seeing_63_pixels():
+        return Small(experiment, responses, extracted(experiment, responses, cache), cache)
+
+
+@pytest.fixture(scope="package")
+def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
+    """An uninterrupted finetuning, without a store."""
+    with seeing_63_pixels():
+        return run(small, tmp_path_factory.mktemp("whole"))

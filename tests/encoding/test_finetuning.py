@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, StoppedError
 from boldreams_cli.data.dataset import open_dataset
-from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding import fit
 from boldreams_cli.encoding.evaluation import score
 from boldreams_cli.encoding.finetuning import loop
@@ -24,7 +23,7 @@ from boldreams_cli.encoding.finetuning.network import Network
 from boldreams_cli.encoding.finetuning.processes import Process
 from boldreams_cli.encoding.finetuning.run import FinetuneResult, finetune
 from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
-from boldreams_cli.encoding.finetuning.start import Source, load_start, prepare
+from boldreams_cli.encoding.finetuning.start import load_start, prepare
 from boldreams_cli.encoding.inputs.betas import hold_out
 from boldreams_cli.encoding.inputs.pixels import resized_images
 from boldreams_cli.encoding.inputs.ranking import rank_filters, rank_images
@@ -33,91 +32,10 @@ from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
-from boldreams_cli.features import backbones, extraction
-from boldreams_cli.features.backbones import IMAGENET, Preprocessing
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features import backbones
+from tests.encoding.finetuned import CPU, GB, SETTINGS, Small, StopAt, assert_same, extracted, run, source_of
 
-CPU, GB = torch.device("cpu"), 2**30
-SETTINGS = FinetuneSettings(5.0, epochs=2, rate=1e-3, batch_size=8)
-
-
-class Small(NamedTuple):
-    """One subject, its stimuli, and a store to rank by."""
-
-    root: Path
-    responses: Responses
-    store: FeatureStore
-    cache: Path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_alexnet() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        seen = replace(backbones.BACKBONES["alexnet"], preprocessing=Preprocessing(63, *IMAGENET))
-        patch.setitem(backbones.BACKBONES, "alexnet", seen)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the networks are small; threads that wait for each other take longer
-        yield
-        torch.set_num_threads(threads)
-
-
-def extracted(root: Path, responses: Responses, cache: Path) -> FeatureStore:
-    backbone = backbones.load("alexnet", "random")
-    dataset = open_dataset(root)
-    with dataset.stimuli() as stimuli:
-        shown = np.unique(responses.trial_images)
-        source = extraction.Source(shown, [responses.train_images], stimuli.read, dataset.stimuli_identity())
-        plan = extraction.make_plan(backbone, source, cache, "float16", None)
-        return extraction.extract(backbone, source, plan, cache, StopFlag(), 16).store
-
-
-@pytest.fixture(scope="module")
-def small(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """The first session of subject 1."""
-    cache = tmp_path_factory.mktemp("finetuning")
-    responses = open_dataset(experiment).prepare(1, cache, "1")
-    return Small(experiment, responses, extracted(experiment, responses, cache), cache)
-
-
-def source_of(small: Small, cache: Path, weights: str | None = "random") -> Source:
-    return Source(cache, open_dataset(small.root), "alexnet", None, weights, lambda: small.responses)
-
-
-def run(small: Small, cache: Path, settings: FinetuneSettings = SETTINGS, **more: Any) -> FinetuneResult:
-    stop = more.pop("stop", StopFlag())
-    return finetune(source_of(small, cache), settings, Process(CPU), GB, stop, **more)
-
-
-@pytest.fixture(scope="module")
-def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
-    """An uninterrupted run, without a store."""
-    return run(small, tmp_path_factory.mktemp("whole"))
-
-
-def tensors_of(result: FinetuneResult) -> dict[str, torch.Tensor]:
-    folder = result.model.folder
-    return load_file(folder / "weights.safetensors") | load_file(folder / "backbone.safetensors")
-
-
-def assert_same(first: FinetuneResult, second: FinetuneResult) -> None:
-    one, other = tensors_of(first), tensors_of(second)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert first.losses == second.losses
-
-
-class StopAt(StopFlag):
-    """Raised when it has been looked at so often."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self) -> bool:
-        self.looks -= 1
-        if self.looks == 0:
-            self.signal = signal.SIGTERM
-        return self.signal is not None
+pytestmark = pytest.mark.usefixtures("alexnet_of_63_pixels")
 
 
 def test_gradients_are_autograds(small: Small, whole: FinetuneResult) -> None:
@@ -235,21 +153,6 @@ def test_a_finished_run_is_left_as_it_is(small: Small, whole: FinetuneResult, tm
     assert (whole.model.folder / "spec.json").stat().st_mtime_ns == before
 
 
-def test_micro_batches_and_betas_on_disk_change_nothing(small: Small, whole: FinetuneResult, tmp_path: Path) -> None:
-    parts = finetune(source_of(small, tmp_path), SETTINGS, Process(CPU), 1000, StopFlag(), micro_batch=3)
-    assert parts.losses == pytest.approx(whole.losses, rel=1e-3)
-
-
-def test_bf16_trains_to_nearly_the_same_loss_with_float32_weights(
-    small: Small, whole: FinetuneResult, tmp_path: Path
-) -> None:
-    rough = run(small, tmp_path, replace(SETTINGS, precision="bf16"))
-    assert rough.losses == pytest.approx(whole.losses, rel=0.1)
-    assert all(
-        value.dtype == torch.float32 for value in load_file(rough.model.folder / "backbone.safetensors").values()
-    )
-
-
 def test_ranking_without_a_store_is_the_stores(small: Small, tmp_path: Path) -> None:
     dataset = open_dataset(small.root)
     shown = np.unique(small.responses.trial_images)
@@ -334,14 +237,6 @@ def test_a_loss_that_is_not_finite_ends_the_training(
         run(small, tmp_path, settings)
     assert not list(tmp_path.rglob("spec.json"))
     assert not list(tmp_path.rglob("checkpoint*"))
-
-
-def test_warm_up_and_a_rate_of_its_own_for_the_backbone(small: Small, whole: FinetuneResult, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, epochs=1, backbone_rate=1e-6, warmup=1000, clip_gradient=1e-3)
-    start = backbones.load("alexnet", "random").network.state_dict()
-    moved = load_file(run(small, tmp_path, settings).model.folder / "backbone.safetensors")
-    largest = max(float((moved[name] - value).abs().max()) for name, value in start.items())
-    assert 0 < largest < 1e-7
 
 
 def test_batch_norm_statistics_are_frozen_unless_asked(
