@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -25,7 +28,7 @@ from boldreams_cli.encoding.finetuning.run import FinetuneResult, finetune
 from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
 from boldreams_cli.encoding.finetuning.start import load_start, prepare
 from boldreams_cli.encoding.inputs.betas import hold_out
-from boldreams_cli.encoding.inputs.pixels import resized_images
+from boldreams_cli.encoding.inputs.pixels import ResizedImages, resized_images
 from boldreams_cli.encoding.inputs.ranking import rank_filters, rank_images
 from boldreams_cli.encoding.inputs.trials import ImageTrials
 from boldreams_cli.encoding.model.full import FullModel
@@ -180,6 +183,50 @@ def test_resized_stimuli_are_those_of_extract_and_kept(small: Small, tmp_path: P
     with pytest.raises(StoppedError):
         resized_images(tmp_path / "stopped", dataset, preprocessing, shown, stopped)
     assert not list((tmp_path / "stopped").rglob("*.npy"))
+
+
+def test_resized_stimuli_are_made_anew_where_the_images_have_changed_and_only_then(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, file = tmp_path / "nsd", Path("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")
+    root.mkdir()
+    for entry in small.root.iterdir():
+        if entry.name != file.parts[0]:
+            (root / entry.name).symlink_to(entry)
+    (root / file).parent.mkdir(parents=True)
+    shutil.copy(small.root / file, root / file)
+    dataset, shown = open_dataset(root), np.unique(small.responses.trial_images)[:20]
+    preprocessing = backbones.BACKBONES["alexnet"].preprocessing
+
+    def made() -> ResizedImages:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="boldreams"):
+            return resized_images(tmp_path / "cache", dataset, preprocessing, shown, StopFlag())
+
+    first = made()
+    os.utime(root / file, ns=(1, 1))
+    again = made()
+    assert "are the same as before" in caplog.text
+    assert (again.content, again.path.stat().st_mtime_ns) == (first.content, first.path.stat().st_mtime_ns)
+    assert made().stamp == again.stamp == dataset.stimuli_stamp()
+    assert "read again" not in caplog.text, "compared once"
+    identity, before = dataset.stimuli_identity(), first.read(shown)
+    for changed in range(len(shown)):
+        with h5py.File(root / file, "r+") as stored:
+            kept = stored["imgBrick"][shown[changed]]
+            stored["imgBrick"][shown[changed]] = 255 - kept
+        if dataset.stimuli_identity() == identity:
+            break
+        with h5py.File(root / file, "r+") as stored:
+            stored["imgBrick"][shown[changed]] = kept
+    anew = made()
+    assert "have changed" in caplog.text
+    assert anew.path == first.path
+    assert anew.content != first.content
+    with dataset.stimuli() as stimuli:
+        expected = preprocessing.resize(torch.from_numpy(stimuli.read(shown))).numpy()
+    np.testing.assert_array_equal(anew.read(shown), expected)
+    assert [not np.array_equal(one, other) for one, other in zip(before, expected, strict=True)].index(True) == changed
 
 
 def test_other_weights_than_the_stores_are_refused(small: Small, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def make_spec(
         store="",
         responses=responses.fingerprint,
         voxels=len(responses.voxels),
-        training=training | {"device": device.type, "stimuli": images.fingerprint},
+        training=training | {"device": device.type, "stimuli": images.fingerprint, "pixels": images.content},
         recipe="paper",
         sessions=list(responses.sessions),
         mask=responses.request.get("mask"),

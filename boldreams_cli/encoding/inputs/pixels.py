@@ -6,6 +6,7 @@ longer than AlexNet's own forward pass.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, StopFlag, progress, size
+from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress, size
 from boldreams_cli.data.dataset import Dataset, Stimuli
 from boldreams_cli.features.preprocessing import Preprocessing
 from boldreams_cli.files import fingerprint, free_bytes, locked, read_json, write_json, written_whole
@@ -32,12 +33,19 @@ class ResizedImages:
     Parameters
     ----------
     path : of the ``.npy`` file, (images, 3, size, size) uint8.
+
+    Attributes
+    ----------
+    content : hash of the images that they were made of, as they were before they were resized.
+    stamp : of the file of those, when they were last read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         known = read_json(path.with_suffix(".json"))
         self.fingerprint = path.stem
+        self.content: str = known.get("content", "")
+        self.stamp: dict[str, int] = known.get("stamp", {})
         self.images: NDArray[np.int32] = np.array(known["images"], dtype=np.int32)
         with path.open("rb") as stream:
             np.lib.format.read_magic(stream)
@@ -69,7 +77,10 @@ class ResizedImages:
 def resized_images(
     cache: Path, dataset: Dataset, preprocessing: Preprocessing, images: Sequence[int] | NDArray[Any], stop: StopFlag
 ) -> ResizedImages:
-    """Open the resized stimuli of a subject, made first where they are not there.
+    """Open the resized stimuli of a subject, made first where they are not there or are of other images.
+
+    The data set's identity of the images is of a sample. Where the file has changed since, all images asked for are
+    read again and compared by their hash.
 
     Parameters
     ----------
@@ -94,20 +105,43 @@ def resized_images(
             "resize": preprocessing.to_dict()["resize"],
             "images": ids,
         }
-        path = _path(cache, fingerprint(request))
+        path, stamp = _path(cache, fingerprint(request)), dataset.stimuli_stamp()
         with locked(path.with_suffix(".lock"), str(path), wait=True):
             found = ResizedImages.find(cache, path.stem)
-            if found is None:
-                _write(path, stimuli, preprocessing, np.array(ids), stop)
-                write_json(path.with_suffix(".json"), request)
-        return found or ResizedImages(path)
+            if found is not None and found.stamp == stamp:
+                return found
+            if found is not None and found.content == _content(stimuli, ids, stop):
+                logger.info("the stimuli are the same as before; %s is kept", path.name)
+                content = found.content
+            else:
+                if found is not None:
+                    logger.warning("the stimuli have changed; %s is made anew", path.name)
+                    path.with_suffix(".json").unlink()
+                content = _write(path, stimuli, preprocessing, ids, stop)
+            write_json(path.with_suffix(".json"), request | {"content": content, "stamp": stamp})
+        return ResizedImages(path)
 
 
 def _path(cache: Path, name: str) -> Path:
     return cache / "stimuli" / f"{name}.npy"
 
 
-def _write(path: Path, stimuli: Stimuli, preprocessing: Preprocessing, ids: NDArray[Any], stop: StopFlag) -> None:
+def _content(stimuli: Stimuli, ids: Sequence[int], stop: StopFlag) -> str:
+    """Hash of the images as they are now."""
+    logger.info("the file of the stimuli has changed since they were resized; they are read again")
+    hashed = hashlib.sha256()
+    with progress("compare stimuli", len(ids), "images") as shown:
+        for start in range(0, len(ids), BLOCK):
+            block = stimuli.read(ids[start : start + BLOCK])
+            hashed.update(np.ascontiguousarray(block).data)
+            shown.advance(len(block))
+            stop.check("nothing was trained yet")
+    return hashed.hexdigest()
+
+
+def _write(path: Path, stimuli: Stimuli, preprocessing: Preprocessing, ids: Sequence[int], stop: StopFlag) -> str:
+    """Write the resized images; returns the hash of those that they were made of."""
+    hashed = hashlib.sha256()
     shape = (len(ids), 3, preprocessing.size, preprocessing.size)
     needed = int(np.prod(shape))
     if needed > free_bytes(path.parent):
@@ -120,7 +154,9 @@ def _write(path: Path, stimuli: Stimuli, preprocessing: Preprocessing, ids: NDAr
         np.lib.format.write_array_header_1_0(stream, header)
         with progress("resize stimuli", len(ids), "images") as shown:
             for start in range(0, len(ids), BLOCK):
-                block = torch.from_numpy(stimuli.read(ids[start : start + BLOCK]))
-                stream.write(preprocessing.resize(block).contiguous().numpy().data)
+                block = np.ascontiguousarray(stimuli.read(ids[start : start + BLOCK]))
+                hashed.update(block.data)
+                stream.write(preprocessing.resize(torch.from_numpy(block)).contiguous().numpy().data)
                 shown.advance(len(block))
                 stop.check("nothing was trained yet")
+    return hashed.hexdigest()
