@@ -11,8 +11,7 @@ from numcodecs import Blosc
 
 from benchmarks.brain import Brain
 from boldreams_cli.console import StopFlag
-from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups
-from boldreams_cli.encoding.inputs.maps import read_groups
+from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups, read_groups
 from boldreams_cli.encoding.inputs.ranking import rank_filters
 from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features.feature_store import FeatureStore

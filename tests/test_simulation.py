@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.data.dataset import open_dataset
 from boldreams_cli.data.nsd.captions import Captions
 from boldreams_cli.data.nsd.design import Design
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.rois import GROUPS
 from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.features import backbones
 from boldreams_cli.simulation.brain import gaussian_fields

@@ -90,13 +90,14 @@ def extract(
     """
     from boldreams_cli.console import ChoiceError, duration, stop_on_signals
     from boldreams_cli.features import backbones, extraction
+    from boldreams_cli.features import source as sources
 
     if shard_index >= shard_count:
         raise ChoiceError(f"--shard-index counts from 0 to {shard_count - 1} (--shard-count {shard_count})")
     entry = backbones.entry(backbone)
     where = options.pick_device(device)
     dataset = options.dataset_of(nsd_root)
-    images, training = extraction.shown(dataset, subjects, sessions)
+    images, training = sources.shown(dataset, subjects, sessions)
     with ExitStack() as stack:
         network: Backbone
         if entry.reads == "captions":
@@ -106,7 +107,7 @@ def extract(
             source = text.source(network, dataset, images, training, captions_dir)
         else:
             stimuli, identity = stack.enter_context(dataset.stimuli()), dataset.stimuli_identity()
-            source = extraction.Source(images, training, stimuli.read, identity, dataset.stimuli_stamp())
+            source = sources.Source(images, training, stimuli.read, identity, dataset.stimuli_stamp())
             network = backbones.load(backbone, weights, seed)
         network = network.to(where)
         plan = extraction.make_plan(network, source, cache, dtype, keep_percent)

@@ -8,9 +8,11 @@ from typing import Any
 from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.data import identity
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.dataset import Dataset, open_dataset
+from boldreams_cli.data.checking import check_betas, check_inputs
+from boldreams_cli.data.dataset import Dataset
+from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.preparing import complete_stores, store_path
-from boldreams_cli.data.responses import Responses, check_betas, check_inputs
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.sessions import parse_sessions, ranges
 from boldreams_cli.stores import attributes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,10 +11,54 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from boldreams_cli.console import StopFlag
+from boldreams_cli.data.areas import Areas
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials of the sessions chosen, end to end.
+
+    Parameters
+    ----------
+    counts : session -> its trials, in order.
+    images : (T,) int32, the id of the image shown on each trial.
+    test : (T,) bool, true for images of the test.
+    """
+
+    counts: dict[int, int]
+    images: NDArray[np.int32]
+    test: NDArray[np.bool_]
+
+    @property
+    def sessions(self) -> NDArray[np.int16]:
+        """(T,) the session of each trial."""
+        return np.repeat(np.array(list(self.counts), np.int16), list(self.counts.values()))
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a subject's responses but the betas, as a data set gives it.
+
+    Parameters
+    ----------
+    request : all that decides the numbers.
+    mask : as asked for, None for the union of all areas.
+    trials : of the sessions chosen.
+    areas : over the voxels used.
+    ncsnr : (V,) float32, noise-ceiling signal-to-noise ratio; NaN where it is not known.
+    """
+
+    request: dict[str, Any]
+    mask: str | None
+    trials: Trials
+    areas: Areas
+    ncsnr: NDArray[np.float32]
+
+
 if TYPE_CHECKING:
     from boldreams_cli.console import StopFlag
     from boldreams_cli.data.areas import Areas
-    from boldreams_cli.data.preparing import Contents
     from boldreams_cli.data.responses import Responses
 
 CAPTIONS_PER_IMAGE = 5  # COCO has five or more of an image; the paper uses five
@@ -113,16 +158,3 @@ class Dataset(Protocol):
     ) -> Responses:
         """Bring a subject's responses into the cache, unless they are there; resumes by session."""
         ...
-
-
-def open_dataset(root: Path | None) -> Dataset:
-    """Open the data set whose files lie under `root`.
-
-    Raises
-    ------
-    BoldreamsError
-        If no root was given, or it is missing or holds no data set that is known.
-    """
-    from boldreams_cli.data.nsd.maker import NSD
-
-    return NSD(root)

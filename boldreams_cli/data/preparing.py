@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,58 +16,16 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, listing, logger, progress, size
 from boldreams_cli.data import identity
-from boldreams_cli.data.areas import Areas
-from boldreams_cli.stores import ResumableStore, attributes, is_whole, open_array
+from boldreams_cli.data.dataset import Contents
+from boldreams_cli.data.responses import FORMAT_VERSION, SESSION, read_array
+from boldreams_cli.stores import ResumableStore, attributes, is_whole
 
 if TYPE_CHECKING:
     from boldreams_cli.data.dataset import Dataset
 
-FORMAT_VERSION = 2
 VOXELS_PER_CHUNK = 512
 BLOCK_COLUMNS = 4096
-SESSION = "session"  # the kind of unit
 CODECS = (ZstdCodec(level=0), Crc32cCodec())
-
-
-@dataclass(frozen=True)
-class Trials:
-    """Trials of the sessions chosen, end to end.
-
-    Parameters
-    ----------
-    counts : session -> its trials, in order.
-    images : (T,) int32, the id of the image shown on each trial.
-    test : (T,) bool, true for images of the test.
-    """
-
-    counts: dict[int, int]
-    images: NDArray[np.int32]
-    test: NDArray[np.bool_]
-
-    @property
-    def sessions(self) -> NDArray[np.int16]:
-        """(T,) the session of each trial."""
-        return np.repeat(np.array(list(self.counts), np.int16), list(self.counts.values()))
-
-
-@dataclass(frozen=True)
-class Contents:
-    """All of a subject's responses but the betas, as a data set gives it.
-
-    Parameters
-    ----------
-    request : all that decides the numbers.
-    mask : as asked for, None for the union of all areas.
-    trials : of the sessions chosen.
-    areas : over the voxels used.
-    ncsnr : (V,) float32, noise-ceiling signal-to-noise ratio; NaN where it is not known.
-    """
-
-    request: dict[str, Any]
-    mask: str | None
-    trials: Trials
-    areas: Areas
-    ncsnr: NDArray[np.float32]
 
 
 def store_path(cache: Path, request: dict[str, Any]) -> Path:
@@ -274,11 +231,6 @@ def _write_session(store: ResumableStore, dataset: Dataset, session: int, place:
     seconds = round(time.monotonic() - start, 3)
     facts = {"trials": len(scores), "constant": constant, "seconds": seconds}
     store.add(SESSION, session, [written], source=source, content=content, **facts)
-
-
-def read_array(store: ResumableStore, name: str) -> Any:
-    """All of one of the store's small arrays."""
-    return open_array(store.path / name)[:]
 
 
 def zscore(betas: NDArray[np.float32]) -> NDArray[np.float32]:

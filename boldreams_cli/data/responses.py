@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli import files
-from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
-from boldreams_cli.data import identity
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, logger
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.dataset import Dataset
-from boldreams_cli.data.preparing import FORMAT_VERSION, SESSION, read_array
-from boldreams_cli.data.sessions import ranges
 from boldreams_cli.stores import ResumableStore, attributes, is_whole, open_array
+
+FORMAT_VERSION = 2
+
+
+SESSION = "session"  # the kind of unit
+
 
 SOURCE = "source"  # the kind of line that notes a new time of change of a session's file, found to be the same betas
 IntArray = NDArray[np.integer]
@@ -242,66 +244,6 @@ def _named_damage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def check_inputs(responses: Responses, dataset: Dataset, stop: StopFlag | None = None) -> None:
-    """Check that all that responses were made from is still the same in the data set.
-
-    Small files are hashed whole; betas are read again only where a file's size or time of change is another.
-
-    Parameters
-    ----------
-    responses : whose inputs to compare.
-    dataset : that is at hand; nothing is compared where it has no betas of the subject.
-    stop : looked at while betas are read.
-
-    Raises
-    ------
-    MismatchError
-        If something differs; the message names it.
-    """
-    if responses.subject not in dataset.subjects():
-        logger.info(
-            "no betas of subject %d under %s: %s is taken as it is", responses.subject, dataset.root, responses.path
-        )
-        return
-    made = responses.request
-    mask = responses.mask
-    gone = mask is not None and made["mask"] is not None and Path(mask).is_absolute() and not Path(mask).is_file()
-    try:
-        now = dataset.request(responses.subject, ranges(responses.sessions), None if gone else mask)
-    except ChoiceError as error:
-        raise MismatchError(f"{responses.path} was made from more than there is now: {error}") from error
-    if gone:
-        logger.info("the mask %s is gone: it is not compared", mask)
-        now["mask"] = made["mask"]
-    if changed := identity.differences(made, now):
-        raise MismatchError(
-            f"{responses.path} was made from other inputs than those under {dataset.root} now ({listing(changed)}); "
-            f"run `boldreams prepare --subject {responses.subject}` and fit again, or correct --nsd-root or --cache"
-        )
-    check_betas(responses, dataset, stop)
-
-
-def check_betas(responses: Responses, dataset: Dataset, stop: StopFlag | None = None) -> None:
-    """Compare the betas of files that changed since they were prepared, as their size and time of change say.
-
-    Raises
-    ------
-    MismatchError
-        If one holds other betas; the message names it.
-    """
-    paths, noted = dataset.session_files(responses.subject), responses.store.last(SOURCE)
-    for session, line in responses.store.done(SESSION).items():
-        now = identity.stamp(paths[int(session)])
-        if now in (line["source"], noted.get(session, {}).get("source")):
-            continue
-        logger.info("%s was copied or changed since it was prepared: comparing its betas", paths[int(session)])
-        betas = dataset.read_betas(responses.subject, int(session), responses.voxels, responses.shape, stop)
-        if identity.content(betas) != line["content"]:
-            raise MismatchError(
-                f"{paths[int(session)]} holds other betas than those that {responses.path} was made from; restore it, "
-                f"or delete {responses.path} and run `boldreams prepare --subject {responses.subject}`"
-            )
-        try:
-            responses.store.add(SOURCE, session, source=now)
-        except BoldreamsError as error:  # a cache that is only read: compared again next time
-            logger.debug("%s", error)
+def read_array(store: ResumableStore, name: str) -> Any:
+    """All of one of the store's small arrays."""
+    return open_array(store.path / name)[:]

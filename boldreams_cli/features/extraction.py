@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,75 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError, logger, progress, size
-from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.extraction_pass import Pass, cast, ieee_float32
 from boldreams_cli.features.feature_store import KINDS, FeatureStore
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std, joint_order
+from boldreams_cli.features.source import Source
 from boldreams_cli.features.store_arrays import CODEC, shard_rows
 from boldreams_cli.files import fingerprint, free_bytes
 
-ReadImages = Callable[[NDArray[Any]], NDArray[Any]]
 SAMPLE_IMAGES = 8
 STIMULI_AT_ONCE = 32
-
-
-@dataclass(frozen=True)
-class Source:
-    """The images to extract.
-
-    Parameters
-    ----------
-    images : (images,) ids: shared images first, then subject by subject.
-    training : of each subject, sorted nsdIds; only these take part in a ranking.
-    read : nsdIds -> (images, height, width, 3) uint8, or of their captions (images, captions, context) tokens.
-    identity : what identifies the stimulus or captions file.
-    stamp : size and time of change of that file, None where there is none.
-    """
-
-    images: NDArray[Any]
-    training: list[NDArray[Any]]
-    read: ReadImages
-    identity: dict[str, Any]
-    stamp: dict[str, int] | None = None
-
-    def __post_init__(self) -> None:
-        # The order in which subjects were asked for decides nothing.
-        unique = {tuple(np.asarray(ids).tolist()): np.asarray(ids) for ids in self.training}
-        object.__setattr__(self, "training", [unique[key] for key in sorted(unique)])
-
-
-def shown(
-    dataset: Dataset, subjects: Sequence[int], sessions: str | None
-) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
-    """Images of some subjects together, and the training images of each.
-
-    Parameters
-    ----------
-    dataset : that has them.
-    subjects : in any order; none for all.
-    sessions : as ``--sessions``.
-
-    Returns
-    -------
-    ids, those of all tests first, then subject by subject, so that one subject's lie together; and of each subject
-    its training images, sorted.
-
-    Raises
-    ------
-    BoldreamsError
-        If there is no subject.
-    """
-    chosen = sorted(set(subjects)) or dataset.subjects()
-    if not chosen:
-        raise BoldreamsError(
-            f"no subject has betas under {dataset.root}; choose subjects with --subject and --sessions"
-        )
-    images = [dataset.images(number, sessions) for number in chosen]
-    training = [dataset.training_images(number, sessions) for number in chosen]
-    tests = [ids[~np.isin(ids, own)] for ids, own in zip(images, training, strict=True)]
-    joined = np.concatenate([np.unique(np.concatenate(tests)), *images])
-    return joined[np.sort(np.unique(joined, return_index=True)[1])], training
 
 
 @dataclass

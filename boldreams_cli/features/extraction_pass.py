@@ -21,7 +21,7 @@ from boldreams_cli.locks import Lock
 
 if TYPE_CHECKING:
     from boldreams_cli.features.backbones import Backbone
-    from boldreams_cli.features.extraction import Source
+    from boldreams_cli.features.source import Source
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -14,7 +14,7 @@ from boldreams_cli.data.dataset import CAPTIONS_PER_IMAGE, Dataset
 from boldreams_cli.features import clip
 from boldreams_cli.features.backbones import Backbone, entry
 from boldreams_cli.features.clip import Clip
-from boldreams_cli.features.extraction import Source
+from boldreams_cli.features.source import Source
 
 NAME, LAYER = "clip-text", "last"
 ABSENT = -1  # in place of tokens, where an image has fewer than five captions

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from boldreams_cli.console import StopFlag
-from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.finetuning.run import FinetuneResult
 from boldreams_cli.features import backbones, extraction

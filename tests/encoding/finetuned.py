@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from boldreams_cli.console import StopFlag
-from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.finetuning.processes import Process
 from boldreams_cli.encoding.finetuning.run import FinetuneResult, finetune

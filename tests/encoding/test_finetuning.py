@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, StoppedError
-from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.encoding import fit
 from boldreams_cli.encoding.evaluation import score
 from boldreams_cli.encoding.finetuning import loop

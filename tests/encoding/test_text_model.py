@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag
-from boldreams_cli.data.dataset import open_dataset
 from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding import fit
 from boldreams_cli.encoding.evaluation import predict, score

@@ -10,9 +10,10 @@ import torch
 from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError
 from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features.backbones import Backbone
-from boldreams_cli.features.extraction import Source, extract, make_plan
+from boldreams_cli.features.extraction import extract, make_plan
 from boldreams_cli.features.extraction_pass import cast
 from boldreams_cli.features.ranking import filter_order, filter_std
+from boldreams_cli.features.source import Source
 from boldreams_cli.stores import ResumableStore
 
 IMAGES = np.arange(40)

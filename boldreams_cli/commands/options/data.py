@@ -62,7 +62,7 @@ def data_options(command: Command) -> Command:
 
 def dataset_of(nsd_root: Path | None) -> Dataset:
     """Open the data set under --nsd-root."""
-    from boldreams_cli.data.dataset import open_dataset
+    from boldreams_cli.data.opening import open_dataset
 
     return open_dataset(nsd_root)
 
@@ -93,7 +93,8 @@ def responses_of(model: FittedModel, cache: Path, nsd_root: Path | None = None) 
     MismatchError
         If the cache no longer holds them, or they were made from other inputs than those under the root.
     """
-    from boldreams_cli.data.responses import Responses, check_inputs
+    from boldreams_cli.data.checking import check_inputs
+    from boldreams_cli.data.responses import Responses
 
     name = f"subj{model.spec.subject:02d}-{model.spec.responses}.zarr"
     path = cache / "responses" / name

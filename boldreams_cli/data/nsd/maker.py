@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from boldreams_cli.console import BoldreamsError, StopFlag
 from boldreams_cli.data import preparing
 from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.checking import check_betas
+from boldreams_cli.data.dataset import Contents
 from boldreams_cli.data.nsd import captions as caption_files
 from boldreams_cli.data.nsd.anatomy import read_anatomy
 from boldreams_cli.data.nsd.betas import choose_sessions, read_session
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.preparation import contents, plan_trials, request_for
 from boldreams_cli.data.nsd.stimuli import Stimuli
-from boldreams_cli.data.preparing import Contents
-from boldreams_cli.data.responses import Responses, check_betas
+from boldreams_cli.data.responses import Responses
 
 
 class NSD:

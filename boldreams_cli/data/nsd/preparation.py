@@ -9,11 +9,11 @@ import numpy as np
 
 from boldreams_cli.console import BoldreamsError, listing
 from boldreams_cli.data import identity
+from boldreams_cli.data.dataset import Contents, Trials
 from boldreams_cli.data.nsd import betas as beta_files
 from boldreams_cli.data.nsd.anatomy import brain_mask, mask_file, read_anatomy, roi_files
 from boldreams_cli.data.nsd.design import Design
 from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.preparing import Contents, Trials
 
 
 def request_for(layout: Layout, subject: int, sessions: str | None, mask: str | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, progress
-from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.pixels import ResizedImages
 from boldreams_cli.encoding.model.captions import predict_captions

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import ChoiceError
+from boldreams_cli.features.feature_store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -115,3 +116,13 @@ def laid_out(maps: Sequence[Tensor], layouts: Sequence[MapLayout]) -> list[Tenso
         group.transpose(1, 2).contiguous() if layout.pixels_first else group.contiguous()
         for group, layout in zip(maps, layouts, strict=True)
     ]
+
+
+def read_groups(
+    store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout]
+) -> list[NDArray[np.floating]]:
+    """Read the maps of every group from the store, (images, A, C) each."""
+    groups = [np.empty((len(rows), *layout.shape), dtype=store.spec["dtype"]) for layout in layouts]
+    wanted = [place for layout, group in zip(layouts, groups, strict=True) for place in layout.places(group)]
+    store.read_layers(wanted, rows)
+    return groups

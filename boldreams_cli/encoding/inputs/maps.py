@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, logger, size
-from boldreams_cli.encoding.inputs.layout import MapLayout
+from boldreams_cli.encoding.inputs.layout import MapLayout, read_groups
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
 
@@ -34,16 +34,6 @@ def usable(memory: int) -> int:
 def map_bytes(store: FeatureStore, images: int, layouts: Sequence[MapLayout]) -> int:
     """Bytes of the maps of so many images, in the store's dtype."""
     return images * sum(a * c for a, c in (layout.shape for layout in layouts)) * np.dtype(store.spec["dtype"]).itemsize
-
-
-def read_groups(
-    store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout]
-) -> list[NDArray[np.floating]]:
-    """Read the maps of every group from the store, (images, A, C) each."""
-    groups = [np.empty((len(rows), *layout.shape), dtype=store.spec["dtype"]) for layout in layouts]
-    wanted = [place for layout, group in zip(layouts, groups, strict=True) for place in layout.places(group)]
-    store.read_layers(wanted, rows)
-    return groups
 
 
 class StoredMaps:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, logger, size
-from boldreams_cli.encoding.inputs.layout import Group, MapLayout
-from boldreams_cli.encoding.inputs.maps import read_groups
+from boldreams_cli.encoding.inputs.layout import Group, MapLayout, read_groups
 from boldreams_cli.encoding.numerics.contraction import contract
 from boldreams_cli.encoding.numerics.fields import interpolation_along, summed_along
 from boldreams_cli.features.feature_store import FeatureStore

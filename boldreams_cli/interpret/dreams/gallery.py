@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from boldreams_cli import plots
-from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.opening import open_dataset
 
 
 def draw(path: Path, nsd_root: Path, areas: Mapping[str, Mapping[str, Any]]) -> None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError, logger
-from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted, pixels_of
 from boldreams_cli.encoding.model.full import FullModel, store_of

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 
 from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
-from boldreams_cli.data.dataset import Dataset, open_dataset
+from boldreams_cli.data.dataset import Dataset
+from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import DAMAGED_NPZ, fingerprint, write_npz

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, logger
-from boldreams_cli.data.dataset import open_dataset
+from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import find_images, read_images, read_picture

@@ -16,9 +16,9 @@ import pytest
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError
 from boldreams_cli.data import identity
+from boldreams_cli.data.checking import check_inputs
 from boldreams_cli.data.choosing import areas_of, responses_for
-from boldreams_cli.data.preparing import SESSION
-from boldreams_cli.data.responses import check_inputs
+from boldreams_cli.data.responses import SESSION
 
 from .conftest import LABELS, SHAPE, TRIALS, Experiment, save_betas, save_nifti
 

@@ -15,8 +15,8 @@ import zarr
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, StoppedError
 from boldreams_cli.data.nsd.maker import NSD
-from boldreams_cli.data.preparing import SESSION, complete_stores
-from boldreams_cli.data.responses import Responses
+from boldreams_cli.data.preparing import complete_stores
+from boldreams_cli.data.responses import SESSION, Responses
 from boldreams_cli.stores import ResumableStore
 
 from .conftest import CONSTANT, SHARED, TRIALS, Experiment, save_betas, save_nifti, write_design
