@@ -203,14 +203,20 @@ def test_what_is_not_finite_is_not_kept_at_a_stop(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = loop.learning_rate
+    # The loss of the last step is finite, but not the weights that the step leaves.
+    monkeypatch.setattr(loop, "learning_rate", lambda rate, epoch: real(rate, epoch) * (1e60 if epoch else 1))
+    with pytest.raises(BoldreamsError, match="value of a weight is not finite in epoch 2, by batch 1"):
+        run(small, tmp_path / "weights", stop=StopAt(steps_an_epoch(small) + 1))
     monkeypatch.setattr(loop, "learning_rate", lambda rate, epoch: real(rate, epoch) * (1e30 if epoch else 1))
     with pytest.raises(BoldreamsError, match="is not finite in epoch 2"):
-        run(small, tmp_path, stop=StopAt(steps_an_epoch(small) + 2))
+        run(small, tmp_path / "loss", stop=StopAt(steps_an_epoch(small) + 2))
     monkeypatch.setattr(loop, "READ_STEPS", 2)
     with pytest.raises(BoldreamsError, match="is not finite in epoch 2, by batch 2"):
-        run(small, tmp_path)
-    (path,) = tmp_path.rglob(loop.CHECKPOINT)
-    note = read_note(path, key_of(path))
-    assert note is not None
-    assert (note["epoch"], note["batch"]) == (1, 0)
-    assert all(value.isfinite().all() for value in read_tensors(path).values())
+        run(small, tmp_path / "loss")
+    kept = list(tmp_path.rglob(loop.CHECKPOINT))
+    assert len(kept) == 2
+    for path in kept:
+        note = read_note(path, key_of(path))
+        assert note is not None
+        assert (note["epoch"], note["batch"]) == (1, 0)
+        assert all(value.isfinite().all() for value in read_tensors(path).values())
