@@ -52,13 +52,15 @@ def open_array(path: Path, mode: str = "r", pipeline: str = ZARR, empty_chunks: 
         with _PIPELINE, zarr.config.set(settings):
             return zarr.open_array(path, mode=mode)
     except Exception as error:
-        raise MismatchError(f"{path} is damaged or missing ({_said(error)}); {remedy(path)}") from error
+        raise MismatchError(f"{path} is damaged or missing ({_said(error)}); {remedy(path, True)}") from error
 
 
-def remedy(path: Path) -> str:
-    """What to type when something in a store is damaged."""
+def remedy(path: Path, made_once: bool = False) -> str:
+    """What to type when something in a store is damaged; `made_once` where no unit makes it again."""
     if "responses" in path.parts:
         return "delete the store that it belongs to and run boldreams prepare again"
+    if made_once:
+        return "delete the store that it belongs to and run boldreams extract again"
     return "run boldreams info --verify and boldreams extract again, or delete the store that it belongs to"
 
 
@@ -92,7 +94,9 @@ class ResumableStore:
         self.attributes = attributes(path)
         sealed = {key: value for key, value in self.attributes.items() if key != "seal"}
         if self.attributes.get("seal") != _seal(sealed) or not isinstance(sealed.get("store_id"), str):
-            raise MismatchError(f"{path / ROOT} does not match its seal, it is damaged or was edited; {remedy(path)}")
+            raise MismatchError(
+                f"{path / ROOT} does not match its seal, it is damaged or was edited; {remedy(path, True)}"
+            )
         self.id: str = sealed["store_id"]
 
     @classmethod
@@ -264,7 +268,7 @@ class ResumableStore:
     def check_static(self) -> None:
         """Raise MismatchError if a file that was made with the store is damaged; reads them all."""
         for name, why in self.static_damage():
-            raise MismatchError(f"{self.path / name} {why}; {remedy(self.path)}")
+            raise MismatchError(f"{self.path / name} {why}; {remedy(self.path, True)}")
 
     def verify(self) -> Iterator[tuple[str, Unit, str, str]]:
         """Read every file that is said to be done, and those made with the store.
@@ -320,9 +324,9 @@ def metadata_of(path: Path) -> dict[str, Any]:
     try:
         found = json.loads((path / ROOT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MismatchError(f"{path / ROOT} is damaged or missing ({_said(error)}); {remedy(path)}") from error
+        raise MismatchError(f"{path / ROOT} is damaged or missing ({_said(error)}); {remedy(path, True)}") from error
     if not isinstance(found, dict):
-        raise MismatchError(f"{path / ROOT} is damaged; {remedy(path)}")
+        raise MismatchError(f"{path / ROOT} is damaged; {remedy(path, True)}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,13 +140,35 @@ def damage(cache: Path, paths: Iterable[Path]) -> Iterator[Row]:
     chosen = list(paths) or [path for kind in kinds for path in sorted((cache / kind).glob("[!.]*.zarr"))]
     for path in chosen:
         command = "boldreams prepare" if path.resolve().parent.name == "responses" else "boldreams extract"
+        anew = f"rm -r {shlex.quote(str(path))} and {command}"  # what was made with the store, no unit makes again
         try:
             if not _resumable(path):
                 logger.warning("%s is of an earlier version and has no checksums: it cannot be verified", path)
                 continue
-            for kind, unit, file, why in stores.ResumableStore(path).verify():
+            for kind, unit, file, why in _damage(path):
                 name = f"{kind} {unit}".strip()
-                yield {"store": str(path), "unit": name, "file": file, "why": why, "run": command}
+                run = anew if kind == stores.STATIC else command
+                yield {"store": str(path), "unit": name, "file": file, "why": why, "run": run}
         except UNREADABLE as error:
             why = str(error) or type(error).__name__
-            yield {"store": str(path), "unit": None, "file": None, "why": why, "run": command}
+            yield {"store": str(path), "unit": None, "file": None, "why": why, "run": anew}
+
+
+def _damage(path: Path) -> Iterator[tuple[str, stores.Unit, str, str]]:
+    """What is damaged in a store: kind, unit, file, why; of maps, what their store's maker knows too."""
+    from boldreams_cli.features import feature_store
+
+    store = stores.ResumableStore(path)
+    if path.resolve().parent.name == "responses":
+        yield from store.verify()
+        return
+    try:
+        maps = feature_store.FeatureStore(path)
+    except MismatchError:
+        found = list(store.verify())
+        yield from found
+        if not any(kind == stores.STATIC for kind, *_ in found):
+            raise  # metadata that grows with the rows has no checksum: the store itself says what is wrong
+        return
+    for row in feature_store.verify(maps):
+        yield row["kind"], row["unit"], row["file"], row["problem"]

@@ -39,6 +39,8 @@ def score(
     where = options.pick_device(device)
     summary = None if overwrite else score.saved_summary(model)
     if summary is not None:
+        if nsd_root is not None:  # scores of inputs that are others now are not shown as if they were of these
+            options.responses_of(model, choice.cache, nsd_root)
         logger.info("the scores of these weights are there (--overwrite makes them again)")
     else:
         responses = options.responses_of(model, choice.cache, nsd_root)

@@ -20,7 +20,7 @@ from boldreams_cli.features import shards, store_arrays
 from boldreams_cli.features.older_store import FORMAT as OLDER
 from boldreams_cli.features.older_store import older_done
 from boldreams_cli.files import fingerprint
-from boldreams_cli.stores import ResumableStore, attributes, is_whole, open_array, remedy
+from boldreams_cli.stores import STATIC, ResumableStore, attributes, is_whole, open_array, remedy
 
 FORMAT = 2
 IMAGES = "images"
@@ -147,7 +147,7 @@ class FeatureStore:
                 expected = np.array(line["filters"]) if line else expected[:0]
             if self.store is not None and not np.array_equal(found, expected):
                 path = self.path / "layers" / layer / "filters"
-                raise MismatchError(f"{path} is damaged or not written yet; {remedy(path)}")
+                raise MismatchError(f"{path} is damaged or not written yet; {remedy(path, True)}")
             self._filters[layer] = found
         return self._filters[layer]
 
@@ -343,6 +343,11 @@ def verify(store: FeatureStore) -> list[dict[str, Any]]:
             found.append({"kind": IMAGES, "unit": "", "file": IMAGES, "problem": "is not what its ledger says"})
     except MismatchError as error:
         found.append({"kind": IMAGES, "unit": "", "file": IMAGES, "problem": str(error)})
+    for layer in store.layers if store.has_maps else ():
+        try:
+            store.filters(layer)
+        except MismatchError as error:
+            found.append({"kind": STATIC, "unit": "", "file": f"layers/{layer}/filters", "problem": str(error)})
     return found
 
 

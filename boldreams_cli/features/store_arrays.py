@@ -120,7 +120,7 @@ def check(store: ResumableStore, spec: dict[str, Any]) -> None:
             continue
         found = metadata_of(path)
         if _decisive(found, name) != _expected(spec, name, found):
-            raise MismatchError(f"{path / 'zarr.json'} is not what the store's spec says; {remedy(path)}")
+            raise MismatchError(f"{path / 'zarr.json'} is not what the store's spec says; {remedy(path, True)}")
 
 
 def _decisive(metadata: dict[str, Any], name: str) -> dict[str, Any]:

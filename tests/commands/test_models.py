@@ -229,7 +229,7 @@ def store(tmp_path: Path) -> Path:
         group.create_array("maps", shape=(8, 3), chunks=(4, 3), shards=(4, 3), dtype="f4")
         group.create_array("names", data=np.arange(5))
 
-    path = tmp_path / "cache/features/made-0123456789ab.zarr"
+    path = tmp_path / "cache/responses/made-0123456789ab.zarr"
     made = ResumableStore.create(path, build, {"format": 2}, changing=["maps/c/*"])
     for unit in (0, 1):
         with made.unit_lock("maps", unit):
@@ -246,11 +246,14 @@ def test_verify_names_what_is_damaged_and_what_to_run(run: Run, store: Path) -> 
     done = run(*verify, "--json", code=1)
     (row,) = done.json["damaged"]
     assert (row["store"], row["unit"], row["file"]) == (str(store), "maps 1", shard.relative_to(store).as_posix())
-    assert "boldreams extract" in done.err
+    assert "boldreams prepare with the options" in done.err
+    assert "rm " not in done.err
     assert run(*verify, code=0).err == "", "it was noted, and is not called done any more"
     names = next(path for path in store.rglob("names/c/*") if path.is_file())
     names.unlink()
-    assert names.relative_to(store).as_posix() in run(*verify, store, code=1).out
+    done = run(*verify, store, code=1)
+    assert names.relative_to(store).as_posix() in done.out
+    assert f"rm -r {store} and boldreams prepare" in done.err, "it is no unit's: no run makes it again in this store"
     (store / "zarr.json").write_text((store / "zarr.json").read_text().replace("store_id", "store_ie"))
     assert "seal" in run(*verify, code=1).out, "it is not taken for a store without checksums"
 

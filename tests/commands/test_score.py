@@ -170,3 +170,15 @@ def test_scores_that_are_there_are_kept_until_the_weights_change(run: Run, raw: 
     scores = json.loads((folder / "scores.json").read_text())
     (folder / "scores.json").write_text(json.dumps(scores | {"key": "of other weights", "r_mean": 9}))
     assert run(*arguments).json["r_mean"] == raw.summary["r_mean"]
+
+
+def test_saved_scores_are_not_shown_for_other_inputs(run: Run, own: Path, experiment: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(experiment / "nsddata", other / "nsddata")
+    for name in ("nsddata_betas", "nsddata_stimuli"):
+        (other / name).symlink_to(experiment / name)
+    assert "are there" in run("score", "--cache", own, "--nsd-root", other).err, "a copy is no other input"
+    table = other / "nsddata/freesurfer/subj01/label/floc-faces.mgz.ctab"
+    table.write_text(table.read_text().replace("FFA-1", "FFA-9"))
+    refused = run("score", "--cache", own, "--nsd-root", other, code=3)
+    assert "label table floc-faces" in refused.err

@@ -8,6 +8,7 @@ import pytest
 from boldreams_cli.console import BoldreamsError
 from boldreams_cli.features.feature_store import FeatureStore, verify
 
+from ..conftest import Run
 from .test_store import filled
 
 IDS = list(range(100, 140))
@@ -110,3 +111,17 @@ def test_a_store_deleted_by_hand_begins_anew(tmp_path: Path) -> None:
     assert not again.done().any()
     (again.path / "ledger.jsonl").write_bytes(ledger)  # another store's: its lines are foreign
     assert not again.done().any()
+
+
+def test_what_the_command_line_says_of_damage_is_what_mends_it(run: Run, tmp_path: Path) -> None:
+    """Metadata that grows has no checksum, and the numbers of filters are no unit's: both are named all the same."""
+    path = filled(tmp_path / "cache", IDS)[0].path
+    verify = ("info", "--verify", "--json", "--cache", tmp_path / "cache")
+    for name in ("layers/a/mean/zarr.json", "images/zarr.json", "layers/a/filters/c/0", "layers/zarr.json"):
+        file = next(iter(path.glob(name.replace("/a/", "/*/"))))
+        before = file.read_bytes()
+        file.write_bytes(bytes([before[0] ^ 1]) + before[1:])
+        row = run(*verify, code=1).json["damaged"][0]
+        assert row["run"] == f"rm -r {path} and boldreams extract", "no extract makes it again in this store"
+        file.write_bytes(before)
+        assert run(*verify).json["damaged"] == []
