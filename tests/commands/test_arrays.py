@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from ..conftest import COMMAND, Run
+from ..conftest import COMMAND
 
 EXTRACT = ("extract", "--backbone", "efficientnet_lite0", "--dtype", "float32", "--weights", "random")
 
@@ -24,6 +24,13 @@ def start(experiment: Path, cache: Path, *arguments: object) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def finish(experiment: Path, cache: Path, *arguments: object) -> None:
+    """Run a task to its end, with the threads of the others: another number rounds differently."""
+    process = start(experiment, cache, *arguments)
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
 
 
 def by_image(cache: Path) -> dict[str, dict[int, bytes]]:
@@ -42,9 +49,9 @@ def by_image(cache: Path) -> dict[str, dict[int, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def alone(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, bytes]]:
+def alone(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, bytes]]:
     cache = tmp_path_factory.mktemp("alone")
-    run(*EXTRACT, "--cache", cache, "--batch-size", 4)
+    finish(experiment, cache, *EXTRACT, "--batch-size", 4)
     return by_image(cache)
 
 
@@ -54,7 +61,7 @@ def alone(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[
     ids=["two counts", "one count"],
 )
 def test_tasks_that_start_together_make_what_one_makes(
-    run: Run, experiment: Path, tmp_path: Path, alone: dict[str, dict[int, bytes]], tasks: list[tuple[int, int]]
+    experiment: Path, tmp_path: Path, alone: dict[str, dict[int, bytes]], tasks: list[tuple[int, int]]
 ) -> None:
     rng = np.random.default_rng(len(tasks))
     running = [
@@ -67,7 +74,7 @@ def test_tasks_that_start_together_make_what_one_makes(
     for process, text in zip(running[1:], said[1:], strict=True):
         assert process.returncode == 0, text
     for i, n in tasks:
-        run(*EXTRACT, "--cache", tmp_path, "--batch-size", 4, "--shard-index", i, "--shard-count", n)
+        finish(experiment, tmp_path, *EXTRACT, "--batch-size", 4, "--shard-index", i, "--shard-count", n)
     found = by_image(tmp_path)
     assert found.keys() == alone.keys()
     for name, values in alone.items():
@@ -75,7 +82,7 @@ def test_tasks_that_start_together_make_what_one_makes(
 
 
 def test_tasks_of_different_subjects_start_together(
-    run: Run, experiment: Path, tmp_path: Path, alone: dict[str, dict[int, bytes]]
+    experiment: Path, tmp_path: Path, alone: dict[str, dict[int, bytes]]
 ) -> None:
     running = [start(experiment, tmp_path, *EXTRACT, "--batch-size", 4, "--subject", n) for n in (1, 2)]
     for process in running:
