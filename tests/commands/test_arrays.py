@@ -55,26 +55,20 @@ def alone(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return by_image(cache)
 
 
-@pytest.mark.parametrize(
-    "tasks",
-    [[(0, 2), (1, 2), (0, 1)], [(0, 4), (1, 4), (2, 4), (3, 4)]],
-    ids=["two counts", "one count"],
-)
 def test_tasks_that_start_together_make_what_one_makes(
-    experiment: Path, tmp_path: Path, alone: dict[str, dict[int, bytes]], tasks: list[tuple[int, int]]
+    experiment: Path, tmp_path: Path, alone: dict[str, dict[int, bytes]]
 ) -> None:
-    rng = np.random.default_rng(len(tasks))
+    tasks = [(0, 2), (1, 2), (0, 1)]  # of two counts, so that units are shared
     running = [
         start(experiment, tmp_path, *EXTRACT, "--batch-size", 4, "--shard-index", i, "--shard-count", n)
         for i, n in tasks
     ]
-    time.sleep(float(rng.uniform(4, 8)))
+    time.sleep(6)
     running[0].kill()  # at some moment
     said = [process.communicate()[1] for process in running]
     for process, text in zip(running[1:], said[1:], strict=True):
         assert process.returncode == 0, text
-    for i, n in tasks:
-        finish(experiment, tmp_path, *EXTRACT, "--batch-size", 4, "--shard-index", i, "--shard-count", n)
+    finish(experiment, tmp_path, *EXTRACT, "--batch-size", 4)
     found = by_image(tmp_path)
     assert found.keys() == alone.keys()
     for name, values in alone.items():
