@@ -1,6 +1,6 @@
 """What a backbone is: an entry that says all there is to know about it, and its maps of images.
 
-To add a library, add a file beside this one with its entries, and name it in this folder's ``__init__``.
+To add a library, add a file beside this one with its entries, and name it in `loading.py`.
 """
 
 from __future__ import annotations
