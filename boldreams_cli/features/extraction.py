@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError, logger, progress, size
 from boldreams_cli.features.backbones import Backbone
-from boldreams_cli.features.extraction_pass import Pass, cast, ieee_float32
+from boldreams_cli.features.extraction_pass import Pass, PixelsHash, cast, ieee_float32
 from boldreams_cli.features.feature_store import KINDS, FeatureStore
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std, joint_order
 from boldreams_cli.features.source import Source
@@ -241,10 +240,10 @@ def _read_again(store: FeatureStore, source: Source, number: int, line: dict[str
     """Whether the stimuli of a unit are those that its line says."""
     begin = number * store.rows_per_shard
     for start, end, _, pixels in line["read"]:
-        hashed = hashlib.sha256()
+        hashed = PixelsHash()
         for first in range(begin + start, begin + end, STIMULI_AT_ONCE):
             stop.check("nothing was changed")
-            hashed.update(source.read(store.images[first : min(first + STIMULI_AT_ONCE, begin + end)]).tobytes())
-        if hashed.hexdigest()[:16] != pixels:
+            hashed.update(source.read(store.images[first : min(first + STIMULI_AT_ONCE, begin + end)]))
+        if hashed.digits != pixels:
             return False
     return True

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -41,6 +41,22 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
     finally:
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value
+
+
+class PixelsHash:
+    """A hash of images, to find that they were edited: CRC-32C, as SHA-256 takes a tenth of AlexNet's own time."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def update(self, images: NDArray[Any]) -> None:
+        """Take in some images, of any shape."""
+        self._sum = google_crc32c.extend(self._sum, images.tobytes())
+
+    @property
+    def digits(self) -> str:
+        """In hex."""
+        return f"{self._sum:08x}"
 
 
 def cast(maps: Tensor, dtype: str, layer: str) -> Tensor:
@@ -186,8 +202,8 @@ class Pass:
         if self.kind == "maps":
             for name in self.store.layers:
                 filters[name] = torch.from_numpy(self.store.filters(name).astype(np.int64))
-        hashed = hashlib.sha256()
-        for start, stop, batch in self._batches(unit.first, unit.end, hashed):
+        read = PixelsHash()
+        for start, stop, batch in self._batches(unit.first, unit.end, read):
             place = slice(start - unit.first, stop - unit.first)
             for name, value in batch.items():
                 if name not in means:
@@ -203,20 +219,20 @@ class Pass:
             advance(stop - start)
             if self.stop and stop < unit.end:
                 return None
-        return maps, means, hashed.hexdigest()[:16]
+        return maps, means, read.digits
 
     @staticmethod
     def _natural(filters: Tensor) -> bool:
         return bool((filters.diff() == 1).all())
 
-    def _batches(self, first: int, end: int, hashed: Any) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
+    def _batches(self, first: int, end: int, hashed: PixelsHash) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
         """Rows and maps of each batch; the next images are read while these go through the network."""
         starts = range(first, end, self.batch_size)
 
         def read(start: int) -> Tensor:
             ids = self.store.images[start : min(start + self.batch_size, end)]
             images = self.source.read(ids)
-            hashed.update(images.tobytes())
+            hashed.update(images)
             _refuse_plain(images, ids)
             return torch.from_numpy(images)
 

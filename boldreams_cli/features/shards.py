@@ -25,6 +25,7 @@ from boldreams_cli.machine import cores
 from boldreams_cli.stores import remedy
 
 EMPTY = 2**64 - 1  # offset of a chunk that holds zeros only and is not stored
+RESIDUE = 0x48674BC7  # CRC-32C of any bytes with their own CRC-32C behind them: nothing need be cut off to check it
 BLOSC_HEADER = 16  # bytes; the decoded size stands in the second four
 THREADS = min(8, cores())
 ONE_THREAD_BYTES = 2**21  # threads cost more than they spare below this
@@ -55,11 +56,10 @@ class Wanted(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Neighbouring wanted filters of one shard; `places` are offset and length of each chunk, None of zeros alone."""
+    """Neighbouring wanted filters, from `start` to `stop`, of one shard."""
 
     layer: Wanted
     path: Path
-    places: list[list[int]] | None
     target: Rows
     source: Rows
     start: int
@@ -100,59 +100,53 @@ def _parts(layers: Sequence[Wanted], rows: NDArray[Any], split: int) -> Iterator
         shards, local = np.divmod(np.asarray(rows), layer.chunk[0])
         for shard in np.unique(shards).tolist():
             chosen = np.flatnonzero(shards == shard)
-            target, source = _as_slice(chosen), _as_slice(local[chosen])
+            target, source = as_slice(chosen), as_slice(local[chosen])
             path = layer.folder / "c" / str(shard) / "0" / "0" / "0"
-            places = _places(path, layer)
             edges = np.linspace(0, len(layer.positions), min(split, len(layer.positions)) + 1).astype(int).tolist()
             for start, stop in pairwise(edges):
-                yield _Part(layer, path, places and places[start:stop], target, source, start, stop)
+                yield _Part(layer, path, target, source, start, stop)
 
 
-def _as_slice(indices: NDArray[np.int64]) -> Rows:
+def as_slice(indices: NDArray[np.int64]) -> Rows:
     """Neighbouring indices as a slice, which spares a copy."""
     if len(indices) and (np.diff(indices) == 1).all():
         return slice(int(indices[0]), int(indices[-1]) + 1)
     return indices
 
 
-def _places(path: Path, layer: Wanted) -> list[list[int]] | None:
-    """Offset and length of each wanted chunk, by the index at the end of a shard; None where zeros were left out."""
-    length = 16 * layer.stored
-    try:
-        with path.open("rb", buffering=0) as stream:
-            end = os.fstat(stream.fileno()).st_size - 4
-            data = os.pread(stream.fileno(), length + 4, max(0, end - length))
-    except FileNotFoundError as error:
-        if layer.checked:
-            raise _damaged(path, "is missing") from error
-        return None  # earlier stores hold no shard of zeros
-    if len(data) != length + 4 or end < length:
-        raise _damaged(path, "is too short")
-    if _crc(data[:-4]) != data[-4:]:
-        raise _damaged(path, "has a damaged index")
-    index = np.frombuffer(data[:-4], dtype="<u8").reshape(-1, 2)
-    chosen = index[layer.positions]
-    stored = chosen[:, 0] != EMPTY
-    if (chosen[stored] > end - length).any() or (chosen[stored].sum(1) > end - length).any():
-        raise _damaged(path, "has an index that points beyond its chunks")
-    return chosen.tolist()
-
-
-def _crc(data: bytes) -> bytes:
-    return int(google_crc32c.value(data)).to_bytes(4, "little")
-
-
 def _decode(parts: Iterator[_Part]) -> None:
     for part in parts:
-        if part.places is None:
-            part.layer.out[part.target, part.start : part.stop] = 0
-        else:
-            with part.path.open("rb", buffering=0) as stream:
-                _decode_part(part, part.places, stream.fileno())
+        try:
+            file = os.open(part.path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            if part.layer.checked:
+                raise _damaged(part.path, "is missing") from error
+            part.layer.out[part.target, part.start : part.stop] = 0  # earlier stores hold no shard of zeros
+            continue
+        try:
+            _decode_part(part, file)
+        finally:
+            os.close(file)
 
 
-def _decode_part(part: _Part, places: list[list[int]], file: int) -> None:
-    layer = part.layer
+def _places(part: _Part, file: int) -> list[list[int]]:
+    """Offset and length of each wanted chunk, by the index at the end of a shard."""
+    size = 16 * part.layer.stored  # of the index; a checksum of four bytes is behind it
+    end = os.fstat(file).st_size - 4 - size  # of the chunks
+    data = os.pread(file, size + 4, max(0, end))
+    if len(data) != size + 4 or end < 0:
+        raise _damaged(part.path, "is too short")
+    if google_crc32c.value(data) != RESIDUE:
+        raise _damaged(part.path, "has a damaged index")
+    index = np.frombuffer(data, dtype="<u8", count=size // 8).reshape(-1, 2)
+    places: list[list[int]] = index[part.layer.positions[part.start : part.stop]].tolist()
+    if any(offset + length > end for offset, length in places if offset != EMPTY):
+        raise _damaged(part.path, "has an index that points beyond its chunks")
+    return places
+
+
+def _decode_part(part: _Part, file: int) -> None:
+    layer, places = part.layer, _places(part, file)
     # One block for all: fresh memory costs as much as decoding. Several filters at a time, as one copy of all their
     # maps of an image takes less time, and less waiting of threads for each other, than a copy each.
     maps_bytes = math.prod(layer.chunk) * layer.out.itemsize
@@ -173,10 +167,8 @@ def _decode_chunk(path: Path, file: int, offset: int, length: int, maps: NDArray
         maps[:] = 0
         return
     data = os.pread(file, length, offset)
-    if checked:
-        if _crc(data[:-4]) != data[-4:]:
-            raise _damaged(path, "holds a damaged chunk")
-        data = data[:-4]
+    if checked and google_crc32c.value(data) != RESIDUE:
+        raise _damaged(path, "holds a damaged chunk")
     if len(data) < BLOSC_HEADER or int.from_bytes(data[4:8], "little") != maps.nbytes:
         raise _damaged(path, "holds a chunk of another size")
     try:

@@ -101,7 +101,8 @@ class Stimuli:
         if wrong := [number for number in ids if not 0 <= number < len(self)]:
             raise ChoiceError(f"no image {listing(wrong)}; nsdIds go from 0 to {len(self) - 1}")
         images = self._read(ids)
-        if holes := [number for number, image in zip(ids, images, strict=True) if not image.any()]:
+        some = images[:, ::16, ::16].any((1, 2, 3))  # of the pixels: all of them take a tenth of the time of reading
+        if holes := [ids[index] for index in np.flatnonzero(~some) if not images[index].any()]:
             raise BoldreamsError(
                 f"{self.path}: image {listing(holes)} is black throughout, so a part of the file was never written; "
                 f"delete it and download it again"
