@@ -1,11 +1,20 @@
-"""Accuracy and its ceiling (paper, sections 2.2 and 3.1; NSD manual, "noise ceiling"); pure functions."""
+"""Accuracy, its ceiling and how certain it is (paper, sections 2.2 and 3.1; NSD manual, "noise ceiling"): arrays alone.
+
+The random sample is the test images. Voxels share images and much of their noise, so certainty is measured over images.
+"""
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
+import scipy.stats
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+CEILING_FLOOR = 0.2  # of a voxel that is compared with its ceiling: below, the quotient is mostly noise
+VOXELS_IN_A_BLOCK = 256  # that are permuted together: their betas stay in a processor's cache
 
 
 def pearson_r(prediction: Tensor, beta: Tensor) -> Tensor:
@@ -19,13 +28,202 @@ def pearson_r(prediction: Tensor, beta: Tensor) -> Tensor:
     -------
     (voxels,) float64 in [-1, 1]; NaN where either side is constant or not finite.
     """
-    p, b = (x.double() - x.double().mean(0) for x in (prediction, beta))
-    norms = p.norm(dim=0), b.norm(dim=0)
+    p, b = _standardised(prediction), _standardised(beta)
+    return (p * b).mean(0).clamp(-1, 1)
+
+
+def _standardised(values: Tensor) -> Tensor:
+    """Z-score each column by its population's standard deviation; float64, NaN where it is constant or not finite."""
+    x = values.double()
+    centred = x - x.mean(0)
+    norm = centred.norm(dim=0)
     # Rounding leaves a constant column a little off its mean; that is no variation.
-    tiny = [1e-12 * x.double().norm(dim=0) for x in (prediction, beta)]
-    varies = (norms[0] > tiny[0]) & (norms[1] > tiny[1])
-    r = torch.where(varies, (p * b).sum(0) / (norms[0] * norms[1]), torch.nan)
-    return r.clamp(-1, 1)
+    varies = norm > 1e-12 * x.norm(dim=0)
+    return centred * torch.where(varies, len(x) ** 0.5 / norm, torch.nan)
+
+
+def influence(prediction: Tensor, beta: Tensor) -> Tensor:
+    """How each image moves each voxel's correlation: the influence function of r (Devlin et al., 1975).
+
+    With z-scored prediction p and beta y, it is y p - r (y^2 + p^2) / 2. Its mean over images is 0, and that of its
+    mean over voxels, divided by the square root of the images, the standard error of the voxels' mean r.
+
+    Parameters
+    ----------
+    prediction, beta : (images, voxels), any float dtype; z-scoring is not assumed.
+
+    Returns
+    -------
+    (images, voxels) float64; NaN in all of a voxel that has no `pearson_r`.
+    """
+    p, y = _standardised(prediction), _standardised(beta)
+    product = p * y
+    r = product.mean(0)
+    return product.sub_(p.square_().add_(y.square_()).mul_(r / 2))
+
+
+def image_error(influences: NDArray[np.floating]) -> Any:
+    """Standard error, over images, of an estimate with these influences.
+
+    For the difference of two models, give the difference of their influences: it is paired by image.
+
+    Parameters
+    ----------
+    influences : (images,) or (images, k); of a mean over voxels, the mean of the voxels' influences.
+
+    Returns
+    -------
+    float, or (k,) float64; NaN for fewer than two images.
+    """
+    values = np.asarray(influences, dtype=np.float64)
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan)[()]
+    return values.std(axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def interval(estimate: float, error: float, images: int, level: float = 0.95) -> tuple[float, float]:
+    """Two-sided interval of an estimate by Student's t.
+
+    Parameters
+    ----------
+    estimate : any.
+    error : its standard error over images.
+    images : that it comes from; the degrees of freedom are one less.
+    level : probability that the interval covers the true value.
+
+    Returns
+    -------
+    low, high; NaN where the error is or for fewer than two images.
+    """
+    if images < 2:
+        return float("nan"), float("nan")
+    reach = float(scipy.stats.t.ppf((1 + level) / 2, images - 1)) * error
+    return float(estimate - reach), float(estimate + reach)
+
+
+def p_of_r(
+    r: NDArray[np.floating] | float,
+    error: NDArray[np.floating] | float,
+    images: int | None = None,
+    alternative: Literal["two-sided", "greater"] = "two-sided",
+) -> Any:
+    """Probability of an estimate so far from 0, were it 0 in truth.
+
+    Parameters
+    ----------
+    r : correlations, or differences of them.
+    error : their standard errors over images.
+    images : for Student's t with one degree of freedom less; None for the normal distribution.
+    alternative : ``greater`` counts only estimates above 0 as evidence.
+
+    Returns
+    -------
+    Of the shape of `r`, in [0, 1]; NaN where `r` or `error` is, or the error is 0.
+    """
+    error = np.asarray(error, dtype=np.float64)
+    quotient = np.divide(r, error, out=np.full(np.broadcast(r, error).shape, np.nan), where=error > 0)
+    if alternative == "two-sided":
+        quotient = np.abs(quotient)
+    beyond = scipy.stats.norm.sf(quotient) if images is None else scipy.stats.t.sf(quotient, images - 1)
+    return (2 if alternative == "two-sided" else 1) * beyond
+
+
+def benjamini_hochberg(p: NDArray[np.floating]) -> NDArray[np.float64]:
+    """False discovery rates (Benjamini and Hochberg, 1995).
+
+    Parameters
+    ----------
+    p : (voxels,) probabilities; NaN for voxels that are not tested, which do not count.
+
+    Returns
+    -------
+    (voxels,) float64: the smallest rate at which the voxel is found; NaN where `p` is.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    q = np.full(p.shape, np.nan)
+    tested = np.isfinite(p)
+    if tested.any():
+        q[tested] = scipy.stats.false_discovery_control(p[tested])
+    return q
+
+
+def permutation_p(
+    prediction: Tensor, beta: Tensor, strata: NDArray[np.number], permutations: int, seed: int
+) -> NDArray[np.float64]:
+    """Probability, under permutations of the images, of a correlation as large as a voxel's.
+
+    All voxels see the same permutations. Images are exchanged within their stratum only: betas averaged over more
+    repeats vary less.
+
+    Parameters
+    ----------
+    prediction, beta : (images, voxels), any float dtype.
+    strata : (images,) repeats of each image, equal where images may be exchanged.
+    permutations : drawn at random.
+    seed : of the draws.
+
+    Returns
+    -------
+    (voxels,) float64, one-sided, at least 1 / (permutations + 1); NaN where a voxel has no `pearson_r`.
+    """
+    orders = torch.from_numpy(_orders(strata, permutations, seed))
+    found = np.full(prediction.shape[1], np.nan)
+    for start in range(0, len(found), VOXELS_IN_A_BLOCK):
+        block = slice(start, start + VOXELS_IN_A_BLOCK)
+        p, y = (_standardised(x[:, block]).float() for x in (prediction, beta))
+        least = (p * y).sum(0) - 1e-6 * len(p)  # an order that changes nothing counts, however it rounds
+        above = torch.ones(p.shape[1], dtype=torch.float64)
+        for order in orders:
+            above += (p[order] * y).sum(0) >= least
+        found[block] = np.where(torch.isfinite(least), above / (permutations + 1), np.nan)
+    return found
+
+
+def _orders(strata: NDArray[np.number], permutations: int, seed: int) -> NDArray[np.int64]:
+    """(permutations, images): orders that keep every image in its stratum."""
+    rng = np.random.default_rng(seed)
+    orders = np.tile(np.arange(len(strata)), (permutations, 1))
+    for stratum in np.unique(strata):
+        places = np.flatnonzero(np.asarray(strata) == stratum)
+        orders[:, places] = rng.permuted(orders[:, places], axis=1)
+    return orders
+
+
+def over_ceiling(
+    r: NDArray[np.floating], ceiling: NDArray[np.floating], floor: float = CEILING_FLOOR
+) -> NDArray[np.float64]:
+    """Share of what can be explained: r over the square root of the noise ceiling.
+
+    Parameters
+    ----------
+    r, ceiling : (voxels,); the ceiling is the square root of `noise_ceiling`.
+    floor : of the ceiling.
+
+    Returns
+    -------
+    (voxels,) float64; NaN where the ceiling is below the floor or either is not known.
+    """
+    ceiling = np.asarray(ceiling, dtype=np.float64)
+    return np.divide(r, ceiling, out=np.full(ceiling.shape, np.nan), where=ceiling >= floor)
+
+
+def noise_normalised(r: NDArray[np.floating], ceiling: NDArray[np.floating], floor: float = CEILING_FLOOR) -> float:
+    """Noise-normalised accuracy of an area: sum of r over sum of ceilings.
+
+    Which voxels count is decided by their ceiling, so by ncsnr alone, and not by how well they are predicted.
+
+    Parameters
+    ----------
+    r, ceiling : (voxels,); the ceiling is the square root of `noise_ceiling`.
+    floor : of the ceiling.
+
+    Returns
+    -------
+    A ratio, 1 at the ceiling; NaN without a voxel that has an r and a ceiling of at least the floor.
+    """
+    r, ceiling = np.asarray(r, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
+    used = np.isfinite(r) & (ceiling >= floor)
+    return float(r[used].sum() / ceiling[used].sum()) if used.any() else float("nan")
 
 
 def noise_ceiling(ncsnr: NDArray[np.floating], repeats: NDArray[np.number]) -> NDArray[np.float64]:
