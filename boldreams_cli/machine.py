@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -57,3 +57,28 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
+
+
+@contextmanager
+def float32_products(precision: str, device: torch.device) -> Iterator[None]:
+    """How CUDA multiplies float32 numbers while the block runs; torch by itself takes TF32 for convolutions.
+
+    Parameters
+    ----------
+    precision : ``tf32``, or anything else for IEEE's float32: what is computed then does not depend on the GPU.
+    device : that computes; nothing is set where it is not CUDA.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    import torch
+
+    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value

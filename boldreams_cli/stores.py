@@ -7,9 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,47 +19,23 @@ from numpy.typing import NDArray
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag
 from boldreams_cli.files import crc32c, sync, to_json, write_text
 from boldreams_cli.locks import Lock
+from boldreams_cli.zarr_files import (
+    ROOT,
+    ZARR,
+    ZARRS,
+    attributes,
+    file_size,
+    is_whole,
+    metadata_of,
+    named_errors,
+    open_array,
+    remedy,
+)
 
 Unit = str | int
 PARTIAL = ".partial-"
-ROOT = "zarr.json"
 LEDGER = "ledger.jsonl"
 STATIC = "static"  # the kind, in what `verify` gives, of files that are no unit's
-# Zarr's setting of a pipeline is the process's; it is only ever changed under this lock, while an array is opened.
-_PIPELINE = threading.Lock()
-ZARRS, ZARR = "zarrs.ZarrsCodecPipeline", "zarr.core.codec_pipeline.BatchedCodecPipeline"
-
-
-def open_array(path: Path, mode: str = "r", pipeline: str = ZARR, empty_chunks: bool = False) -> Any:
-    """Open a Zarr array with a codec pipeline of its own, whatever the process's setting.
-
-    Parameters
-    ----------
-    path : of the array.
-    mode : as zarr's.
-    pipeline : `ZARR`, or `ZARRS`, which writes shards several times faster.
-    empty_chunks : whether chunks of the fill value are stored as well.
-
-    Raises
-    ------
-    MismatchError
-        If there is no array, or its metadata is damaged.
-    """
-    try:
-        settings = {"codec_pipeline.path": pipeline, "array.write_empty_chunks": empty_chunks}
-        with _PIPELINE, zarr.config.set(settings):
-            return zarr.open_array(path, mode=mode)
-    except Exception as error:
-        raise MismatchError(f"{path} is damaged or missing ({_said(error)}); {remedy(path, True)}") from error
-
-
-def remedy(path: Path, made_once: bool = False) -> str:
-    """What to type when something in a store is damaged; `made_once` where no unit makes it again."""
-    if "responses" in path.parts:
-        return "delete the store that it belongs to and run boldreams prepare again"
-    if made_once:
-        return "delete the store that it belongs to and run boldreams extract again"
-    return "run boldreams info --verify and boldreams extract again, or delete the store that it belongs to"
 
 
 class ResumableStore:
@@ -160,7 +134,7 @@ class ResumableStore:
 
     def is_there(self, line: dict[str, Any]) -> bool:
         """Whether a line's files are there in the sizes that it says."""
-        return all(_size(self.path / name) == size for name, (size, _) in line["files"].items())
+        return all(file_size(self.path / name) == size for name, (size, _) in line["files"].items())
 
     def add(self, kind: str, unit: Unit, files: Iterable[str] = (), **facts: Any) -> None:
         """Note that a unit is done, once all that it wrote is on the disk.
@@ -302,70 +276,13 @@ class ResumableStore:
         return [(name, why) for name, expected in files.items() if (why := _damage(self.path / name, expected))]
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a folder is a store, of any format, rather than what a kill left of one."""
-    return _size(path / ROOT) > 0 and bool(attributes(path))
-
-
-def attributes(path: Path) -> dict[str, Any]:
-    """The attributes of a group; errors as `metadata_of`."""
-    found = metadata_of(path).get("attributes", {})
-    return found if isinstance(found, dict) else {}
-
-
-def metadata_of(path: Path) -> dict[str, Any]:
-    """What the ``zarr.json`` of an array or group says.
-
-    Raises
-    ------
-    MismatchError
-        If it is missing or damaged.
-    """
-    try:
-        found = json.loads((path / ROOT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MismatchError(f"{path / ROOT} is damaged or missing ({_said(error)}); {remedy(path, True)}") from error
-    if not isinstance(found, dict):
-        raise MismatchError(f"{path / ROOT} is damaged; {remedy(path, True)}")
-    return found
-
-
-@contextmanager
-def named_errors(path: Path) -> Iterator[None]:
-    """Turn what zarr, zarrs and the system raise while writing into one error that says what to do."""
-    try:
-        yield
-    except BoldreamsError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, (FileNotFoundError, KeyError, TypeError)):
-            raise MismatchError(f"{path} cannot be written ({_said(error)}); {remedy(path)}") from error
-        raise BoldreamsError(
-            f"cannot write {path}: {_said(error)}; make room or use --cache DIR on another disk, "
-            "then run the same command to go on"
-        ) from error
-
-
-def _said(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _seal(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
 def _damage(path: Path, expected: Sequence[int]) -> str:
     """What is wrong with a file of which size and CRC-32C are known; "" where nothing is."""
-    if (size := _size(path)) != expected[0]:
+    if (size := file_size(path)) != expected[0]:
         return "is missing" if size < 0 else f"has {size} bytes in place of {expected[0]}"
     try:
         return "" if crc32c(path) == expected[1] else "is damaged: its checksum is another"

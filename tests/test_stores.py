@@ -18,7 +18,7 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from boldreams_cli import files, locks, stores
+from boldreams_cli import files, locks, stores, zarr_files
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError
 from boldreams_cli.locks import Lock
 from boldreams_cli.stores import ResumableStore
@@ -60,7 +60,7 @@ def store(tmp_path: Path) -> ResumableStore:
 def test_units_are_what_was_written_and_zeros_are_files_too(store: ResumableStore) -> None:
     for unit, value in enumerate((1.5, 0.0, 3.0)):
         write_unit(store, unit, value)
-    maps = stores.open_array(store.path / "maps")[:]
+    maps = zarr_files.open_array(store.path / "maps")[:]
     np.testing.assert_array_equal(maps[:, 0, 0], [1.5] * 4 + [0] * 4 + [3] * 2)
     assert (store.path / "maps/c/1/0/0").is_file()
     assert {unit: line["value"] for unit, line in store.done("maps").items()} == {0: 1.5, 1: 0, 2: 3}
@@ -70,7 +70,7 @@ def test_units_are_what_was_written_and_zeros_are_files_too(store: ResumableStor
 
 def test_a_shard_that_ends_early_is_padded_with_the_fill_value(store: ResumableStore) -> None:
     store.write_array("means", (0,), np.ones(2, "f4"))
-    np.testing.assert_array_equal(stores.open_array(store.path / "means")[:4], [1, 1, np.nan, np.nan])
+    np.testing.assert_array_equal(zarr_files.open_array(store.path / "means")[:4], [1, 1, np.nan, np.nan])
 
 
 def test_every_file_of_a_store_that_was_never_finished_is_replaced(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_killed_while_a_unit_is_written_it_is_whole_or_not_done(store: Resumable
         process.wait()
         process.stdout.close()
         assert 0 in store.done("maps")
-        values = set(stores.open_array(store.path / "maps")[4:8].ravel().tolist())
+        values = set(zarr_files.open_array(store.path / "maps")[4:8].ravel().tolist())
         assert values in ({0.0}, {2.0}, {9.0})
         write_unit(store, 1, 5)
         assert sorted(store.done("maps")) == [0, 1]

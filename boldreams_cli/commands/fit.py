@@ -113,11 +113,13 @@ def fit(
     from boldreams_cli.console import ChoiceError, stop_on_signals
     from boldreams_cli.data.choosing import responses_for
     from boldreams_cli.encoding import fit as fitting
-    from boldreams_cli.encoding.readouts.separable import matrix_precision
     from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
     from boldreams_cli.features.backbones import entry
+    from boldreams_cli.machine import float32_products
 
     where = options.pick_device(device)
+    if precision == "tf32" and where.type != "cuda":
+        raise ChoiceError("--precision tf32 needs a CUDA device; choose fp32 or bf16")
     backbone = options.choose_backbone(cache, backbone)
     asked = {"epochs": epochs, "rate": lr, "batch_size": batch_size, "grid": grid, "precision": precision}
     chosen = choose_readout(readout, recipe, entry(backbone).reads, asked)
@@ -125,7 +127,7 @@ def fit(
         raise ChoiceError("--finetune trains the separable readout of an image backbone; leave --readout and --recipe")
     settings = FitSettings(percent, rf, seed)
     subject = options.the_subject(subject, cache, nsd_root)
-    with matrix_precision(precision or "fp32", where), stop_on_signals() as stop:
+    with float32_products(precision or "fp32", where), stop_on_signals() as stop:
         responses = functools.partial(responses_for, cache, subject, nsd_root, sessions, mask, stop)
         result: FitResult | None
         if tuning is None:

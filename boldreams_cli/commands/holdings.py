@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from boldreams_cli import stores
+from boldreams_cli import stores, zarr_files
 from boldreams_cli.console import BoldreamsError, MismatchError, logger
 
 Row = dict[str, Any]
@@ -42,7 +42,7 @@ def responses(cache: Path) -> list[Row]:
     def read(path: Path) -> Row:
         from boldreams_cli.data.responses import Responses
 
-        attributes = stores.attributes(path)
+        attributes = zarr_files.attributes(path)
         rows = len(attributes["sessions"])
         row: Row = {name: attributes[name] for name in ("subject", "fingerprint", "mask")} | {"rows": rows}
         try:
@@ -67,7 +67,7 @@ def _units_done(path: Path) -> int:
 
 def _resumable(path: Path) -> bool:
     """Whether a store has a ledger with checksums; those of earlier versions have none."""
-    marks = {"store_id", "static", "seal"} & stores.attributes(path).keys()
+    marks = {"store_id", "static", "seal"} & zarr_files.attributes(path).keys()
     return bool(marks) or (path / "ledger").is_dir()
 
 

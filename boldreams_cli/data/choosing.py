@@ -14,7 +14,7 @@ from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.preparing import complete_stores, store_path
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.sessions import parse_sessions, ranges
-from boldreams_cli.stores import attributes
+from boldreams_cli.zarr_files import attributes
 
 
 def responses_for(

@@ -18,7 +18,8 @@ from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, listi
 from boldreams_cli.data import identity
 from boldreams_cli.data.dataset import Contents
 from boldreams_cli.data.responses import FORMAT_VERSION, SESSION, read_array
-from boldreams_cli.stores import ResumableStore, attributes, is_whole
+from boldreams_cli.stores import ResumableStore
+from boldreams_cli.zarr_files import attributes, is_whole
 
 if TYPE_CHECKING:
     from boldreams_cli.data.dataset import Dataset

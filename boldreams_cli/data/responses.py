@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, logger
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.stores import ResumableStore, attributes, is_whole, open_array
+from boldreams_cli.stores import ResumableStore
+from boldreams_cli.zarr_files import attributes, is_whole, open_array
 
 FORMAT_VERSION = 2
 

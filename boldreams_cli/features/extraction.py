@@ -14,12 +14,13 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError, logger, progress, size
 from boldreams_cli.features.backbones import Backbone
-from boldreams_cli.features.extraction_pass import Pass, PixelsHash, cast, ieee_float32
+from boldreams_cli.features.extraction_pass import Pass, PixelsHash, cast
 from boldreams_cli.features.feature_store import KINDS, FeatureStore
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std, joint_order
 from boldreams_cli.features.source import Source
 from boldreams_cli.features.store_arrays import CODEC, shard_rows
 from boldreams_cli.files import fingerprint, free_bytes
+from boldreams_cli.machine import float32_products
 
 SAMPLE_IMAGES = 8
 STIMULI_AT_ONCE = 32
@@ -172,7 +173,7 @@ def extract(
     store.add_images(source.images, stop)
     check_stimuli(store, source, stop)
     computed = 0
-    with ieee_float32(backbone.device):
+    with float32_products("fp32", backbone.device):
         if plan.spec["keep"] is not None and not store.has_maps:
             computed += Pass(backbone, source, store, batch_size, shard, "mean", stop).run()
             _keep_best(store, source, plan)

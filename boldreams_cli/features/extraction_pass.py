@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,23 +23,6 @@ if TYPE_CHECKING:
     from boldreams_cli.features.source import Source
 
 Arrays = dict[str, NDArray[Any]]
-
-
-@contextmanager
-def ieee_float32(device: torch.device) -> Iterator[None]:
-    """Compute float32 as such on CUDA, where torch takes TF32 for convolutions: maps do not depend on the GPU."""
-    if device.type != "cuda":
-        yield
-        return
-    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
 
 
 class PixelsHash:

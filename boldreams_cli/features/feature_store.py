@@ -20,7 +20,8 @@ from boldreams_cli.features import shards, store_arrays
 from boldreams_cli.features.older_store import FORMAT as OLDER
 from boldreams_cli.features.older_store import older_done
 from boldreams_cli.files import fingerprint
-from boldreams_cli.stores import STATIC, ZARR, ZARRS, ResumableStore, attributes, is_whole, open_array, remedy
+from boldreams_cli.stores import STATIC, ResumableStore
+from boldreams_cli.zarr_files import ZARR, ZARRS, attributes, is_whole, open_array, remedy
 
 FORMAT = 2
 IMAGES = "images"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import MismatchError
 from boldreams_cli.machine import cores
-from boldreams_cli.stores import remedy
+from boldreams_cli.zarr_files import remedy
 
 EMPTY = 2**64 - 1  # offset of a chunk that holds zeros only and is not stored
 RESIDUE = 0x48674BC7  # CRC-32C of any bytes with their own CRC-32C behind them: nothing need be cut off to check it

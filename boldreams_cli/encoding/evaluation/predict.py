@@ -20,6 +20,7 @@ from boldreams_cli.encoding.model.full import FullModel, predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.machine import float32_products
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 IMAGES_IN_A_PASS = 8
@@ -168,7 +169,7 @@ def _through_network(
     weights: str | None,
 ) -> NDArray[np.float32]:
     full = FullModel.rebuild(model, device, weights)
-    with torch.inference_mode():
+    with float32_products("fp32", device), torch.inference_mode():
         return np.concatenate([full(pixels).cpu().numpy() for pixels in pixels_of(full, images, cache, nsd_root)])
 
 

@@ -6,10 +6,9 @@ whose intermediates stay in the processor's cache; the result is that of all vox
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -78,31 +77,6 @@ def squared_error(
         if by_maps:  # `inner` is now left times error
             by_maps[index].view(-1, group.shape[2]).add_(inner.view(-1, len(bias)) @ right[index].T)
     return total, [*by_left, *by_right, error.sum(0)]
-
-
-@contextmanager
-def matrix_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """Let CUDA use TF32 for float32 products while the block runs, or forbid it; bf16 is autocast's matter.
-
-    Raises
-    ------
-    ChoiceError
-        If TF32 was asked for elsewhere than on CUDA.
-    """
-    if device.type != "cuda":
-        if precision == "tf32":
-            raise ChoiceError("--precision tf32 needs a CUDA device; choose fp32 or bf16")
-        yield
-        return
-    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-        yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
 
 
 @dataclass
