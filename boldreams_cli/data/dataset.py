@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from boldreams_cli.console import StopFlag
     from boldreams_cli.data.areas import Areas
     from boldreams_cli.data.responses import Responses
+    from boldreams_cli.data.retinotopy import Retinotopy
 
 CAPTIONS_PER_IMAGE = 5  # COCO has five or more of an image; the paper uses five
 
@@ -123,6 +124,10 @@ class Dataset(Protocol):
 
     def areas(self, subject: int) -> Areas:
         """Areas of a subject over the voxels that `prepare` takes when nothing else is asked."""
+        ...
+
+    def retinotopy(self, subject: int, areas: Areas) -> Retinotopy | None:
+        """Where in the visual field the voxels of these areas were measured to look; None where that is not known."""
         ...
 
     def request(self, subject: int, sessions: str | None = None, mask: str | None = None) -> dict[str, Any]:

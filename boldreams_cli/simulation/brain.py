@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
-from torch.nn import functional
 
 from boldreams_cli.data.nsd.rois import GROUPS
+from boldreams_cli.data.retinotopy import STIMULUS_DEGREES
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std
 
@@ -19,9 +18,8 @@ Floats = NDArray[np.floating]
 ReadImages = Callable[[NDArray[np.integer]], NDArray[np.uint8]]
 
 PERCENT = 10.0  # a readout of that many filters can know the encoding
-DEGREES = 8.4  # that NSD's images span; eccentricity bands are in degrees
+DEGREES = STIMULUS_DEGREES["nsd"]  # that the images span; eccentricity bands are in degrees
 BANDS = (0.0, 0.5, 1.0, 2.0, 4.0, 6.0)
-COMMON_GRID = 28  # on which fields of all resolutions are added up
 MARGIN = 0.06  # between a field's centre and the image's edge, in fractions of the image
 
 
@@ -265,66 +263,6 @@ def _factors(
         torch.from_numpy(fields.T.astype(np.float32)),
         torch.from_numpy(weights[np.ix_(columns, filters)].T.astype(np.float32)),
     )
-
-
-def recovered_centres(fields: Floats, blur: float = 0.1, level: float = 0.5) -> NDArray[np.float64]:
-    """Where fitted receptive fields lie.
-
-    A readout cannot tell (w, r) from (-w, -r), so a field's sign means nothing; and pixels that training hardly
-    moved keep their random start, which blurring averages out. The centre is therefore that of the blurred
-    field's magnitude, as far as it exceeds a share of its largest.
-
-    Parameters
-    ----------
-    fields : (V, height, width).
-    blur : standard deviation of the blur, in fractions of the image.
-    level : share of the largest magnitude that is taken off.
-
-    Returns
-    -------
-    (V, 2) x to the right and y down, in fractions of the image; NaN for a field that is 0 or not finite.
-    """
-    return _centroid(_magnitude(np.asarray(fields, np.float64), blur), level)
-
-
-def recovered_centres_of_groups(
-    fields: Sequence[Floats], strength: Sequence[Floats], blur: float = 0.1, level: float = 0.5
-) -> NDArray[np.float64]:
-    """Where a voxel's fields at all resolutions lie together, since the fit spreads a voxel over all of them.
-
-    Parameters
-    ----------
-    fields : of each resolution, (V, height, width).
-    strength : of each, (V,) norm of the filters' weights.
-    blur, level : as for `recovered_centres`.
-
-    Returns
-    -------
-    (V, 2) as `recovered_centres`.
-    """
-    total: Floats = np.zeros(())
-    for field, weight in zip(fields, strength, strict=True):
-        size = _magnitude(np.asarray(field, np.float64), blur)
-        # Summed over the pixels they cover, or coarse grids would count for more than fine ones.
-        scaled = size * (weight[:, None, None] * size[0].size)
-        grid = torch.from_numpy(scaled)[None]
-        shape = (COMMON_GRID, COMMON_GRID)
-        fine = size.shape[-1] >= COMMON_GRID
-        total = total + functional.interpolate(grid, shape, mode="area" if fine else "bilinear")[0].numpy()
-    return _centroid(total, level)
-
-
-def _magnitude(fields: NDArray[np.float64], blur: float) -> NDArray[np.float64]:
-    height, width = fields.shape[1:]
-    return np.abs(ndimage.gaussian_filter(fields, (0, blur * height, blur * width), mode="constant"))
-
-
-def _centroid(size: Floats, level: float) -> NDArray[np.float64]:
-    above = np.maximum(size - level * size.max((1, 2), keepdims=True), 0)
-    height, width = above.shape[1:]
-    rows, columns = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.stack([above.sum(1) @ columns, above.sum(2) @ rows], 1) / above.sum((1, 2))[:, None]
 
 
 def field_distance(centre: Floats, recovered: Floats) -> NDArray[np.float64]:

@@ -26,8 +26,6 @@ from boldreams_cli.simulation.brain import (
     draw_voxels,
     draw_weights,
     field_distance,
-    recovered_centres,
-    recovered_centres_of_groups,
     responses,
     spatial_means,
 )
@@ -40,13 +38,11 @@ __all__ = [
     "SubjectTruth",
     "Truth",
     "field_distance",
-    "recovered_centres",
-    "recovered_centres_of_groups",
     "write",
 ]
 
 MARKER = "simulated.json"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ import nibabel
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from boldreams_cli.data.nsd.anatomy import NSDGENERAL
 from boldreams_cli.data.nsd.betas import UNITS_PER_PERCENT
 from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.retinotopy import MAPS
 from boldreams_cli.data.nsd.rois import ATLAS, ECCENTRICITY, GROUPS, RETINOTOPY, STANDARD_LABELS
-from boldreams_cli.simulation.brain import Voxels
+from boldreams_cli.simulation.brain import DEGREES, Voxels
 
 SUBJECTS = 8
 MILLIMETRES = 1.8
@@ -62,7 +64,7 @@ def place_voxels(voxels: Voxels, shape: tuple[int, int, int], rng: np.random.Gen
 
 
 def write_anatomy(layout: Layout, subject: int, anatomy: Anatomy) -> None:
-    """Write the seven ROI volumes, their label tables, nsdgeneral, the brain mask and ncsnr."""
+    """Write the seven ROI volumes, their label tables, nsdgeneral, and maps of the brain, ncsnr and fields."""
     for volume, numbers in _roi_labels(anatomy.voxels).items():
         _save_volume(layout.roi(subject, volume), _with_cortex(anatomy, numbers), anatomy)
         table = layout.label_table(subject, volume)
@@ -75,6 +77,31 @@ def write_anatomy(layout: Layout, subject: int, anatomy: Anatomy) -> None:
     ncsnr = np.zeros(anatomy.brain.shape, np.float32)
     ncsnr[tuple(anatomy.positions.T)] = anatomy.voxels.ncsnr
     _save_volume(layout.ncsnr(subject), ncsnr, anatomy)
+    for name, values in measured_fields(anatomy.voxels).items():
+        fields = np.full(anatomy.brain.shape, np.nan, np.float32)
+        fields[tuple(anatomy.positions.T)] = values
+        _save_volume(layout.functional(subject, MAPS[name]), fields, anatomy)
+    _save_volume(layout.functional(subject, "mean"), mean_epi(anatomy), anatomy)
+
+
+def measured_fields(voxels: Voxels) -> dict[str, NDArray[np.float64]]:
+    """What a mapping experiment without noise would find of each voxel's field, (V,) each, in NSD's units."""
+    right, up = (voxels.centre[:, 0] - 0.5) * DEGREES, (0.5 - voxels.centre[:, 1]) * DEGREES
+    return {
+        "eccentricity": np.hypot(right, up),
+        "angle": np.degrees(np.arctan2(up, right)) % 360,
+        "size": voxels.size * DEGREES,
+        "r2": 100 * voxels.ncsnr**2 / (1 + voxels.ncsnr**2),
+    }
+
+
+def mean_epi(anatomy: Anatomy) -> NDArray[np.float32]:
+    """A picture of the brain as the scanner sees it: bright fluid around cortex, darker inside, none outside."""
+    depth = ndimage.distance_transform_edt(anatomy.brain)
+    image = np.select([~anatomy.brain, depth <= 1, anatomy.cortex], [30.0, 1400.0, 1100.0], 850.0)
+    # Fainter towards the front, as the coil behind the head hears it.
+    fading = np.linspace(1.1, 0.8, anatomy.brain.shape[1])[:, None]
+    return (ndimage.gaussian_filter(image, 0.6) * fading).astype(np.float32)
 
 
 def _roi_labels(voxels: Voxels) -> dict[str, NDArray[np.int16]]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.simulation.brain import field_distance, recovered_centres_of_groups
+from boldreams_cli.encoding.numerics.field_shapes import joint_shapes
+from boldreams_cli.simulation.brain import field_distance
 from boldreams_cli.simulation.experiment import SubjectTruth
 
 
@@ -31,7 +32,7 @@ def compare(
     -------
     Area -> these, and ``field_distance`` in image widths, beside that of always guessing the middle of the image.
     """
-    distance = field_distance(known.centre, recovered_centres_of_groups(fields, strength))
+    distance = field_distance(known.centre, joint_shapes(fields, strength).centre)
     guess = field_distance(known.centre, np.full(known.centre.shape, 0.5))
     found = {}
     for name, row in rois.items():

@@ -14,6 +14,7 @@ from sklearn.linear_model import RidgeCV
 from boldreams_cli.console import ChoiceError
 from boldreams_cli.encoding.inputs.pooled import PooledMaps
 from boldreams_cli.encoding.numerics.blocks import aligned_blocks, normal_draws
+from boldreams_cli.encoding.numerics.field_shapes import shapes
 from boldreams_cli.encoding.numerics.fields import gaussian_fields
 from boldreams_cli.encoding.numerics.ridge import PENALTIES
 from boldreams_cli.encoding.readouts import gaussian as gaussian_module
@@ -22,7 +23,7 @@ from boldreams_cli.encoding.readouts.gaussian import Gaussian, GaussianSettings
 from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
 from boldreams_cli.encoding.readouts.separable import squared_error
 from boldreams_cli.encoding.readouts.smooth import BestEpoch, Smooth, SmoothSettings, SmoothTraining
-from boldreams_cli.simulation.brain import field_distance, recovered_centres
+from boldreams_cli.simulation.brain import field_distance
 
 from .made_up import CPU, LAYERS, PLENTY, predict, problem, solve
 
@@ -133,7 +134,7 @@ def test_gaussian_finds_the_fields_of_a_brain_of_gaussian_fields(tmp_path: Path)
     assert (distance < 0.12).mean() > 0.9, "or its neighbour"
     assert (np.abs(np.log(model["size"].numpy() / truth.size)) < 0.6).mean() > 0.8
     fields = model["fields/0"].view(-1, *LAYERS["a"][1:]).numpy()
-    assert np.median(field_distance(truth.centre, recovered_centres(fields))) < 0.1
+    assert np.median(field_distance(truth.centre, shapes(fields).centre)) < 0.1
 
 
 def test_gaussian_decomposes_every_candidate_once_and_those_chosen_again(

@@ -89,7 +89,7 @@ def read_anatomy(layout: Layout, subject: int, mask: str | None = None) -> Anato
         logger.warning("subject %d has no ROI volume %s: those areas will be empty", subject, listing(absent))
     if chosen is None and not labels:
         raise BoldreamsError(f"no ROI volume in {layout.roi(subject, '').parent}; download them or use --mask FILE")
-    space = _Space(subject)
+    space = Space(subject)
     for volume, (array, affine) in volumes.items():
         space.check(paths[volume], array, affine)
     betas = beta_affine(layout, subject)
@@ -126,19 +126,18 @@ def read_anatomy(layout: Layout, subject: int, mask: str | None = None) -> Anato
     return Anatomy(areas, ncsnr[places])
 
 
-class _Space:
-    """Shape and affine that all volumes of one subject must share: those of the first one that is checked."""
+class Space:
+    """Shape and affine that all volumes of one subject must share: those given, or of the first one that is checked."""
 
-    def __init__(self, subject: int) -> None:
+    def __init__(self, subject: int, shape: tuple[int, ...] = (), affine: NDArray[np.float64] | None = None) -> None:
         self.subject = subject
-        self.first: Path | None = None
-        self.shape: tuple[int, ...] = ()
-        self.affine: NDArray[np.float64] | None = None
+        self.first = "its prepared responses" if shape else ""
+        self.shape, self.affine = tuple(shape), affine
 
     def check(self, path: Path, data: NDArray[Any], affine: NDArray[np.float64], own: bool = True) -> None:
         """Compare a volume; `own` is one of NSD's files, whose affine may differ: it is said and passed over."""
-        if self.first is None:
-            self.first, self.shape = path, data.shape
+        if not self.first:
+            self.first, self.shape = str(path), data.shape
         if data.shape != self.shape:
             raise BoldreamsError(
                 f"volumes of subject {self.subject} differ in shape: {self.first} {self.shape}; {path} {data.shape}; "
@@ -157,7 +156,7 @@ class _Space:
             logger.warning("%s; its voxels are taken by their indices", found)
 
 
-def _optional(path: Path | None, read: Reader[Scalar], space: _Space) -> NDArray[Scalar] | None:
+def _optional(path: Path | None, read: Reader[Scalar], space: Space) -> NDArray[Scalar] | None:
     if path is None or not path.is_file():
         return None
     data, affine = read(path)

@@ -95,6 +95,10 @@ class Layout:
         folder = self.anatomy_folder(subject)
         return (folder / "brainmask.nii.gz", folder / "brainmask_inflated_1.0.nii")
 
+    def functional(self, subject: int, volume: str) -> Path:
+        """A map of one subject in the functional space: ``prf_angle`` and the like, ``mean`` of the EPIs."""
+        return self.anatomy_folder(subject) / f"{volume}.nii.gz"
+
     def subjects(self) -> list[int]:
         """Subjects whose betas lie under the root."""
         folder = self.root / "nsddata_betas/ppdata"

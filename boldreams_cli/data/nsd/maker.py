@@ -19,8 +19,10 @@ from boldreams_cli.data.nsd.anatomy import read_anatomy
 from boldreams_cli.data.nsd.betas import choose_sessions, read_session
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.preparation import contents, plan_trials, request_for
+from boldreams_cli.data.nsd.retinotopy import read_retinotopy
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.responses import Responses
+from boldreams_cli.data.retinotopy import Retinotopy
 
 
 class NSD:
@@ -84,6 +86,10 @@ class NSD:
         """Areas over the voxels that `prepare` takes without a mask."""
         self.layout.check_subject(subject)
         return read_anatomy(self.layout, subject).areas
+
+    def retinotopy(self, subject: int, areas: Areas) -> Retinotopy | None:
+        """Fields that NSD's prf experiment gave, where its volumes are there."""
+        return read_retinotopy(self.layout, subject, areas.voxels, areas.shape, areas.affine)
 
     def request(self, subject: int, sessions: str | None = None, mask: str | None = None) -> dict[str, Any]:
         """All that decides the numbers of the prepared responses."""
