@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BACKBONE = "efficientnet_lite0"
 PERCENT = "10"
-# The published training needs the paper's 25,000 trials; this one also suits a few hundred (README, "Two recipes").
+# The published training needs the paper's 25,000 trials; this one also suits a few hundred (docs/models.md).
 TRAINING = ("--recipe", "fast")
 DREAMS = ("V1", "ecc_1", "ecc_2", "ecc_3", "ecc_4", "ecc_5", "faces", "places")
 DREAMING = ("--steps", "96", "--lr", "0.05", "--count", "2")

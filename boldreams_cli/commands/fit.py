@@ -103,7 +103,7 @@ def fit(
 
     By default exactly the paper's: 10 epochs of Adam on single trials. Prepares the subject where that was not
     done. A run that was stopped goes on from its checkpoint; a model that is there is left as it is. --recipe fast
-    reaches a better fit of the same model much sooner (README, "Two recipes"). --readout ridge and gaussian are other
+    reaches a better fit of the same model much sooner (docs/models.md). --readout ridge and gaussian are other
     readouts, solved at once. Models of different settings lie side by side.
 
     With --finetune no store is needed: images are read from the NSD root and kept, resized, in the cache. Several
