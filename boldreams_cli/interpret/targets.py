@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
 from boldreams_cli.data.areas import Areas
@@ -20,8 +19,8 @@ from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.interpret.products import spelled
 from boldreams_cli.interpret.readers import Betas, Means, read_stored
+from boldreams_cli.interpret.rectifiers import Leaking, rectified
 
-LEAK = 0.01
 Activity = Mapping[str, Tensor]
 
 
@@ -239,8 +238,9 @@ class FilterTarget:
     def activity(self, pixels: Tensor) -> Activity:
         """``response`` and ``maps`` of (images, 3, H, W) pixels."""
         found = self._read(pixels)
-        if torch.is_grad_enabled() and not bool(found["response"].detach().all()):
-            with leaking(self.full.backbone.network):
+        silent = bool((found["response"].detach() <= 0).any())
+        if silent and torch.is_grad_enabled() and rectified(found["maps"]):
+            with Leaking():
                 found = self._read(pixels)
         return found
 
@@ -253,25 +253,6 @@ class FilterTarget:
     ) -> dict[str, NDArray[np.float32]]:
         """``response`` of stored images: their spatial means."""
         return {"response": store.means(self.layer, store.rows(images, "mean"))[:, self.index]}
-
-
-@contextmanager
-def leaking(network: nn.Module) -> Iterator[None]:
-    """Let gradients, but no values, leak through closed ReLUs: noise may leave a filter silent, and then without any.
-
-    Lucid and lucent redirect gradients for the same reason, in their first steps.
-    """
-
-    def leak(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + LEAK * (inputs[0] - inputs[0].detach())
-
-    rectifiers = [module for module in network.modules() if isinstance(module, nn.ReLU | nn.ReLU6)]
-    hooks = [module.register_forward_hook(leak, prepend=True) for module in rectifiers]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def choose(
