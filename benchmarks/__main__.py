@@ -2,8 +2,8 @@
 
     python -m benchmarks [--weights FILE] [--images N] [--json FILE] [PART ...]
 
-Parts: fit, extract, store, rank, score, memory. The brain is made up (boldreams_cli.simulation) of AlexNet's own
-maps; give real weights with --weights, random ones have no structure to learn.
+Parts: fit, extract, store, rank, score, statistics, memory. The brain is made up (boldreams_cli.simulation) of
+AlexNet's own maps; give real weights with --weights, random ones have no structure to learn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import fitting, storing
+from benchmarks import fitting, scoring, storing
 from benchmarks.brain import Brain, make_brain
 from boldreams_cli.machine import keep_freed
 
@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[Brain], list[Row]]] = {
     "store": storing.reading,
     "rank": storing.ranking,
     "score": fitting.scoring,
+    "statistics": scoring.score_statistics,
     "memory": fitting.memory,
 }
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
+
+import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import ModelChoice, Output
@@ -12,6 +15,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
 @options.command(
     "boldreams score",
     "boldreams score --subject 1 --percent 10 --readout ridge",
+    "boldreams score --permutations 5000",
     "boldreams score --model percent-10 --json",
 )
 @options.output_options
@@ -19,54 +23,100 @@ from boldreams_cli.commands.options import ModelChoice, Output
 @options.nsd_option
 @options.memory_option
 @options.device_option
+@options.option(
+    "--permutations",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Take each voxel's p from N permutations of the test images instead of r's standard error over images.",
+)
+@options.option(
+    "--permutation-seed", type=click.IntRange(0), default=0, show_default=True, help="The seed of the permutations."
+)
 @options.option("--overwrite", is_flag=True, help="Score again a model whose scores are there.")
 def score(
-    choice: ModelChoice, nsd_root: Path | None, memory: int, device: str, overwrite: bool, output: Output
+    choice: ModelChoice,
+    nsd_root: Path | None,
+    memory: int,
+    device: str,
+    permutations: int | None,
+    permutation_seed: int,
+    overwrite: bool,
+    output: Output,
 ) -> None:
     """Measure the test accuracy of a fitted model, per voxel and area.
 
-    Pearson r between prediction and betas averaged over repeats, with the noise ceiling; writes scores.json,
-    rois.csv, correlation.nii.gz and figures into the model's folder. Reads the feature store, or for a finetuned
-    model the images. A model whose scores are there is not scored again.
+    Pearson r between prediction and betas averaged over repeats, with the noise ceiling; writes scores.json, rois.csv,
+    voxels.csv, influences.npz, figures, and NIfTI maps of r, ceiling, r / ceiling and q into the model's folder. Reads
+    the feature store, or for a finetuned model the images. A model whose scores are there is not scored again.
 
-    Means of an area are over its voxels that have a correlation. The standard error over voxels is the paper's
-    error bar, a spread: voxels share images and noise, so it does not say how certain the mean is.
+    Means of an area are over its voxels that have a correlation. The test images are the random sample: standard
+    errors and 95 % intervals are over images. The standard error over voxels is the paper's error bar, a spread:
+    voxels share images and noise, so it does not say how certain the mean is.
+
+    A, the noise-normalised accuracy, is the sum of r over the sum of ceilings, of voxels whose ceiling is at least 0.2.
+    A voxel's p is one-sided, from r's standard error over images or from --permutations, which exchange images of
+    equal repeats; q is its false discovery rate (Benjamini-Hochberg) over all voxels.
     """
     from boldreams_cli.console import logger
-    from boldreams_cli.encoding.evaluation import score
+    from boldreams_cli.encoding.evaluation import score, score_files
 
     model = choice.resolve()
     where = options.pick_device(device)
-    summary = None if overwrite else score.saved_summary(model)
+    drawn = None if permutations is None else (permutations, permutation_seed)
+    summary = None if overwrite else score_files.saved_summary(model, drawn)
     if summary is not None:
         if nsd_root is not None:  # scores of inputs that are others now are not shown as if they were of these
             options.responses_of(model, choice.cache, nsd_root)
         logger.info("the scores of these weights are there (--overwrite makes them again)")
     else:
         responses = options.responses_of(model, choice.cache, nsd_root)
-        scores = score.score(model, responses, choice.cache, nsd_root, where, memory)
-        scores.save()
+        scores = score.score(model, responses, choice.cache, nsd_root, where, memory, *(drawn or ()))
+        score_files.save(scores)
         summary = scores.summary()
-    output.show(
-        summary,
+    output.show(summary, *_report(summary), *_table(summary["rois"]))
+
+
+def _report(summary: dict[str, Any]) -> list[str]:
+    """What is said of all voxels."""
+    method = f"{summary['permutations']} permutations" if summary["permutations"] else "standard errors over images"
+    return [
         f"model: {summary['model']}",
-        f"r: mean {_number(summary['r_mean'])}, median {_number(summary['r_median'])} (ceiling "
-        f"{_number(summary['ceiling_mean'])}); single trials {_number(summary['r_single_mean'])} "
-        f"(ceiling {_number(summary['ceiling_single_mean'])})",
-        f"voxels: {summary['voxels']}, of which {summary['excluded']} left out",
-        *_table(summary["rois"]),
-    )
+        f"r: mean {_number(summary['r_mean'])} ± {_number(summary['r_image_se'])} (standard error over "
+        f"{summary['images']} images; 95 % interval {_interval(summary['r_ci'])}), median "
+        f"{_number(summary['r_median'])} (ceiling {_number(summary['ceiling_mean'])}); single trials "
+        f"{_number(summary['r_single_mean'])} (ceiling {_number(summary['ceiling_single_mean'])})",
+        f"A, r over ceiling: {_number(summary['accuracy'])} (95 % interval {_interval(summary['accuracy_ci'])}), of "
+        f"{summary['accuracy_voxels']} voxels; {summary['below_floor']} have a ceiling under 0.2, or none",
+        f"voxels: {summary['voxels']}, of which {summary['excluded']} left out; {summary['voxels_q05']} predicted at "
+        f"q < 0.05 (from {method})",
+    ]
 
 
-def _table(rois: dict[str, dict[str, float]]) -> list[str]:
-    lines = [f"{'area':10} {'voxels':>6} {'r':>7} {'s.e. over voxels':>16} {'ceiling':>7} {'single':>7} {'ceiling':>7}"]
+def _table(rois: dict[str, dict[str, Any]]) -> list[str]:
+    """Areas; the last column is the paper's error bar."""
+    heads = ("r", "s.e.", "95 % interval", "ceiling", "A", "95 % interval", "single", "s.e. over voxels (a spread)")
+    widths = (7, 6, 15, 7, 6, 15, 7, 27)
+    lines = [
+        f"{'area':10} {'voxels':>6} " + " ".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True))
+    ]
     for name, row in rois.items():
-        lines.append(
-            f"{name:10} {row['voxels']:6d} {_number(row['r_mean']):>7} {_number(row['r_se']):>16} "
-            f"{_number(row['ceiling_mean']):>7} {_number(row['r_single_mean']):>7} "
-            f"{_number(row['ceiling_single_mean']):>7}"
+        cells = (
+            _number(row["r_mean"]),
+            _number(row["r_image_se"]),
+            _interval(row["r_ci"]),
+            _number(row["ceiling_mean"]),
+            _number(row["accuracy"]),
+            _interval(row["accuracy_ci"]),
+            _number(row["r_single_mean"]),
+            _number(row["r_se"]),
         )
+        values = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"{name:10} {row['voxels']:6d} {values}")
     return lines
+
+
+def _interval(ends: list[float | None]) -> str:
+    return " to ".join(_number(end) for end in ends)
 
 
 def _number(value: float | None) -> str:

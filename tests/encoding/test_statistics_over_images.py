@@ -146,7 +146,8 @@ def test_p_is_by_hand() -> None:
     assert p_of_r(1.96, 1.0) == pytest.approx(0.05, abs=1e-4)
     assert p_of_r(-1.645, 1.0, alternative="greater") == pytest.approx(0.95, abs=1e-3)
     assert p_of_r(2.0, 1.0, images=11) == pytest.approx(2 * scipy.stats.t.sf(2, 10))
-    assert np.isnan(p_of_r(np.array([0.1, np.nan, 0.3]), np.array([0.0, 1.0, np.nan]))).all()
+    assert np.isnan(p_of_r(np.array([0, np.nan, 0.3]), np.array([0, 1.0, np.nan]))).all()
+    assert p_of_r(1.0, 0.0) == 0
     assert np.isnan(image_error(np.zeros(1)))
     assert np.isnan(image_error(np.zeros((1, 2)))).all()
     assert np.isnan(interval(0.5, 0.1, 1)).all()

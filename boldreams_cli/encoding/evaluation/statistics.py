@@ -45,8 +45,8 @@ def _standardised(values: Tensor) -> Tensor:
 def influence(prediction: Tensor, beta: Tensor) -> Tensor:
     """How each image moves each voxel's correlation: the influence function of r (Devlin et al., 1975).
 
-    With z-scored prediction p and beta y, it is y p - r (y^2 + p^2) / 2. Its mean over images is 0, and that of its
-    mean over voxels, divided by the square root of the images, the standard error of the voxels' mean r.
+    With z-scored prediction p and beta y, it is y p - r (y^2 + p^2) / 2. Its mean over images is 0, and the standard
+    deviation of its mean over voxels, divided by the square root of the images, is the standard error of their mean r.
 
     Parameters
     ----------
@@ -56,10 +56,15 @@ def influence(prediction: Tensor, beta: Tensor) -> Tensor:
     -------
     (images, voxels) float64; NaN in all of a voxel that has no `pearson_r`.
     """
+    return r_and_influence(prediction, beta)[1]
+
+
+def r_and_influence(prediction: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Both `pearson_r`, (voxels,), and `influence`, (images, voxels), in one pass."""
     p, y = _standardised(prediction), _standardised(beta)
     product = p * y
-    r = product.mean(0)
-    return product.sub_(p.square_().add_(y.square_()).mul_(r / 2))
+    r = product.mean(0).clamp(-1, 1)
+    return r, product.sub_(p.square_().add_(y.square_()).mul_(r / 2))
 
 
 def image_error(influences: NDArray[np.floating]) -> Any:
@@ -118,10 +123,10 @@ def p_of_r(
 
     Returns
     -------
-    Of the shape of `r`, in [0, 1]; NaN where `r` or `error` is, or the error is 0.
+    Of the shape of `r`, in [0, 1]; NaN where `r` or `error` is, or both are 0.
     """
-    error = np.asarray(error, dtype=np.float64)
-    quotient = np.divide(r, error, out=np.full(np.broadcast(r, error).shape, np.nan), where=error > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # an error of 0 leaves no doubt, or 0/0
+        quotient = np.asarray(r, dtype=np.float64) / np.asarray(error, dtype=np.float64)
     if alternative == "two-sided":
         quotient = np.abs(quotient)
     beyond = scipy.stats.norm.sf(quotient) if images is None else scipy.stats.t.sf(quotient, images - 1)

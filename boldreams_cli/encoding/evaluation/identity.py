@@ -1,0 +1,28 @@
+"""What tells one model from another in its scores, and what decides them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from boldreams_cli.encoding.model.spec import ModelSpec
+from boldreams_cli.files import fingerprint
+
+FORMAT = 3  # of scores.json and the files beside it
+
+
+def identity(spec: ModelSpec) -> dict[str, Any]:
+    """What tells one model from another, for JSON."""
+    return {
+        "subject": spec.subject,
+        "backbone": spec.backbone,
+        "percent": spec.percent,
+        "readout": spec.readout,
+        "recipe": spec.recipe,
+        "finetuned": spec.finetuned,
+        "seed": spec.training.get("seed"),
+    }
+
+
+def key_of(spec: ModelSpec) -> str:
+    """Hash of all that decides the scores of a model."""
+    return fingerprint([FORMAT, spec.weights_digest, spec.backbone_weights["digest"], spec.responses, spec.store])

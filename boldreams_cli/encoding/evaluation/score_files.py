@@ -1,0 +1,154 @@
+"""The files of a model's scores: written into its folder, and read where they are of its weights."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from boldreams_cli import plots
+from boldreams_cli.console import BoldreamsError
+from boldreams_cli.encoding.evaluation.identity import FORMAT, key_of
+from boldreams_cli.encoding.evaluation.influences import ALL, INFLUENCES
+from boldreams_cli.encoding.evaluation.scores import Scores
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.files import read_json, write_json, write_text, written_whole
+
+SCORES, AREAS, VOXELS, MAP = "scores.json", "rois.csv", "voxels.csv", "correlation.nii.gz"
+MAPS = {MAP: "r", "ceiling.nii.gz": "ceiling", "r_over_ceiling.nii.gz": "r_over_ceiling", "q.nii.gz": "q"}
+COLUMNS = {  # of AREAS, and what they are in JSON
+    "roi": "roi",
+    "voxels": "voxels",
+    "excluded": "excluded",
+    "images": "images",
+    "r_mean": "r_mean",
+    "r_image_se": "r_image_se",
+    "r_ci_low": "r_ci_low",
+    "r_ci_high": "r_ci_high",
+    "r_se_over_voxels": "r_se",
+    "r_single_mean": "r_single_mean",
+    "ceiling_mean": "ceiling_mean",
+    "ceiling_single_mean": "ceiling_single_mean",
+    "accuracy": "accuracy",
+    "accuracy_image_se": "accuracy_image_se",
+    "accuracy_ci_low": "accuracy_ci_low",
+    "accuracy_ci_high": "accuracy_ci_high",
+    "accuracy_voxels": "accuracy_voxels",
+    "below_floor": "below_floor",
+}
+ARRAYS = ("r", "r_single", "ceiling", "ceiling_single")
+NOT_SHOWN = ("format", "key", "weights_digest", "excluded_voxels", *ARRAYS)  # of SCORES, in the object on stdout
+
+
+def save(scores: Scores) -> None:
+    """Write maps, tables and figures into the model's folder, and scores.json when those are there."""
+    folder, spec = scores.model.folder, scores.model.spec
+    scores.files = [folder / name for name in (SCORES, AREAS, VOXELS, INFLUENCES, *MAPS)]
+    write_text(folder / AREAS, _area_table(scores))
+    write_text(folder / VOXELS, _voxel_table(scores))
+    scores.influences.save(folder, key_of(spec))
+    for name, values in MAPS.items():
+        with written_whole(folder / name) as temporary:
+            nibabel.save(_volume(scores, getattr(scores, values)), temporary)
+    kind = spec.recipe or spec.readout
+    scores.files += plots.accuracy(
+        folder / "figures",
+        scores.r,
+        scores.ceiling,
+        scores.areas(),
+        f"{spec.backbone}, {spec.percent:g} % of filters, {kind}{', finetuned' if spec.finetuned else ''}, "
+        f"subject {spec.subject}",
+    )
+    more = {
+        "format": FORMAT,
+        "key": key_of(spec),
+        "weights_digest": spec.weights_digest,
+        "excluded_voxels": [scores.responses.voxels[index].tolist() for index in scores.excluded],
+        **{name: getattr(scores, name) for name in ARRAYS},
+    }
+    names = [path.relative_to(folder).as_posix() for path in scores.files]
+    write_json(folder / SCORES, scores.summary() | more | {"files": names})
+
+
+def saved_summary(model: FittedModel, permutations: tuple[int, int] | None = None) -> dict[str, Any] | None:
+    """The JSON object of ``score`` as it was saved; None where it is missing, not whole or of other weights.
+
+    Parameters
+    ----------
+    model : fitted.
+    permutations : their number and seed, where the probabilities must come from those.
+    """
+    path = model.folder / SCORES
+    if not path.is_file():
+        return None
+    try:
+        saved = read_json(path)
+    except BoldreamsError:
+        return None
+    if not isinstance(saved, dict) or saved.get("key") != key_of(model.spec):
+        return None
+    if permutations is not None and permutations != (saved["permutations"], saved["permutation_seed"]):
+        return None
+    files = [model.folder / name for name in saved["files"]]
+    if not all(file.is_file() for file in files):
+        return None
+    summary = {name: value for name, value in saved.items() if name not in NOT_SHOWN}
+    return summary | {"model": str(model.folder), "files": [str(file) for file in files]}
+
+
+def _area_table(scores: Scores) -> str:
+    """Groups, single labels, then all voxels."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, values in (scores.areas(labels=True) | {ALL: scores.area(ALL)}).items():
+        ends = {f"{ci}_{end}": values[ci][place] for ci in ("r_ci", "accuracy_ci") for place, end in enumerate(_ENDS)}
+        row = values | ends | {"roi": name}
+        writer.writerow([row[key] for key in COLUMNS.values()])
+    return text.getvalue()
+
+
+_ENDS = ("low", "high")
+
+
+def _voxel_table(scores: Scores) -> str:
+    """One row a voxel; numbers to seven digits, ``nan`` for what is not defined."""
+    columns: dict[str, NDArray[np.floating]] = {
+        "ncsnr": scores.responses.ncsnr,
+        "ceiling": scores.ceiling,
+        "r": scores.r,
+        "r_se": scores.r_se,
+        "p": scores.p,
+        "q": scores.q,
+        "r_over_ceiling": scores.r_over_ceiling,
+        **scores.fields,
+    }
+    form = "%d,%d,%d,%s" + ",%.7g" * len(columns)
+    places = scores.responses.voxels.T.tolist()
+    rows = zip(*places, _areas_of_voxels(scores), *(values.tolist() for values in columns.values()), strict=True)
+    return "\n".join([",".join(["x", "y", "z", "areas", *columns]), *(form % row for row in rows), ""])
+
+
+def _areas_of_voxels(scores: Scores) -> list[str]:
+    """Names of the groups and labels that each voxel lies in, joined by semicolons."""
+    inside = {name: mask for name, mask in scores.memberships.items() if name != ALL}
+    names: list[list[str]] = [[] for _ in range(len(scores.r))]
+    for name, mask in inside.items():
+        for voxel in np.flatnonzero(mask).tolist():
+            names[voxel].append(name)
+    return [_quoted(";".join(found)) for found in names]
+
+
+def _quoted(cell: str) -> str:
+    """A cell of a CSV file, for labels that a table spells with commas or quotes."""
+    return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in ',"\n') else cell
+
+
+def _volume(scores: Scores, values: NDArray[np.floating]) -> nibabel.Nifti1Image:
+    volume = np.full(scores.responses.shape, np.nan, dtype=np.float32)
+    volume[tuple(scores.responses.voxels.T)] = values
+    return nibabel.Nifti1Image(volume, scores.responses.affine)
