@@ -172,7 +172,7 @@ def _fast(
     problem = Problem(maps_of, betas, held_out, 0, CPU, 8 * GB)
     result = Smooth(settings).solve(problem, betas.columns, _NotKept(), StopFlag())
     seconds = time.perf_counter() - start
-    test = ResidentMaps(brain.store, brain.store.rows(responses.test_images), layouts, CPU)
+    test = ResidentMaps.read(brain.store, brain.store.rows(responses.test_images), layouts, CPU)
     maps = next(iter(test.batches([np.arange(len(responses.test_images))])))
     prediction = result.bias.repeat(len(target), 1)
     for group, layout, field, weight in zip(maps, layouts, result.fields, result.weights, strict=True):

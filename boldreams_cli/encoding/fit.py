@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, StopFlag, size, timed
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.inputs.betas import TrainingBetas, hold_out
+from boldreams_cli.encoding.inputs.betas import hold_out
 from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups
 from boldreams_cli.encoding.inputs.maps import StoredMaps, usable
-from boldreams_cli.encoding.inputs.ranking import rank_filters
+from boldreams_cli.encoding.inputs.shared import Inputs
 from boldreams_cli.encoding.model.folder import held, model_folder
 from boldreams_cli.encoding.model.spec import WEIGHTS, FittedModel, ModelSpec, with_key
 from boldreams_cli.encoding.readouts.base import Problem, Readout
@@ -53,6 +53,7 @@ def fit(
     stop: StopFlag,
     resume: bool = True,
     overwrite: bool = False,
+    inputs: Inputs | None = None,
 ) -> FitResult:
     """Fit a model to one subject's training trials and save it; one that is there already is left as it is.
 
@@ -67,6 +68,7 @@ def fit(
     stop : looked at while solving.
     resume : go on from what an earlier run of the same fit has left.
     overwrite : fit a finished model again.
+    inputs : of that store and those responses, shared with other fits; None reads for this one alone.
 
     Raises
     ------
@@ -82,25 +84,24 @@ def fit(
         settings = replace(settings, percent=100.0)  # one linear layer from the whole embedding (section 2.3)
     settings.check()
     readout.settings.check()
-    spec = model_spec(store, responses, settings, readout, device)
+    inputs = inputs or Inputs(store, responses, device, cache / "scratch")
+    spec = model_spec(inputs, settings, readout)
     folder = model_folder(cache, spec)
     with held(folder, stop):
         if not overwrite and (there := finished(folder, spec)) is not None:
             return there
-        problem, maps = _pose(store, responses, spec, settings, cache, device, memory)
+        problem, maps = _pose(inputs, spec, settings, readout, memory)
         spans = Spans(folder, spec.key, resume)
         _solve(problem, maps, readout, spans, stop)
         curve = _save(folder, spec, spans, responses.voxels)
     return FitResult(FittedModel(folder, spec), curve, time.monotonic() - started)
 
 
-def model_spec(
-    store: FeatureStore, responses: Responses, settings: FitSettings, readout: Readout, device: torch.device
-) -> ModelSpec:
+def model_spec(inputs: Inputs, settings: FitSettings, readout: Readout) -> ModelSpec:
     """Spec of the model that a fit will make, the chosen filters and its key included."""
-    ranked = rank_filters(store, responses.train_images)
+    store, responses = inputs.store, inputs.responses
     layers = {
-        name: [int(k) for k in ranked[name][0][: filter_count(shape[0], settings.percent)]]
+        name: [int(k) for k in inputs.ranked[name][0][: filter_count(shape[0], settings.percent)]]
         for name, shape in store.layers.items()
     }
     for name, indices in layers.items():
@@ -123,7 +124,7 @@ def model_spec(
         store=store.fingerprint,
         responses=responses.fingerprint,
         voxels=len(responses.voxels),
-        training=asdict(settings) | asdict(readout.settings) | {"solver": readout.name, "device": device.type},
+        training=asdict(settings) | asdict(readout.settings) | {"solver": readout.name, "device": inputs.device.type},
         recipe=readout.recipe,
         sessions=list(responses.sessions),
         mask=responses.request.get("mask"),
@@ -132,21 +133,14 @@ def model_spec(
 
 
 def _pose(
-    store: FeatureStore,
-    responses: Responses,
-    spec: ModelSpec,
-    settings: FitSettings,
-    cache: Path,
-    device: torch.device,
-    memory: int,
+    inputs: Inputs, spec: ModelSpec, settings: FitSettings, readout: Readout, memory: int
 ) -> tuple[Problem, StoredMaps]:
     """The problem, without test images, and its maps, of which nothing is read yet."""
-    betas = TrainingBetas(responses)
-    layouts = [MapLayout(group, spec.layers) for group in spec.groups]
-    maps = StoredMaps(store, store.rows(betas.image_ids), layouts, device, cache / "scratch")
+    betas, maps = inputs.betas, inputs.maps([MapLayout(group, spec.layers) for group in spec.groups])
     held_out = hold_out(betas.image_ids, settings.held_out, settings.seed)
     title = f"fit {spec.backbone} {spec.percent:g} %, {spec.recipe or spec.readout}"
-    return Problem(maps, betas, held_out, settings.seed, device, usable(memory), title), maps
+    room = usable(memory) - inputs.kept_bytes(readout.pooled)
+    return Problem(maps, betas, held_out, settings.seed, inputs.device, room, title), maps
 
 
 def _solve(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, stop: StopFlag) -> None:

@@ -12,7 +12,7 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.statistics import pearson_r
 from boldreams_cli.encoding.fit import FitResult, fit
 from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups
-from boldreams_cli.encoding.inputs.pooled import PooledMaps
+from boldreams_cli.encoding.inputs.pooled import PooledMaps, StoredPool
 from boldreams_cli.encoding.model.full import predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.fields import interpolation
@@ -48,7 +48,7 @@ def test_folded_weights_predict_what_was_trained(ready: Ready, percent_filters: 
     generator = torch.Generator().manual_seed(0)
     for group in make_groups(shapes, "shared"):
         layout = MapLayout(group, filters)
-        pooled = PooledMaps(ready.store, rows, layout, 5)
+        pooled = PooledMaps(StoredPool(ready.store, rows, 5), len(rows), layout, 5)
         fields = torch.randn(4, pooled.layout.group.pixels, generator=generator)
         weights = torch.randn(4, layout.count, generator=generator)
         read = pooled.read(np.arange(len(rows)))

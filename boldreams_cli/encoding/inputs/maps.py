@@ -20,6 +20,7 @@ from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
 
 if TYPE_CHECKING:
+    from boldreams_cli.encoding.inputs.nested import NestedMaps
     from boldreams_cli.encoding.inputs.pooled import PooledMaps
 
 SCRATCH_BLOCK_BYTES = 128 * 2**20
@@ -49,6 +50,7 @@ class StoredMaps:
     device : to compute on.
     scratch : folder for a file, where maps do not fit.
     limit : bytes that the maps may take in memory.
+    nested : what fits of other filters have read; None reads the store.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class StoredMaps:
         device: torch.device,
         scratch: Path,
         limit: int = 0,
+        nested: NestedMaps | None = None,
     ) -> None:
+        self.nested = nested
         self.store, self.rows, self.layouts, self.device = store, rows, layouts, device
         self.scratch, self.limit = scratch, limit
         self._opened: ResidentMaps | ScratchMaps | None = None
@@ -74,7 +78,8 @@ class StoredMaps:
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
         """Yield, for each array of image indices, the maps of every group, (images, A, C) float32."""
         if self._opened is None:
-            self._opened = open_maps(self.store, self.rows, self.layouts, self.device, self.limit, self.scratch)
+            where = (self.store, self.rows, self.layouts, self.device, self.limit, self.scratch)
+            self._opened = open_maps(*where) if self.nested is None else self.nested.open(self.layouts, self.limit)
         return self._opened.batches(order)
 
     def pooled(self, grid: int, memory: int) -> list[PooledMaps]:
@@ -82,18 +87,33 @@ class StoredMaps:
         from boldreams_cli.encoding.inputs.pooled import pool_maps  # which reads maps as this file does
 
         if grid not in self._pooled:
-            self._pooled[grid] = pool_maps(self.store, self.rows, self.layouts, grid, memory, self.scratch, self.device)
+            where = (self.store, self.rows, self.layouts, grid, memory, self.scratch, self.device)
+            self._pooled[grid] = pool_maps(
+                *where, None if self.nested is None else self.nested.pools(self.layouts, grid)
+            )
         return self._pooled[grid]
 
 
 class ResidentMaps:
-    """All maps in memory, or in the memory of the device, in the store's dtype."""
+    """All maps in memory, or in the memory of the device, in the store's dtype.
 
-    def __init__(
-        self, store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout], device: torch.device
-    ) -> None:
-        self.device = device
-        self.groups = [torch.from_numpy(group).to(device) for group in read_groups(store, rows, layouts)]
+    Parameters
+    ----------
+    groups : (images, A, C) of each, on the device.
+    layouts : of the groups.
+    device : to compute on.
+    """
+
+    def __init__(self, groups: Sequence[Tensor], layouts: Sequence[MapLayout], device: torch.device) -> None:
+        self.groups, self.layouts, self.device = groups, layouts, device
+
+    @classmethod
+    def read(
+        cls, store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout], device: torch.device
+    ) -> ResidentMaps:
+        """Read them from the store."""
+        groups = [torch.from_numpy(group).to(device) for group in read_groups(store, rows, layouts)]
+        return cls(groups, layouts, device)
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
         """See `StoredMaps.batches`."""
@@ -185,5 +205,5 @@ def open_maps(
     scratch : folder for the file if they take more.
     """
     if map_bytes(store, len(rows), layouts) <= memory:
-        return ResidentMaps(store, rows, layouts, device)
+        return ResidentMaps.read(store, rows, layouts, device)
     return ScratchMaps(store, rows, layouts, device, scratch)

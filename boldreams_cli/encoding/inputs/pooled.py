@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -48,6 +50,7 @@ def pool_maps(
     memory: int,
     scratch: Path,
     device: torch.device,
+    pools: Sequence[Pool] | None = None,
 ) -> list[PooledMaps]:
     """Pool the maps of every group.
 
@@ -60,6 +63,7 @@ def pool_maps(
     memory : bytes that the pooled maps may take; beyond it they go to a file without a name.
     scratch : folder for that file.
     device : to use them on.
+    pools : of each group, what an earlier fit has read; None reads the store.
 
     Raises
     ------
@@ -67,8 +71,11 @@ def pool_maps(
         If the disk has no room for that file.
     """
     needed = pooled_bytes(layouts, len(rows), grid)
+    pools = pools or [StoredPool(store, rows, grid)] * len(layouts)
     if needed <= memory:
-        return [PooledMaps(store, rows, layout, grid, None, device) for layout in layouts]
+        return [
+            PooledMaps(pool, len(rows), layout, grid, None, device) for pool, layout in zip(pools, layouts, strict=True)
+        ]
     scratch.mkdir(parents=True, exist_ok=True)
     if needed > free_bytes(scratch):
         raise BoldreamsError(
@@ -76,7 +83,74 @@ def pool_maps(
             f"{size(free_bytes(scratch))} free; use more --memory, a smaller --percent, or a larger disk"
         )
     logger.info("pooled maps of %s do not fit --memory: they go through a scratch file in %s", size(needed), scratch)
-    return [PooledMaps(store, rows, layout, grid, scratch, device) for layout in layouts]
+    return [
+        PooledMaps(pool, len(rows), layout, grid, scratch, device) for pool, layout in zip(pools, layouts, strict=True)
+    ]
+
+
+class Block(NamedTuple):
+    """Some images, pooled.
+
+    Parameters
+    ----------
+    images : (n,) which those are.
+    sums : (2, n, K) float64, of each filter's pixels and of their squares.
+    maps : (n, K, nodes) float32, means of the pixels of each node.
+    """
+
+    images: NDArray[np.int64]
+    sums: Tensor
+    maps: Tensor
+
+
+class Pool(Protocol):
+    """Where pooled maps come from: the store, or what an earlier fit has read of it."""
+
+    def blocks(self, layout: MapLayout) -> Iterable[Block]:
+        """All images, some at a time."""
+        ...
+
+
+def pixel_shares(group: Group, grid: int) -> tuple[Tensor, Tensor]:
+    """Weights of the pixels in each node, (pixels, nodes) down and across; they sum to 1."""
+    # Averages rather than sums: then equal steps of Adam suit every resolution.
+    down, across = (interpolation_along(pixels, grid) for pixels in (group.height, group.width))
+    return down / down.sum(0), across / across.sum(0)
+
+
+@dataclass(frozen=True)
+class StoredPool:
+    """Pools maps as it reads them from the store.
+
+    Parameters
+    ----------
+    store : to read from.
+    rows : (images,) of the store.
+    grid : nodes along each side.
+    """
+
+    store: FeatureStore
+    rows: NDArray[np.int64]
+    grid: int
+
+    def blocks(self, layout: MapLayout) -> Iterator[Block]:
+        """See `Pool`."""
+        store, rows, group = self.store, self.rows, layout.group
+        down, across = pixel_shares(group, self.grid)
+        plain = _FiltersFirst(layout.group, layout.filters)
+        step = max(1, READ_BYTES // (4 * layout.count * group.pixels))
+        # Whole shards where possible, so that no chunk is decoded twice.
+        step = max(store.rows_per_shard, step // store.rows_per_shard * store.rows_per_shard)
+        by_row = np.argsort(rows, kind="stable")
+        edges = np.flatnonzero(np.diff(rows[by_row] // step, prepend=-1))
+        for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
+            images = by_row[start:stop]
+            stored = torch.from_numpy(read_groups(store, rows[images], [plain])[0])
+            maps = stored.float()
+            exact = maps if stored.dtype == torch.float16 else maps.double()  # squares of float16 are exact in float32
+            sums = [maps.sum(2, dtype=torch.float64), exact.square().sum(2, dtype=torch.float64)]
+            pooled = summed_along(maps.view(*maps.shape[:2], group.height, group.width), down, 2)
+            yield Block(images, torch.stack(sums), summed_along(pooled, across, 3).flatten(2))
 
 
 class PooledMaps:
@@ -84,8 +158,8 @@ class PooledMaps:
 
     Parameters
     ----------
-    store : to read from.
-    rows : (images,) of the store.
+    pool : to take them from.
+    images : number of them.
     layout : of the group.
     grid : nodes along each side of a field.
     scratch : folder for a file to keep them in; None keeps them in memory.
@@ -102,23 +176,19 @@ class PooledMaps:
 
     def __init__(
         self,
-        store: FeatureStore,
-        rows: NDArray[np.int64],
+        pool: Pool,
+        images: int,
         layout: MapLayout,
         grid: int,
         scratch: Path | None = None,
         device: torch.device | None = None,
     ) -> None:
-        group = layout.group
-        self.images, self.device = len(rows), device or torch.device("cpu")
+        self.images, self.device = images, device or torch.device("cpu")
         self.layout = on_grid(layout, grid)
-        # Averages rather than sums: then equal steps of Adam suit every resolution.
-        down, across = (interpolation_along(pixels, grid) for pixels in (group.height, group.width))
-        self._down, self._across = down / down.sum(0), across / across.sum(0)
-        self.pool = torch.kron(self._down, self._across)
+        self.pool = torch.kron(*pixel_shares(layout.group, grid))
         self._file = None if scratch is None else tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
-        self._maps = torch.empty(len(rows) if scratch is None else 0, *self.layout.shape)
-        self.scale = self._read_store(store, rows, layout)
+        self._maps = torch.empty(images if scratch is None else 0, *self.layout.shape)
+        self.scale = self._take(pool, layout)
         scale = self.scale.expand(self.layout.shape) if self.layout.pixels_first else self.scale[:, None]
         self._scale = scale.expand(self.layout.shape).contiguous()
         self.centre = self._mean()
@@ -169,26 +239,13 @@ class PooledMaps:
         loss = contract(self.centre[None], left.T, right.T)[0][0]
         return fields @ self.pool.T, weights / self.scale, loss
 
-    def _read_store(self, store: FeatureStore, rows: NDArray[np.int64], layout: MapLayout) -> Tensor:
-        """Pool all images, into memory or the file; returns the scales (K,)."""
-        group, plain = layout.group, _FiltersFirst(layout.group, layout.filters)
-        sums = torch.empty(2, len(rows), layout.count, dtype=torch.float64)
-        step = max(1, READ_BYTES // (4 * layout.count * group.pixels))
-        # Whole shards where possible, so that no chunk is decoded twice.
-        step = max(store.rows_per_shard, step // store.rows_per_shard * store.rows_per_shard)
-        by_row = np.argsort(rows, kind="stable")
-        edges = np.flatnonzero(np.diff(rows[by_row] // step, prepend=-1))
-        for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
-            images = by_row[start:stop]
-            stored = torch.from_numpy(read_groups(store, rows[images], [plain])[0])
-            maps = stored.float()
-            sums[0, images] = maps.sum(2, dtype=torch.float64)
-            exact = maps if stored.dtype == torch.float16 else maps.double()  # squares of float16 are exact in float32
-            sums[1, images] = exact.square().sum(2, dtype=torch.float64)
-            pooled = summed_along(maps.view(*maps.shape[:2], group.height, group.width), self._down, 2)
-            pooled = summed_along(pooled, self._across, 3).flatten(2)
+    def _take(self, pool: Pool, layout: MapLayout) -> Tensor:
+        """Take all images, into memory or the file; returns the scales (K,)."""
+        sums = torch.empty(2, self.images, layout.count, dtype=torch.float64)
+        for images, some, pooled in pool.blocks(layout):
+            sums[:, images] = some
             self._keep(images, pooled.transpose(1, 2) if self.layout.pixels_first else pooled)
-        return _deviation(sums[0].sum(0), sums[1].sum(0), len(rows) * group.pixels)
+        return _deviation(sums[0].sum(0), sums[1].sum(0), self.images * layout.group.pixels)
 
     def _keep(self, images: NDArray[np.int64], pooled: Tensor) -> None:
         if self._file is None:

@@ -135,6 +135,7 @@ class Readout(Protocol):
     readout : kind of weights that it leads to, ``--readout``; several solvers may lead to one.
     recipe : which of these it is, ``--recipe``; None where there is one solver.
     reads : ``images`` or ``captions``, of the backbones that it is for.
+    pooled : whether it reads maps pooled on a grid, and never the whole ones.
     Settings : class of its settings, all fields with defaults.
     """
 
@@ -142,6 +143,7 @@ class Readout(Protocol):
     readout: ClassVar[str]
     recipe: ClassVar[str | None] = None
     reads: ClassVar[str] = "images"
+    pooled: ClassVar[bool] = False
     Settings: ClassVar[type[ReadoutSettings]]
     settings: Any
 

@@ -63,6 +63,7 @@ class RidgeReadout(Readout):
 
     name: ClassVar[str] = "ridge"
     readout: ClassVar[str] = "ridge"
+    pooled: ClassVar[bool] = True
     Settings: ClassVar[type[ReadoutSettings]] = RidgeSettings
 
     def __init__(self, settings: RidgeSettings | None = None) -> None:

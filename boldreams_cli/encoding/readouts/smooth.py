@@ -73,6 +73,7 @@ class Smooth(Readout):
     name: ClassVar[str] = "smooth"
     readout: ClassVar[str] = "separable"
     recipe: ClassVar[str | None] = "fast"
+    pooled: ClassVar[bool] = True
     Settings: ClassVar[type[ReadoutSettings]] = SmoothSettings
 
     def __init__(self, settings: SmoothSettings | None = None) -> None:
