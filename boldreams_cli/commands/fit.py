@@ -14,12 +14,14 @@ from boldreams_cli.commands.tuning import Tuning, tuning_options
 
 if TYPE_CHECKING:
     from boldreams_cli.encoding.fit import FitResult
+    from boldreams_cli.encoding.folds import Folds
 
 
 @options.command(
     "boldreams fit --percent 10 --subject 1",
     "boldreams fit --percent 10 --subject 1 --recipe fast",
     "boldreams fit --percent 10 --subject 1 --readout ridge",
+    "boldreams fit --percent 10 --subject 1 --recipe fast --folds 5",
     "boldreams fit --percent 10 --subject 1 --finetune --device cuda",
 )
 @options.output_options
@@ -68,6 +70,12 @@ if TYPE_CHECKING:
     default=None,
     help="The precision of matrix products; tf32 needs CUDA (default: fp32).",
 )
+@options.option(
+    "--folds",
+    type=click.IntRange(2),
+    default=None,
+    help="Predict the training images too, each by a model fitted without its fold, of so many.",
+)
 @options.option("--resume/--no-resume", default=True, help="Go on from a checkpoint of the same settings.")
 @options.option("--overwrite", is_flag=True, help="Fit a model again that is there already.")
 @tuning_options
@@ -91,6 +99,7 @@ def fit(
     batch_size: int | None,
     grid: int | None,
     precision: str | None,
+    folds: int | None,
     resume: bool,
     overwrite: bool,
     tuning: Tuning | None,
@@ -106,6 +115,10 @@ def fit(
     reaches a better fit of the same model much sooner (docs/models.md). --readout ridge and gaussian are other
     readouts, solved at once. Models of different settings lie side by side.
 
+    --folds K fits K models besides, each without one part of the training images, and keeps their predictions of that
+    part: cross-validated predictions of all training images, which `boldreams score --folds K` measures. The model
+    itself is the same with and without.
+
     With --finetune no store is needed: images are read from the NSD root and kept, resized, in the cache. Several
     devices are used with --devices N or under torchrun. For RN50x4: --backbone-lr 1e-5 --warmup 200
     --clip-gradient 1.
@@ -113,6 +126,7 @@ def fit(
     from boldreams_cli.console import ChoiceError, stop_on_signals
     from boldreams_cli.data.choosing import responses_for
     from boldreams_cli.encoding import fit as fitting
+    from boldreams_cli.encoding.folds import fit_folds
     from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
     from boldreams_cli.features.backbones import entry
     from boldreams_cli.machine import float32_products
@@ -125,28 +139,39 @@ def fit(
     chosen = choose_readout(readout, recipe, entry(backbone).reads, asked)
     if tuning is not None and chosen.name != "separable":
         raise ChoiceError("--finetune trains the separable readout of an image backbone; leave --readout and --recipe")
+    if tuning is not None and folds is not None:
+        raise ChoiceError("--folds fits from the feature store alone; leave out --finetune, or --folds")
     settings = FitSettings(percent, rf, seed)
     subject = options.the_subject(subject, cache, nsd_root)
     with float32_products(precision or "fp32", where), stop_on_signals() as stop:
         responses = functools.partial(responses_for, cache, subject, nsd_root, sessions, mask, stop)
         result: FitResult | None
+        predicted: Folds | None = None
         if tuning is None:
             store = options.choose_store(cache, backbone, features)
-            result = fitting.fit(store, responses(), settings, chosen, cache, where, memory, stop, resume, overwrite)
+            owned = responses()
+            result = fitting.fit(store, owned, settings, chosen, cache, where, memory, stop, resume, overwrite)
+            if folds is not None:
+                predicted = fit_folds(
+                    *(result.model, folds, store, owned, settings, chosen, where, memory, stop, resume, overwrite)
+                )
         else:
             from boldreams_cli.encoding.finetuning.start import Source
 
             source = Source(cache, options.dataset_of(nsd_root), backbone, features, tuning.weights, responses)
             result = tuning.fit(source, settings, asked, where, memory, stop, resume, overwrite)
     if result is not None:
-        _show(result, output)
+        _show(result, predicted, output)
 
 
-def _show(result: FitResult, output: Output) -> None:
+def _show(result: FitResult, predicted: Folds | None, output: Output) -> None:
     from boldreams_cli.console import duration
 
     summary = result.summary()
     lines = []
+    if predicted is not None:
+        summary["folds"] = predicted.summary()
+        lines.append(f"{predicted.count} folds: predictions of {len(predicted.images)} images in {predicted.path}")
     for name, values in result.curve.items():
         if name.endswith("_loss") and values:
             span = f" in epoch 1, {values[-1]:.4f} in epoch {len(values)}" if len(values) > 1 else ""

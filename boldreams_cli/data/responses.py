@@ -41,7 +41,7 @@ class Responses:
     ncsnr : (V,) float32, NaN where unknown.
     trial_images : (T,) int32, 0-based nsdIds.
     trial_sessions : (T,) int16.
-    trial_test : (T,) bool, true for trials of shared images.
+    trial_test : (T,) bool, true for trials of shared images, which no fit looks at.
     areas : labels of the voxels.
     """
 
@@ -112,6 +112,16 @@ class Responses:
     def test_images(self) -> NDArray[np.int32]:
         """Sorted nsdIds of the test (shared) images."""
         return np.unique(self.trial_images[self.trial_test])
+
+    def leaving_out(self, images: Images) -> Responses:
+        """The same responses with some training images counted among those of the test: no fit looks at them.
+
+        Their fingerprint is another, so that what is fitted to them is taken for no fit to all training images.
+        """
+        other = Responses(self.store)
+        other.trial_test = self.trial_test | np.isin(self.trial_images, images)
+        other.fingerprint = files.fingerprint([self.fingerprint, "leaving out", np.unique(images)])
+        return other
 
     def read_betas(
         self, trials: slice | NDArray[np.bool_] = slice(None), voxels: slice = slice(None)

@@ -80,8 +80,7 @@ def fit(
         If a signal came; the same call goes on from there.
     """
     started = time.monotonic()
-    if entry(store.spec["backbone"]).reads == "captions":
-        settings = replace(settings, percent=100.0)  # one linear layer from the whole embedding (section 2.3)
+    settings = settled(store, settings)
     settings.check()
     readout.settings.check()
     inputs = inputs or Inputs(store, responses, device, cache / "scratch")
@@ -95,6 +94,11 @@ def fit(
         _solve(problem, maps, readout, spans, stop)
         curve = _save(folder, spec, spans, responses.voxels)
     return FitResult(FittedModel(folder, spec), curve, time.monotonic() - started)
+
+
+def settled(store: FeatureStore, settings: FitSettings) -> FitSettings:
+    """What the settings are for the backbone of a store: a text model reads its whole embedding (section 2.3)."""
+    return replace(settings, percent=100.0) if entry(store.spec["backbone"]).reads == "captions" else settings
 
 
 def model_spec(inputs: Inputs, settings: FitSettings, readout: Readout) -> ModelSpec:

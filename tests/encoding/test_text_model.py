@@ -14,6 +14,7 @@ from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding import fit
 from boldreams_cli.encoding.evaluation import predict, score
+from boldreams_cli.encoding.folds import fit_folds
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.model import captions
 from boldreams_cli.encoding.model.full import FullModel, predict_stored
@@ -171,6 +172,21 @@ def test_training_is_that_of_torchs_own_linear_layer(ready: Ready) -> None:
     torch.testing.assert_close(model.weights.weights["last"], reference.weight.detach(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(model.weights.bias, reference.bias.detach(), rtol=1e-4, atol=1e-6)
     assert ready.losses[-1] < ready.losses[0]
+
+
+def test_folds_of_captions(ready: Ready, tmp_path: Path) -> None:
+    model, images = ready.model, ready.responses.train_images
+    found = fit_folds(
+        *(model, 3, ready.store, ready.responses, ready.settings, Linear(LinearSettings(epochs=3)), CPU, MEMORY),
+        StopFlag(),
+    )
+    first = images[found.fold == 1]
+    rest = ready.responses.leaving_out(first)
+    readout = Linear(LinearSettings(epochs=3))
+    other = fit.fit(ready.store, rest, ready.settings, readout, tmp_path, CPU, MEMORY, StopFlag()).model
+    by_hand = predict_stored(other, ready.store, first, CPU, MEMORY)
+    np.testing.assert_array_equal(found.predictions()[found.fold == 1], by_hand)
+    assert other.spec.key != model.spec.key
 
 
 def test_a_linear_readout_refuses_maps_of_more_pixels() -> None:

@@ -20,7 +20,7 @@ from boldreams_cli.commands.options.types import SubjectNumber
 Command = Callable[..., Any]
 
 OF_DATA = {"cache", "nsd-root", "subject", "sessions", "mask", "captions-dir", "features"}
-OF_MODELS = {"backbone", "clip", "percent", "readout", "recipe", "rf", "finetune", "fit-seed", "model"}
+OF_MODELS = {"backbone", "clip", "percent", "readout", "recipe", "rf", "finetune", "fit-seed", "folds", "model"}
 OF_RUNNING = {"device", "memory", "seed", "json", "verbose", "quiet", "debug"}
 SHARED = OF_DATA | OF_MODELS | OF_RUNNING
 # Options of several commands that mean another thing in each, and the commands that BOLDREAMS_<OPTION> is meant for.

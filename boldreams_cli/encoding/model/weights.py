@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class ReadoutWeights:
 
 
 class WeightsFile:
-    """A safetensors file that is filled voxel by voxel, so that no more than some spans are ever in memory.
+    """A safetensors file that is filled row by row (voxels, say), so that no more than some are ever in memory.
 
     Parameters
     ----------
@@ -120,23 +121,35 @@ def written_weights(
     voxels : (voxels, 3) indices into the volume.
     """
     whole = {**shapes, "bias": (len(voxels),), "voxels": voxels.shape}
-    header: dict[str, object] = {}
-    end = 0
-    for name, shape in whole.items():
-        start, end = end, end + 4 * int(np.prod(shape, dtype=np.int64))
-        kind = "I32" if name == "voxels" else "F32"
-        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    first = 8 + len(text)
-    places = {name: (first + item["data_offsets"][0], tuple(item["shape"])) for name, item in header.items()}  # type: ignore[index]
-    with written_whole(path) as temporary, temporary.open("r+b") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        stream.flush()
-        stream.truncate(first + end)
-        file = WeightsFile(stream.fileno(), places)
+    tensors = {name: ("I32" if name == "voxels" else "F32", shape) for name, shape in whole.items()}
+    with written_rows(path, tensors) as file:
         everyone = np.arange(len(voxels))
         file.put("bias", everyone, torch.full((len(voxels),), torch.nan))
         file.put("voxels", everyone, torch.from_numpy(np.ascontiguousarray(voxels)))
         yield file
+
+
+@contextmanager
+def written_rows(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> Iterator[WeightsFile]:
+    """Make a safetensors file, whole or not at all, to be filled row by row inside the block; the rest is 0.
+
+    Parameters
+    ----------
+    path : of the file.
+    tensors : name -> (``F32`` or ``I32``, shape).
+    """
+    header: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, (kind, shape) in tensors.items():
+        start, end = end, end + 4 * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    first = 8 + len(text)
+    places = {name: (first + item["data_offsets"][0], tuple(item["shape"])) for name, item in header.items()}
+    with written_whole(path) as temporary, temporary.open("r+b") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.flush()
+        stream.truncate(first + end)
+        yield WeightsFile(stream.fileno(), places)
         os.fsync(stream.fileno())
