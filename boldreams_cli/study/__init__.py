@@ -1,0 +1,1 @@
+"""Studies: many models compared, and reported."""
