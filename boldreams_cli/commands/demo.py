@@ -80,7 +80,7 @@ def _fit_and_score(
     selectors = ("--backbone", BACKBONE, "--percent", PERCENT, "--subject", number)
     fitted = shell.run("fit", *common, *root, *selectors, *TRAINING, "--seed", str(seed))
     model = ("--model", fitted["model"])
-    scores = shell.run("score", *common, *model)
+    scores = shell.run("score", *common, *root, *model)
     predicted = shell.run("predict", *common, *root, *model)
     return {
         "model": fitted["model"],

@@ -53,27 +53,36 @@ def score(
     errors and 95 % intervals are over images. The standard error over voxels is the paper's error bar, a spread:
     voxels share images and noise, so it does not say how certain the mean is.
 
+    Fitted receptive fields become columns of voxels.csv and maps (field_eccentricity.nii.gz, ...), and are compared
+    with those that NSD measured (prf_*.nii.gz) where --nsd-root has them.
+
     A, the noise-normalised accuracy, is the sum of r over the sum of ceilings, of voxels whose ceiling is at least 0.2.
     A voxel's p is one-sided, from r's standard error over images or from --permutations, which exchange images of
     equal repeats; q is its false discovery rate (Benjamini-Hochberg) over all voxels.
     """
     from boldreams_cli.console import logger
-    from boldreams_cli.encoding.evaluation import score, score_files
+    from boldreams_cli.encoding.evaluation import retinotopy, score, score_files
 
     model = choice.resolve()
     where = options.pick_device(device)
     drawn = None if permutations is None else (permutations, permutation_seed)
     summary = None if overwrite else score_files.saved_summary(model, drawn)
+    if summary is not None and nsd_root is not None:
+        # Scores of inputs that are others now are not shown as if they were of these.
+        responses = options.responses_of(model, choice.cache, nsd_root)
+        if not retinotopy.is_current(summary["measured_fields"], model, responses, nsd_root):
+            logger.info(
+                "the scores were not compared with the receptive fields measured under %s: made again", nsd_root
+            )
+            drawn, summary = (summary["permutations"], summary["permutation_seed"]), None
     if summary is not None:
-        if nsd_root is not None:  # scores of inputs that are others now are not shown as if they were of these
-            options.responses_of(model, choice.cache, nsd_root)
         logger.info("the scores of these weights are there (--overwrite makes them again)")
     else:
         responses = options.responses_of(model, choice.cache, nsd_root)
         scores = score.score(model, responses, choice.cache, nsd_root, where, memory, *(drawn or ()))
         score_files.save(scores)
         summary = scores.summary()
-    output.show(summary, *_report(summary), *_table(summary["rois"]))
+    output.show(summary, *_report(summary), *_table(summary["rois"]), *_fields(summary))
 
 
 def _report(summary: dict[str, Any]) -> list[str]:
@@ -112,6 +121,27 @@ def _table(rois: dict[str, dict[str, Any]]) -> list[str]:
         )
         values = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         lines.append(f"{name:10} {row['voxels']:6d} {values}")
+    return lines
+
+
+def _fields(summary: dict[str, Any]) -> list[str]:
+    """How fitted receptive fields agree with measured ones, or why that is not said."""
+    found = summary["retinotopy"]
+    if found is None:
+        return [f"receptive fields: not compared with measured ones: {summary['retinotopy_note']}"]
+    floor = "" if found["r2_floor"] is None else f" and an R2 of at least {found['r2_floor']:g} %"
+    lines = [
+        f"receptive fields against measured ones within {found['within_degrees']:g} degrees{floor}: rank correlation "
+        f"of eccentricity and size, circular correlation of angle, median difference of angle in degrees",
+        f"{'area':10} {'voxels':>6} {'eccentricity':>12} {'size':>6} {'angle':>6} {'apart':>6}",
+    ]
+    for name, row in found["rois"].items():
+        apart = row["angle_apart"]
+        degrees = "-" if apart is None or not math.isfinite(apart) else f"{apart:.0f}"
+        lines.append(
+            f"{name:10} {row['voxels']:6d} {_number(row['eccentricity_r']):>12} {_number(row['size_r']):>6} "
+            f"{_number(row['angle_r']):>6} {degrees:>6}"
+        )
     return lines
 
 

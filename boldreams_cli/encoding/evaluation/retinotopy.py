@@ -27,6 +27,7 @@ R2_FLOOR = 10.0  # percent: measured fields that explain less are not compared w
 FEWEST = 3  # voxels that a correlation is given for
 TOGETHER = 1024  # voxels whose fields are on the common grid at a time
 ALL = "all"
+WITH_FIELDS = ("separable", "gaussian")  # readouts
 MAPS = ("x", "y", "eccentricity", "angle", "size")
 Maps = dict[str, NDArray[np.float64]]
 Values = NDArray[np.floating]
@@ -44,10 +45,15 @@ class Retinotopic:
     source : which measured fields these were, a hash; empty where there were none.
     """
 
-    maps: Maps | None
-    comparison: dict[str, Any] | None
-    note: str = ""
+    maps: Maps | None = None
+    comparison: dict[str, Any] | None = None
+    note: str = "receptive fields were not looked at"
     source: str = ""
+
+    def columns(self) -> Maps:
+        """The maps as columns of a table of voxels: ``field_x``, ``field_y``, ``eccentricity``, ``angle``, ``size``."""
+        maps = self.maps or {}
+        return {f"field_{name}" if name in ("x", "y") else name: values for name, values in maps.items()}
 
 
 def of_model(model: FittedModel, responses: Responses, nsd_root: Path | None) -> Retinotopic:
@@ -80,9 +86,17 @@ def of_model(model: FittedModel, responses: Responses, nsd_root: Path | None) ->
     return Retinotopic(maps, comparison, "", measured.digest())
 
 
-def of_scores(model: FittedModel, responses: Responses, nsd_root: Path | None) -> dict[str, Any] | None:
-    """The comparison of `of_model` alone."""
-    return of_model(model, responses, nsd_root).comparison
+def is_current(source: str, model: FittedModel, responses: Responses, nsd_root: Path) -> bool:
+    """Whether a comparison was with the fields that are measured under a root now; so it is where there are none.
+
+    Parameters
+    ----------
+    source : as in `Retinotopic`.
+    """
+    if model.spec.readout not in WITH_FIELDS:
+        return True
+    measured, _ = measured_fields(responses, nsd_root)
+    return measured is None or measured.digest() == source
 
 
 def degrees_of(responses: Responses) -> float:
@@ -118,7 +132,7 @@ def field_maps(model: FittedModel, responses: Responses) -> Maps | None:
     """
     if model.spec.readout == "gaussian" and (chosen := chosen_gaussians(model.folder, model.spec.voxels)) is not None:
         found = chosen
-    elif model.spec.readout in ("separable", "gaussian"):
+    elif model.spec.readout in WITH_FIELDS:
         found = _shapes(model)
     else:
         return None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from boldreams_cli.console import MismatchError, logger, timed
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation import influences
+from boldreams_cli.encoding.evaluation import influences, retinotopy
 from boldreams_cli.encoding.evaluation.predict import Wanted, predict
 from boldreams_cli.encoding.evaluation.scores import Scores
 from boldreams_cli.encoding.evaluation.statistics import (
@@ -44,7 +44,7 @@ def score(
     model : fitted.
     responses : of the model's subject.
     cache : that holds the model's feature store; a finetuned model is scored from images instead.
-    nsd_root : of those images, where the cache does not hold them resized.
+    nsd_root : of those images, where the cache does not hold them resized, and of measured receptive fields.
     device : to compute on.
     memory : bytes that maps may take.
     permutations : of the images, for each voxel's probability; 0 takes it from the standard error over images.
@@ -68,6 +68,8 @@ def score(
         prediction = torch.from_numpy(predict(model, wanted, cache, nsd_root, device, memory))
     with timed(f"correlations with {int(responses.trial_test.sum())} trials"):
         scores = of_prediction(model, responses, prediction, permutations, permutation_seed)
+    with timed("receptive fields"):
+        scores.fields = retinotopy.of_model(model, responses, nsd_root)
     if count := len(scores.excluded):
         logger.warning(
             "%d of %d voxels have no correlation and are left out; scores.json names them",

@@ -40,6 +40,7 @@ COLUMNS = {  # of AREAS, and what they are in JSON
     "accuracy_voxels": "accuracy_voxels",
     "below_floor": "below_floor",
 }
+FIELD_MAPS = {f"field_{name}.nii.gz": name for name in ("eccentricity", "angle", "size")}
 ARRAYS = ("r", "r_single", "ceiling", "ceiling_single")
 NOT_SHOWN = ("format", "key", "weights_digest", "excluded_voxels", *ARRAYS)  # of SCORES, in the object on stdout
 
@@ -47,13 +48,16 @@ NOT_SHOWN = ("format", "key", "weights_digest", "excluded_voxels", *ARRAYS)  # o
 def save(scores: Scores) -> None:
     """Write maps, tables and figures into the model's folder, and scores.json when those are there."""
     folder, spec = scores.model.folder, scores.model.spec
-    scores.files = [folder / name for name in (SCORES, AREAS, VOXELS, INFLUENCES, *MAPS)]
+    maps = {name: getattr(scores, values) for name, values in MAPS.items()}
+    if scores.fields.maps is not None:
+        maps |= {name: scores.fields.maps[values] for name, values in FIELD_MAPS.items()}
+    scores.files = [folder / name for name in (SCORES, AREAS, VOXELS, INFLUENCES, *maps)]
     write_text(folder / AREAS, _area_table(scores))
     write_text(folder / VOXELS, _voxel_table(scores))
     scores.influences.save(folder, key_of(spec))
-    for name, values in MAPS.items():
+    for name, values in maps.items():
         with written_whole(folder / name) as temporary:
-            nibabel.save(_volume(scores, getattr(scores, values)), temporary)
+            nibabel.save(_volume(scores, values), temporary)
     kind = spec.recipe or spec.readout
     scores.files += plots.accuracy(
         folder / "figures",
@@ -125,7 +129,7 @@ def _voxel_table(scores: Scores) -> str:
         "p": scores.p,
         "q": scores.q,
         "r_over_ceiling": scores.r_over_ceiling,
-        **scores.fields,
+        **scores.fields.columns(),
     }
     form = "%d,%d,%d,%s" + ",%.7g" * len(columns)
     places = scores.responses.voxels.T.tolist()

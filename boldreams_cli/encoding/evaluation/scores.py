@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.identity import identity
 from boldreams_cli.encoding.evaluation.influences import ALL, Influences, memberships
+from boldreams_cli.encoding.evaluation.retinotopy import Retinotopic
 from boldreams_cli.encoding.evaluation.statistics import (
     CEILING_FLOOR,
     benjamini_hochberg,
@@ -44,8 +45,7 @@ class Scores:
     influences : of each image on each area.
     permutations : of the images that `p` comes from; 0 where it comes from `r_se`.
     permutation_seed : of their draws.
-    fields : further columns of voxels.csv, (voxels,) each.
-    retinotopy : fitted against measured fields, where there are measured ones.
+    fields : what the fitted receptive fields are, and how they agree with measured ones.
     files : that were written.
     """
 
@@ -60,8 +60,7 @@ class Scores:
     influences: Influences
     permutations: int = 0
     permutation_seed: int = 0
-    fields: dict[str, NDArray[np.floating]] = field(default_factory=dict)
-    retinotopy: dict[str, Any] | None = None
+    fields: Retinotopic = field(default_factory=Retinotopic)
     files: list[Path] = field(default_factory=list)
 
     @cached_property
@@ -133,7 +132,9 @@ class Scores:
             "voxels_q05": int((self.q < FOUND).sum()),
             "permutations": self.permutations,
             "permutation_seed": self.permutation_seed,
-            "retinotopy": self.retinotopy,
+            "retinotopy": self.fields.comparison,
+            "retinotopy_note": self.fields.note,
+            "measured_fields": self.fields.source,
             "rois": self.areas(),
             "files": [str(path) for path in self.files],
         }
