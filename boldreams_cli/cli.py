@@ -17,6 +17,7 @@ COMMANDS = {
     "rank": "Order the filters of each layer by how much they vary.",
     "fit": "Fit a readout of the stored maps to a subject's voxels.",
     "score": "Measure the test accuracy of a fitted model, per voxel and area.",
+    "sweep": "Fit and score a grid of models, here or as SLURM arrays.",
     "predict": "Predict the betas of any images.",
     "dream": "Find the images that excite an area, a voxel or a filter most.",
     "attribute": "Show which pixels of an image drive an area's response.",

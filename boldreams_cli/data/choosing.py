@@ -39,7 +39,7 @@ def responses_for(
     BoldreamsError
         If they must be prepared and there is no root, or as `Dataset.prepare`.
     """
-    dataset = _at_hand(nsd_root, subject)
+    dataset = at_hand(nsd_root, subject)
     if dataset is None:
         return _cached(cache, subject, nsd_root, sessions, mask)
     request = dataset.request(subject, sessions, mask)
@@ -54,7 +54,7 @@ def responses_for(
     return responses
 
 
-def _at_hand(nsd_root: Path | None, subject: int) -> Dataset | None:
+def at_hand(nsd_root: Path | None, subject: int) -> Dataset | None:
     """The data set, if the subject's betas are there: they may be deleted once they are prepared."""
     if nsd_root is None or not nsd_root.exists():
         return None
@@ -120,7 +120,7 @@ def areas_of(subject: int, cache: Path, nsd_root: Path | None) -> Areas:
     BoldreamsError
         If there is neither.
     """
-    cached, dataset = complete_stores(cache, subject), _at_hand(nsd_root, subject)
+    cached, dataset = complete_stores(cache, subject), at_hand(nsd_root, subject)
     if len(cached) != 1:
         return (dataset or open_dataset(nsd_root)).areas(subject)
     responses = Responses.open(cached[0])

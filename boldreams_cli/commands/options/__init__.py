@@ -7,6 +7,7 @@ from boldreams_cli.commands.options.data import (
     nsd_option,
     responses_of,
     subject_option,
+    subjects_there,
     the_subject,
 )
 from boldreams_cli.commands.options.environment import Command, command, option
@@ -14,13 +15,14 @@ from boldreams_cli.commands.options.machine import device_option, memory_option,
 from boldreams_cli.commands.options.models import ModelChoice, model_options
 from boldreams_cli.commands.options.output import Output, output_options
 from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
-from boldreams_cli.commands.options.types import BYTES, PERCENT, SUBJECT, ByteCount, Percent, SubjectNumber
+from boldreams_cli.commands.options.types import BYTES, PERCENT, SUBJECT, ByteCount, CommaList, Percent, SubjectNumber
 
 __all__ = [
     "BYTES",
     "PERCENT",
     "SUBJECT",
     "ByteCount",
+    "CommaList",
     "Command",
     "ModelChoice",
     "Output",
@@ -43,5 +45,6 @@ __all__ = [
     "seed_option",
     "store_option",
     "subject_option",
+    "subjects_there",
     "the_subject",
 ]

@@ -77,12 +77,18 @@ def the_subject(subject: int | None, cache: Path, nsd_root: Path | None) -> int:
     """
     if subject is not None:
         return subject
+    there = subjects_there(cache, nsd_root)
+    if len(there) != 1:
+        raise ChoiceError(f"choose a subject with --subject; there: {console.listing(there)}")
+    return there[0]
+
+
+def subjects_there(cache: Path, nsd_root: Path | None) -> tuple[int, ...]:
+    """Every subject that the cache or the NSD root holds betas of."""
     held = {int(path.name[4:6]) for path in (cache / "responses").glob("subj[0-9][0-9]-*.zarr")}
     if nsd_root is not None and nsd_root.is_dir():
         held |= set(dataset_of(nsd_root).subjects())
-    if len(held) != 1:
-        raise ChoiceError(f"choose a subject with --subject; there: {console.listing(sorted(held))}")
-    return held.pop()
+    return tuple(sorted(held))
 
 
 def responses_of(model: FittedModel, cache: Path, nsd_root: Path | None = None) -> Responses:

@@ -21,19 +21,25 @@ Command = Callable[..., Any]
 
 OF_DATA = {"cache", "nsd-root", "subject", "sessions", "mask", "captions-dir", "features"}
 OF_MODELS = {"backbone", "clip", "percent", "readout", "recipe", "rf", "finetune", "fit-seed", "folds", "model"}
+OF_FITS = {"epochs", "grid", "precision"}
 OF_RUNNING = {"device", "memory", "seed", "json", "verbose", "quiet", "debug"}
-SHARED = OF_DATA | OF_MODELS | OF_RUNNING
+SHARED = OF_DATA | OF_MODELS | OF_FITS | OF_RUNNING
 # Options of several commands that mean another thing in each, and the commands that BOLDREAMS_<OPTION> is meant for.
 SEVERAL = {
-    "batch-size": ("fit",),
+    "batch-size": ("fit", "sweep"),
     "count": (),
+    "dry-run": ("extract",),
     "image": (),
-    "lr": ("fit",),
+    "lr": ("fit", "sweep"),
     "output": (),
     "overwrite": (),
     "roi": (),
     "steps": (),
-    "weights": ("extract", "fit"),  # the backbone's; wordcloud's are CLIP's, the others' say where a file has moved to
+    "weights": (
+        "extract",
+        "fit",
+        "sweep",
+    ),  # the backbone's; wordcloud's are CLIP's, the others' say where a file has moved to
 }
 
 

@@ -54,6 +54,27 @@ class ByteCount(click.ParamType):
         return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
+class CommaList(click.ParamType):
+    """Values with commas between them, each of a type of its own.
+
+    Parameters
+    ----------
+    of : the type.
+    """
+
+    def __init__(self, of: click.ParamType) -> None:
+        self.of, self.name = of, f"{of.name},..."
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[Any, ...]:
+        """To a tuple; blanks part values too."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part for part in re.split(r"[,\s]+", str(value)) if part]
+        if not parts:
+            self.fail("no value; write one, or several with commas between them", parameter, context)
+        return tuple(self.of.convert(part, parameter, context) for part in parts)
+
+
 SUBJECT = SubjectNumber()
 PERCENT = Percent()
 BYTES = ByteCount()

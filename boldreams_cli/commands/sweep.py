@@ -1,0 +1,165 @@
+"""`boldreams sweep`: a grid of fits and scores, in this process or as SLURM arrays."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from boldreams_cli.commands import options
+from boldreams_cli.commands.options import Output
+from boldreams_cli.commands.sweeping import grid_options, slurm_options, the_grid
+from boldreams_cli.console import ChoiceError, StoppedError
+
+if TYPE_CHECKING:
+    from boldreams_cli.study.manifest import Study
+    from boldreams_cli.study.sweep import State
+
+OF_STATUS = ("manifest", "cell", "dry_run")
+MANIFEST = click.Path(path_type=Path)
+
+
+@options.command(
+    "boldreams sweep --percent 1,10,100 --subject 1",
+    "boldreams sweep --backbone alexnet,vgg11 --recipe paper,fast --dry-run",
+    "boldreams sweep study.toml --executor slurm --partition gpu --time 4:00:00 --gres gpu:1",
+    "boldreams sweep --status cache/studies/figure-2",
+    "boldreams sweep --manifest cache/studies/figure-2 --cell 0-35",
+)
+@options.output_options
+@options.cache_option
+@options.nsd_option
+@grid_options
+@options.option(
+    "--name", default=None, metavar="NAME", help="The study's folder under CACHE/studies (default: sweep-HASH)."
+)
+@options.option(
+    "--executor",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    help="Run the cells here, or submit them to SLURM as job arrays and return.",
+)
+@slurm_options
+@options.option("--dry-run", is_flag=True, help="Print cells, bytes to read, time and memory; compute nothing.")
+@options.option("--manifest", type=MANIFEST, default=None, metavar="FILE", help="Run cells of a study by its manifest.")
+@options.option("--cell", default=None, metavar="I|I-J|I,J", help="Which cells of --manifest to run (default: all).")
+@options.option("--status", type=MANIFEST, default=None, metavar="FILE", help="Say how far the study of a manifest is.")
+@options.memory_option
+@options.device_option
+def sweep(
+    cache: Path,
+    nsd_root: Path | None,
+    file: Path | None,
+    given: dict[str, Any],
+    name: str | None,
+    executor: str,
+    sbatch: dict[str, str],
+    limit: int,
+    shards: int,
+    dry_run: bool,
+    manifest: Path | None,
+    cell: str | None,
+    status: Path | None,
+    memory: int,
+    device: str,
+    output: Output,
+) -> None:
+    """Fit and score every cell of a grid: percents, backbones, subjects, readouts, recipes, finetuning, seeds.
+
+    Each axis takes values with commas between them; FILE is a TOML file of the same names, and what is typed wins.
+    A cell is done when its model and its scores are in the cache, whoever made them. The same command again does what
+    is not done. A cell that fails does not keep the others from being done: it is listed with the last line of its
+    log, and the exit code is 1; 75 while cells are unfinished.
+
+    Cells of one subject and backbone share what they read; their weights are those of fits by themselves, bit for bit.
+    With --executor slurm the cells become job arrays of plain boldreams commands, which need nothing that stays alive;
+    --status reads the cache. Where many machines share a file system without SLURM, run --manifest with --cell I-J on
+    each. table.csv in CACHE/studies/NAME has r and r / ceiling with intervals by area, backbone, readout and percent.
+    """
+    from boldreams_cli.console import stop_on_signals
+    from boldreams_cli.study.manifest import Study
+    from boldreams_cli.study.sweep import look, run
+
+    if executor == "slurm" or dry_run:
+        raise ChoiceError("--executor slurm and --dry-run are not there yet")
+    with stop_on_signals() as stop:
+        if status is not None:
+            _status(_found(status, cache), stop, output)
+            return
+        if manifest is not None:
+            study = _found(manifest, cache)
+            numbers = _numbers(cell, len(study.cells))
+        else:
+            if cell is not None:
+                raise ChoiceError("--cell numbers the cells of --manifest FILE; give it as well")
+            named, grid = the_grid(file, given, cache, nsd_root)
+            study = Study.make(cache, name or named, grid, nsd_root, device, memory)
+            numbers = list(range(len(study.cells)))
+        try:
+            run(study, numbers, functools.partial(options.pick_device, study.device), study.memory, stop)
+        except StoppedError:
+            _show(look(study), output)
+            raise
+        state = look(study)
+        code = look(study, numbers=numbers).exit_code if len(numbers) < len(study.cells) else state.exit_code
+        _show(state, output)
+        if code:
+            raise SystemExit(code)
+
+
+def _found(path: Path, cache: Path) -> Study:
+    """The study of a manifest, of its folder, or of a name."""
+    from boldreams_cli.study.manifest import Study
+
+    return Study.load(path if path.exists() else cache / "studies" / path)
+
+
+def _numbers(text: str | None, count: int) -> list[int]:
+    """``--cell`` as numbers, in order.
+
+    Raises
+    ------
+    ChoiceError
+        If it is none, or there is no such cell.
+    """
+    if text is None:
+        return list(range(count))
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if match is None:
+            raise ChoiceError(f"--cell {text!r} is no list of cells; write 7, 0-35 or 1,3,5")
+        found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if not found or max(found) >= count:
+        raise ChoiceError(f"--cell {text}: the study has cells 0 to {count - 1}")
+    return sorted(found)
+
+
+def _status(study: Study, stop: Any, output: Output) -> None:
+    from boldreams_cli.study.sweep import look, recognise
+
+    state = look(study)
+    recognise(study, state.of("missing", "failed"), stop)
+    _show(look(study), output)
+
+
+def _show(state: State, output: Output) -> None:
+    """Write the table of what is done, and say how far the study is."""
+    from boldreams_cli.study import table
+
+    files = table.write(state)
+    counts = state.to_dict()["cells"]
+    queued = f" ({len(state.queued)} in the queue)" if state.queued else ""
+    lines = [f"study: {state.study.name}, {len(state.cells)} cells"]
+    lines.append(
+        f"done {counts['done']}, failed {counts['failed']}, running {counts['running']}, "
+        f"not started or not finished {counts['missing']}{queued}"
+    )
+    for number, line in state.why.items():
+        lines.append(f"failed: cell {number} ({state.study.cells[number]}): {line}")
+        lines.append(f"  log: {state.study.log(number)}")
+    lines += [f"table: {files[0]}"] if files else []
+    output.show(state.to_dict() | {"files": [str(path) for path in files]}, *lines)

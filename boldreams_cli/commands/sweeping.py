@@ -1,0 +1,99 @@
+"""The options of `boldreams sweep`: its axes and settings, and what a job array is given."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from boldreams_cli.commands import options
+from boldreams_cli.commands.options import CommaList, Command, option
+
+if TYPE_CHECKING:
+    from boldreams_cli.study.grid import Grid
+
+AXES = ("percent", "backbone", "subject", "readout", "recipe", "finetune", "seed")
+SETTINGS = ("sessions", "mask", "features", "weights", "rf", "epochs", "lr", "batch_size", "grid", "precision")
+
+
+def grid_options(command: Command) -> Command:
+    """Add the axes and settings of a study, and its file; the command gets `given`, those that are not None."""
+
+    @click.argument("file", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+    @option("--percent", type=CommaList(options.PERCENT), help="Shares of the filters (default: the paper's nine).")
+    @option("--backbone", type=CommaList(click.STRING), help="Backbones (default: the one that the cache holds).")
+    @option("--subject", type=CommaList(options.SUBJECT), help="Subjects (default: all that there are).")
+    @option(
+        "--readout", type=CommaList(click.STRING), help="Readouts: separable, ridge, gaussian (default: separable)."
+    )
+    @option("--recipe", type=CommaList(click.STRING), help="Recipes of the separable readout (default: paper).")
+    @option("--finetune", type=CommaList(click.BOOL), help="Whether the backbone is trained too (default: no).")
+    @option("--seed", type=CommaList(click.IntRange(0)), help="Seeds of all random numbers (default: 0).")
+    @option("--sessions", metavar="LIST", help="Sessions to use, e.g. 1-40 (default: 1-37, or all of those there).")
+    @option("--mask", metavar="nsdgeneral|FILE", help="Voxels to use instead of the union of all areas.")
+    @options.store_option
+    @option("--weights", metavar="pretrained|random|FILE", help="Weights of the backbones to extract or finetune.")
+    @option("--rf", type=click.Choice(["shared", "layer"]), help="Receptive fields, as in fit (default: shared).")
+    @option("--epochs", type=click.IntRange(1), help="Passes over the training data, of readouts that have them.")
+    @option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate of Adam, of readouts that have it.")
+    @option("--batch-size", type=click.IntRange(1), help="Trials in a step, of readouts that have steps.")
+    @option("--grid", type=click.IntRange(1), help="Nodes along each side of a field, of --recipe fast and ridge.")
+    @option("--precision", type=click.Choice(["fp32", "tf32", "bf16"]), help="The precision of matrix products.")
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        given = {name: kwargs.pop(name) for name in (*AXES, *SETTINGS)}
+        command(*args, given={name: value for name, value in given.items() if value is not None}, **kwargs)
+
+    return run
+
+
+def slurm_options(command: Command) -> Command:
+    """Add what a job array is given; the command gets `sbatch`, KEY=VALUE of sbatch's long options."""
+
+    @option("--partition", metavar="NAME", help="The partition of SLURM.")
+    @option("--time", metavar="TIME", help="The time limit of a cell, as sbatch takes it.")
+    @option("--gres", metavar="LIST", help="Generic resources of a cell, e.g. gpu:1.")
+    @option("--cpus", type=click.IntRange(1), help="Cores of a cell.")
+    @option(
+        "--mem", metavar="SIZE", help="Memory of a cell's job, as sbatch takes it (--memory is what a fit plans with)."
+    )
+    @option("--limit", type=click.IntRange(1), default=32, help="Cells of an array that run at a time.")
+    @option("--shards", type=click.IntRange(1), default=8, help="Tasks of an array that extracts a backbone's maps.")
+    @option(
+        "--sbatch",
+        multiple=True,
+        separators="\n",
+        metavar="KEY=VALUE",
+        help="Any other option of sbatch, repeatable (KEY alone for one without a value).",
+    )
+    @functools.wraps(command)
+    def run(*args: Any, sbatch: tuple[str, ...], cpus: int | None, **kwargs: Any) -> None:
+        named = {name: kwargs.pop(name) for name in ("partition", "time", "gres", "mem")} | {"cpus-per-task": cpus}
+        asked = {name: str(value) for name, value in named.items() if value is not None}
+        for item in sbatch:
+            key, _, value = item.partition("=")
+            asked[key.strip().lstrip("-")] = value
+        command(*args, sbatch=asked, **kwargs)
+
+    return run
+
+
+def the_grid(file: Path | None, given: dict[str, Any], cache: Path, nsd_root: Path | None) -> tuple[str | None, Grid]:
+    """The name in the file, and the grid of the file and of what was typed, which wins.
+
+    Raises
+    ------
+    ChoiceError
+        If there is no subject, or the file makes no sense.
+    """
+    from boldreams_cli.study.grid import make_grid, read_toml
+
+    name, asked = read_toml(file) if file is not None else (None, {})
+    asked |= given
+    if asked.get("backbone") is None:
+        asked["backbone"] = (options.choose_backbone(cache, None),)
+    if asked.get("subject") is None:
+        asked["subject"] = options.subjects_there(cache, nsd_root)
+    return name, make_grid(asked)

@@ -1,0 +1,209 @@
+"""A study on disk: its manifest, and of each cell a log, a lock and what is known of it (cache/README.md, "studies").
+
+The cache is the truth: what is noted of a cell spares work, and counts only while the files that it names are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from boldreams_cli import __version__
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, logger
+from boldreams_cli.files import read_json, write_json
+from boldreams_cli.locks import Lock
+from boldreams_cli.study.grid import Cell, Grid
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
+STARTED, STOPPED = "started", "stopped"
+Stamp = list[int]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The cells of a sweep, and where what is known of them lies.
+
+    Parameters
+    ----------
+    folder : ``cache/studies/NAME``.
+    key : hash of the grid.
+    cells : in order; their numbers are those of the job array.
+    settings : of all fits.
+    nsd_root : of the data; None where the cache holds all that is needed.
+    device, memory : as typed.
+    """
+
+    folder: Path
+    key: str
+    cells: tuple[Cell, ...]
+    settings: dict[str, Any]
+    nsd_root: Path | None
+    device: str
+    memory: int
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return self.folder.name
+
+    @property
+    def cache(self) -> Path:
+        """That the study lies in."""
+        return self.folder.parent.parent
+
+    @property
+    def path(self) -> Path:
+        """Of the manifest."""
+        return self.folder / MANIFEST
+
+    @classmethod
+    def make(cls, cache: Path, name: str | None, grid: Grid, nsd_root: Path | None, device: str, memory: int) -> Study:
+        """The study of a grid; nothing is written.
+
+        Raises
+        ------
+        ChoiceError
+            If the name is no folder's, or another grid has it.
+        """
+        name = name or f"sweep-{grid.key[:6]}"
+        if name != Path(name).name or name.startswith("."):
+            raise ChoiceError(f"{name!r} is no name of a study; it is to be that of a folder (--name)")
+        folder = cache / "studies" / name
+        if (folder / MANIFEST).exists() and (there := cls.load(folder / MANIFEST)).key != grid.key:
+            raise ChoiceError(
+                f"the study {name} is of another grid, of {len(there.cells)} cells; choose another --name (what is "
+                "fitted counts in any study)"
+            )
+        return cls(folder, grid.key, tuple(grid.cells()), grid.settings, nsd_root, device, memory)
+
+    @classmethod
+    def load(cls, path: Path) -> Study:
+        """Read a manifest; `path` may be its folder.
+
+        Raises
+        ------
+        BoldreamsError
+            If there is none.
+        MismatchError
+            If this version does not read it.
+        """
+        path = path / MANIFEST if path.is_dir() else path
+        found = read_json(path)
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise MismatchError(f"{path} is no manifest of this version; make it again with the sweep's own command")
+        root = found["nsd_root"]
+        return cls(
+            folder=path.absolute().parent,
+            key=found["key"],
+            cells=tuple(Cell(**cell) for cell in found["cells"]),
+            settings=found["settings"],
+            nsd_root=None if root is None else Path(root),
+            device=found["device"],
+            memory=found["memory"],
+        )
+
+    def save(self) -> None:
+        """Write the manifest, unless it is there as it is."""
+        content = {
+            "format": FORMAT,
+            "study": self.name,
+            "key": self.key,
+            "nsd_root": None if self.nsd_root is None else str(self.nsd_root.absolute()),
+            "device": self.device,
+            "memory": self.memory,
+            "settings": self.settings,
+            "cells": [asdict(cell) for cell in self.cells],
+        }
+        if not self.path.exists() or read_json(self.path) != content:
+            write_json(self.path, content)
+
+    def log(self, number: int) -> Path:
+        """The log of a cell; a job array writes to the same."""
+        return self.folder / "logs" / f"cell-{number:04d}.log"
+
+    def lock(self, number: int, wait: bool = False, stop: StopFlag | None = None) -> Lock:
+        """Held by the process that runs a cell."""
+        return Lock(self.folder / "locks" / f"cell-{number:04d}.lock", f"{self.name}, cell {number}", wait, stop)
+
+    def is_running(self, number: int) -> bool:
+        """Whether some process runs a cell now."""
+        lock = self.lock(number)
+        if not (self.folder / "locks").is_dir():
+            return False
+        if lock.take():
+            lock.release()
+            return False
+        return True
+
+    def note(self, number: int, outcome: str, **facts: Any) -> None:
+        """Write what is known of a cell."""
+        write_json(self._note(number), {"version": __version__, "outcome": outcome, **facts})
+
+    def noted(self, number: int) -> dict[str, Any]:
+        """What was noted of a cell by this version, empty where nothing was."""
+        try:
+            found = read_json(self._note(number))
+        except BoldreamsError:
+            return {}
+        return found if isinstance(found, dict) and found.get("version") == __version__ else {}
+
+    def _note(self, number: int) -> Path:
+        return self.folder / "cells" / f"{number:04d}.json"
+
+    def last_line(self, number: int) -> str:
+        """The last line of a cell's log."""
+        try:
+            text = self.log(number).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        lines = [line for line in text.splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+    @contextmanager
+    def logged(self, number: int) -> Iterator[None]:
+        """Write what is logged to the cell's log as well, where stderr is not that very file."""
+        path = self.log(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        if _is_stderr(path):
+            handler.close()
+            yield
+            return
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def _is_stderr(path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(2), path.stat())
+    except OSError:
+        return False
+
+
+def stamps(files: list[Path], cache: Path) -> dict[str, Stamp]:
+    """Size and time of change of files, by their names in the cache."""
+    found = {}
+    for path in files:
+        there = path.stat()
+        found[path.relative_to(cache).as_posix()] = [there.st_size, there.st_mtime_ns]
+    return found
+
+
+def unchanged(known: dict[str, Stamp], cache: Path) -> bool:
+    """Whether all files are as they were."""
+    try:
+        return known == stamps([cache / name for name in known], cache)
+    except OSError:
+        return False

@@ -1,0 +1,264 @@
+"""Runs the cells of one subject and backbone, which share what they read (encoding/inputs/shared.py)."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, StoppedError, listing, logger
+from boldreams_cli.data.choosing import responses_for
+from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.encoding import fit as fitting
+from boldreams_cli.encoding.evaluation import score as scoring
+from boldreams_cli.encoding.evaluation.score_files import SCORES, save, saved_summary
+from boldreams_cli.encoding.finetuning import processes
+from boldreams_cli.encoding.finetuning.run import finetune
+from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
+from boldreams_cli.encoding.finetuning.start import Source
+from boldreams_cli.encoding.inputs.shared import Inputs, KeptResponses
+from boldreams_cli.encoding.model.folder import held, model_folder
+from boldreams_cli.encoding.model.spec import BACKBONE, WEIGHTS, FittedModel
+from boldreams_cli.encoding.readouts.base import Readout
+from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
+from boldreams_cli.encoding.result import LOG, finished
+from boldreams_cli.features.backbones import entry
+from boldreams_cli.features.choosing import the_store
+from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.machine import float32_products, is_out_of_memory
+from boldreams_cli.study.grid import Cell
+from boldreams_cli.study.manifest import DONE, FAILED, STARTED, STOPPED, Study, stamps
+
+# Settings of the command line, and what readouts and finetuning call them.
+OF_READOUT = {"epochs": "epochs", "lr": "rate", "batch_size": "batch_size", "grid": "grid", "precision": "precision"}
+OF_TUNING = {"backbone_lr": "backbone_rate"} | {
+    name: name for name in ("clip_gradient", "warmup", "batch_norm", "validation_fraction", "early_stop")
+}
+CAUGHT = (BoldreamsError, OSError, MemoryError, RuntimeError, ValueError, LookupError)  # of one cell; the others go on
+
+
+def solver_of(cell: Cell, settings: dict[str, Any]) -> Readout:
+    """The readout of a cell with those of the settings that it has.
+
+    Raises
+    ------
+    ChoiceError
+        If there is none, or a value makes no sense.
+    """
+    reads = entry(cell.backbone).reads
+    plain = choose_readout(cell.readout, cell.recipe, reads, {})
+    names = {field.name for field in fields(plain.settings)}
+    given = {theirs: settings.get(ours) for ours, theirs in OF_READOUT.items() if theirs in names}
+    return choose_readout(cell.readout, cell.recipe, reads, given)
+
+
+def check(study: Study) -> None:
+    """Refuse a study before anything of it runs.
+
+    Raises
+    ------
+    ChoiceError
+        If a backbone, readout or recipe is unknown, or a setting is one that no cell has.
+    """
+    taken: set[str] = set()
+    for cell in dict.fromkeys(replace(cell, subject=1, percent=1.0, seed=0) for cell in study.cells):
+        solver = solver_of(cell, study.settings)
+        _settings(cell, study.settings).check()
+        taken |= {name for name, theirs in OF_READOUT.items() if hasattr(solver.settings, theirs)}
+        if cell.finetune:
+            _tuned(cell, study.settings).check()
+            taken |= OF_TUNING.keys() | {"micro_batch", "weights"}
+    always = {"sessions", "mask", "features", "rf", "weights"}
+    if unused := study.settings.keys() - taken - always:
+        raise ChoiceError(f"no cell of the study has the setting {listing(sorted(unused))}; leave it out")
+
+
+def _settings(cell: Cell, settings: dict[str, Any]) -> FitSettings:
+    return FitSettings(cell.percent, settings.get("rf") or "shared", cell.seed)
+
+
+def _tuned(cell: Cell, settings: dict[str, Any]) -> FinetuneSettings:
+    names = {ours: theirs for ours, theirs in (OF_READOUT | OF_TUNING).items() if ours != "grid"}
+    given = {theirs: settings[ours] for ours, theirs in names.items() if settings.get(ours) is not None}
+    return FinetuneSettings(**asdict(_settings(cell, settings)), **given)
+
+
+class Group:
+    """Cells of one subject and backbone; what they share is read when the first asks for it.
+
+    Parameters
+    ----------
+    study : that they are of.
+    subject, backbone : of the cells.
+    device : to compute on.
+    memory : bytes to use at most, about.
+    stop : looked at while fitting.
+    """
+
+    def __init__(
+        self, study: Study, subject: int, backbone: str, device: torch.device, memory: int, stop: StopFlag
+    ) -> None:
+        self.study, self.subject, self.backbone = study, subject, backbone
+        self.device, self.memory, self.stop = device, memory, stop
+        self._pooled = True
+
+    @cached_property
+    def responses(self) -> KeptResponses:
+        """Of the subject, prepared where the cache lacks them."""
+        settings = self.study.settings
+        return KeptResponses(
+            responses_for(
+                *(self.study.cache, self.subject, self.study.nsd_root),
+                *(settings.get("sessions"), settings.get("mask"), self.stop),
+            )
+        )
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """Of the backbone's maps."""
+        return the_store(self.study.cache, self.backbone, self.study.settings.get("features"))
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What the fits share."""
+        return Inputs(self.store, self.responses, self.device, self.study.cache / "scratch", keep=self.memory)
+
+    def ordered(self, numbers: Sequence[int]) -> list[int]:
+        """Cells that read pooled maps, then the others; of each the larger percents first, which hold the smaller's."""
+
+        def place(number: int) -> tuple[bool, bool, float]:
+            cell = self.study.cells[number]
+            return cell.finetune, not solver_of(cell, self.study.settings).pooled, -cell.percent
+
+        return sorted(numbers, key=place)
+
+    def run(self, numbers: Sequence[int]) -> None:
+        """Fit and score cells; those that another process has in hand come last.
+
+        Raises
+        ------
+        StoppedError
+            If a signal came.
+        """
+        waiting: list[int] = []
+        for number in self.ordered(numbers):
+            lock = self.study.lock(number)
+            if not lock.take():
+                waiting.append(number)
+                continue
+            try:
+                self._cell(number)
+            finally:
+                lock.release()
+        for number in waiting:
+            with self.study.lock(number, wait=True, stop=self.stop):
+                self._cell(number)
+
+    def recognise(self, numbers: Sequence[int]) -> None:
+        """Note the cells whose models and scores are there already; nothing is fitted."""
+        try:
+            self.store, self.responses  # noqa: B018  (both are opened here, or cannot be)
+        except CAUGHT as error:
+            logger.debug("subject %d, %s: %s", self.subject, self.backbone, error)
+            return
+        for number in numbers:
+            cell = self.study.cells[number]
+            if cell.finetune:
+                continue
+            spec = fitting.model_spec(
+                self.inputs, _settings(cell, self.study.settings), solver_of(cell, self.study.settings)
+            )
+            folder = model_folder(self.study.cache, spec)
+            there = finished(folder, spec) if folder.is_dir() else None
+            if there is not None and (summary := saved_summary(there.model)) is not None:
+                self._note(number, there.model, summary)
+
+    def _cell(self, number: int) -> None:
+        """One cell, its outcome noted; its lock is held."""
+        self.stop.check("finished cells are kept")
+        cell = self.study.cells[number]
+        with self.study.logged(number):
+            logger.info("cell %d: %s", number, cell)
+            self.study.note(number, STARTED)
+            try:
+                model = self._fit(cell)
+                with held(model.folder, self.stop):  # a study of other cells, or a user, may score it too
+                    summary = saved_summary(model)
+                    if summary is None:
+                        scores = scoring.score(
+                            *(model, self.responses, self.study.cache, self.study.nsd_root, self.device, self.memory)
+                        )
+                        save(scores)
+                        summary = scores.summary()
+                self._note(number, model, summary)
+                logger.info("cell %d: done, mean r %.4f", number, summary["r_mean"])
+            except StoppedError as stopped:
+                self.study.note(number, STOPPED)
+                logger.info("cell %d: %s", number, stopped)
+                raise
+            except CAUGHT as error:
+                said = said_of(error)
+                logger.debug("%s", traceback.format_exc())
+                logger.error("cell %d failed: %s", number, said)
+                self.study.note(number, FAILED, line=said, exit_code=getattr(error, "exit_code", 1))
+
+    def _fit(self, cell: Cell) -> FittedModel:
+        """The model of a cell, fitted unless it is there."""
+        study, precision = self.study, self.study.settings.get("precision") or "fp32"
+        with float32_products(precision, self.device):
+            if not cell.finetune:
+                solver = solver_of(cell, study.settings)
+                if solver.pooled is not self._pooled:
+                    self.inputs.forget()  # these fits read other maps
+                    self._pooled = solver.pooled
+                return fitting.fit(
+                    *(self.store, self.responses, _settings(cell, study.settings), solver),
+                    *(study.cache, self.device, self.memory, self.stop),
+                    inputs=self.inputs,
+                ).model
+            root, settings = study.nsd_root, study.settings
+            source = Source(
+                *(study.cache, open_dataset(root), cell.backbone, settings.get("features"), settings.get("weights")),
+                lambda: self.responses,
+            )
+            with processes.joined(self.device) as process:
+                return finetune(
+                    *(source, _tuned(cell, settings), process, self.memory, self.stop),
+                    micro_batch=settings.get("micro_batch"),
+                ).model
+
+    def _note(self, number: int, model: FittedModel, summary: dict[str, Any]) -> None:
+        """Note that a cell is done, by what files; `Study.is_done` looks whether they are still the same."""
+        study, cell = self.study, self.study.cells[number]
+        files = [model.folder / name for name in ("spec.json", WEIGHTS, LOG, SCORES)]
+        files += [Path(file) for file in summary["files"]]
+        if cell.finetune:
+            files.append(model.folder / BACKBONE)
+        else:
+            files.append(self.store.path / "zarr.json")
+        files.append(self.responses.path / "zarr.json")
+        study.note(
+            number,
+            DONE,
+            model=model.folder.relative_to(study.cache).as_posix(),
+            key=model.spec.key,
+            files=stamps(list(dict.fromkeys(files)), study.cache),
+            responses=self.responses.path.name,
+            scores={name: value for name, value in summary.items() if name not in ("files", "model")},
+        )
+
+
+def said_of(error: BaseException) -> str:
+    """One line of what went wrong."""
+    if is_out_of_memory(error):
+        return "out of memory; use a smaller --memory or --batch-size, or a larger machine"
+    if isinstance(error, BoldreamsError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

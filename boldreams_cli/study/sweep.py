@@ -1,0 +1,221 @@
+"""Runs a study in this process, and says how far it is: by what the cache holds, never by what a scheduler says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boldreams_cli.console import BoldreamsError, StopFlag, logger
+from boldreams_cli.study.grid import Cell
+from boldreams_cli.study.manifest import DONE, FAILED, MISSING, RUNNING, STARTED, Study, unchanged
+
+if TYPE_CHECKING:
+    import torch
+
+    from boldreams_cli.data.dataset import Dataset
+
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SUSPENDED")
+Numbers = Sequence[int]
+
+
+class Known:
+    """Which cells are done, by what was noted of them and whether their files and inputs are still the same.
+
+    Parameters
+    ----------
+    study : to look at.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._wanted: dict[int, str | None] = {}
+
+    def done(self, number: int) -> dict[str, Any] | None:
+        """What was noted of a cell that is done, None of any other."""
+        noted = self.study.noted(number)
+        if noted.get("outcome") != DONE or not unchanged(noted["files"], self.study.cache):
+            return None
+        wanted = self._responses(self.study.cells[number].subject)
+        return noted if wanted in (None, noted["responses"]) else None
+
+    def _responses(self, subject: int) -> str | None:
+        """Name of the responses that the data at hand make; None where there are none to compare with."""
+        if subject not in self._wanted:
+            self._wanted[subject] = _responses_of(self.study, subject)
+        return self._wanted[subject]
+
+
+def _responses_of(study: Study, subject: int) -> str | None:
+    from boldreams_cli.data.choosing import at_hand
+    from boldreams_cli.data.preparing import store_path
+
+    dataset: Dataset | None = at_hand(study.nsd_root, subject)
+    if dataset is None:
+        return None
+    try:
+        settings = study.settings
+        request = dataset.request(subject, settings.get("sessions"), settings.get("mask"))
+    except BoldreamsError as error:
+        logger.debug("subject %d: %s", subject, error)
+        return ""
+    return store_path(study.cache, request).name
+
+
+@dataclass
+class State:
+    """How far a study is.
+
+    Parameters
+    ----------
+    study : that it is of.
+    cells : what each is: done, failed, running or missing.
+    noted : of those that are done.
+    why : of those that failed, the last line of their log.
+    queued : those that are missing and wait in a queue.
+    """
+
+    study: Study
+    cells: dict[int, str]
+    noted: dict[int, dict[str, Any]]
+    why: dict[int, str] = field(default_factory=dict)
+    queued: set[int] = field(default_factory=set)
+
+    def of(self, *kinds: str) -> list[int]:
+        """Numbers of the cells of some kinds."""
+        return [number for number, kind in self.cells.items() if kind in kinds]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 75 some to do, 1 all others finished and some failed."""
+        if self.of(RUNNING, MISSING):
+            return 75
+        return 1 if self.of(FAILED) else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``sweep``."""
+        return {
+            "study": self.study.name,
+            "manifest": str(self.study.path),
+            "cells": {kind: len(self.of(kind)) for kind in (DONE, FAILED, RUNNING, MISSING)},
+            "failures": [
+                {"cell": number, "line": line, "log": str(self.study.log(number))} for number, line in self.why.items()
+            ],
+            "models": [model_row(self.study, number, noted) for number, noted in self.noted.items()],
+        }
+
+
+def model_row(study: Study, number: int, noted: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a model from others, and its mean r."""
+    cell = study.cells[number]
+    return {
+        "cell": number,
+        "model": str(study.cache / noted["model"]),
+        "subject": cell.subject,
+        "backbone": cell.backbone,
+        "percent": cell.percent,
+        "recipe": cell.recipe,
+        "readout": cell.readout,
+        "finetuned": cell.finetune,
+        "seed": cell.seed,
+        "r_mean": noted["scores"]["r_mean"],
+    }
+
+
+def look(study: Study, queue: Mapping[int, str] | None = None, numbers: Iterable[int] | None = None) -> State:
+    """How far a study is, by its notes.
+
+    Parameters
+    ----------
+    study : to look at.
+    queue : states of the cells that a scheduler has in hand, None where there is none to ask.
+    numbers : of the cells to look at; None for all.
+    """
+    known, waiting = Known(study), queue or {}
+    state = State(study, {}, {})
+    for number in range(len(study.cells)) if numbers is None else numbers:
+        if (noted := known.done(number)) is not None:
+            state.cells[number], state.noted[number] = DONE, noted
+        elif study.is_running(number) or waiting.get(number, "PENDING") not in WAITING:
+            state.cells[number] = RUNNING
+        elif number in waiting:
+            state.cells[number] = MISSING
+            state.queued.add(number)
+        elif (outcome := study.noted(number).get("outcome")) in (FAILED, STARTED):
+            # A cell that neither runs nor waits nor said that it stopped was ended without a word.
+            state.cells[number] = FAILED
+            ended = "ended without a word" if outcome == STARTED else "failed"
+            state.why[number] = study.last_line(number) or ended
+        else:
+            state.cells[number] = MISSING
+    return state
+
+
+def recognise(study: Study, numbers: Iterable[int], stop: StopFlag) -> None:
+    """Note cells that were fitted and scored elsewhere, by another study or by hand.
+
+    Cells of which the cache holds no model by that name are passed over, so that nothing is imported for them.
+    """
+    maybe = [number for number in numbers if _candidates(study.cache, study.cells[number])]
+    if not maybe:
+        return
+    import torch
+
+    from boldreams_cli.study.running import Group
+
+    for (subject, backbone), some in groups(study, maybe).items():
+        Group(study, subject, backbone, torch.device("cpu"), study.memory, stop).recognise(some)
+
+
+def _candidates(cache: Path, cell: Cell) -> bool:
+    parent = cache / "models" / f"subj{cell.subject:02d}" / cell.backbone
+    name = f"percent-{cell.percent:g}-{cell.kind}" + ("-finetuned" if cell.finetune else "")
+    return any(parent.glob(f"{name}-*/scores.json"))
+
+
+def groups(study: Study, numbers: Iterable[int]) -> dict[tuple[int, str], list[int]]:
+    """Cells by subject and backbone, in order."""
+    found: dict[tuple[int, str], list[int]] = {}
+    for number in numbers:
+        cell = study.cells[number]
+        found.setdefault((cell.subject, cell.backbone), []).append(number)
+    return found
+
+
+def run(
+    study: Study,
+    numbers: Iterable[int],
+    device: Callable[[], torch.device],
+    memory: int,
+    stop: StopFlag,
+) -> None:
+    """Fit and score the cells that are not done; one that fails does not keep the others from being done.
+
+    Parameters
+    ----------
+    study : of the cells.
+    numbers : of those to do.
+    device : says what to compute on, when something is to be computed.
+    memory : bytes to use at most, about.
+    stop : looked at while fitting.
+
+    Raises
+    ------
+    StoppedError
+        If a signal came; the same call goes on from there.
+    ChoiceError
+        If the study makes no sense.
+    """
+    known = Known(study)
+    todo = [number for number in numbers if known.done(number) is None]
+    if not todo:
+        study.save()
+        return
+    from boldreams_cli.study import running
+
+    running.check(study)
+    study.save()
+    logger.info("%s: %d of %d cells to do", study.name, len(todo), len(study.cells))
+    for (subject, backbone), some in groups(study, todo).items():
+        running.Group(study, subject, backbone, device(), memory, stop).run(some)

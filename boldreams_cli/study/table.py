@@ -1,0 +1,77 @@
+"""The table of a study: accuracy with its certainty by subject, area, backbone, readout and percent."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from boldreams_cli.files import to_json, write_json, write_text
+from boldreams_cli.study.sweep import State, model_row
+
+TABLE, JSON = "table.csv", "table.json"
+WHOLE = "all"
+IDENTITY = ("subject", "backbone", "percent", "recipe", "readout", "finetuned", "seed")
+# Of the table, and of scores.json; a list there has two columns here.
+SCORES = {
+    "voxels": "voxels",
+    "images": "images",
+    "r": "r_mean",
+    "r_image_se": "r_image_se",
+    "r_ci": "r_ci",
+    "r_se_over_voxels": "r_se",
+    "ceiling": "ceiling_mean",
+    "r_over_ceiling": "accuracy",
+    "r_over_ceiling_image_se": "accuracy_image_se",
+    "r_over_ceiling_ci": "accuracy_ci",
+    "r_over_ceiling_voxels": "accuracy_voxels",
+}
+INTERVALS = ("r_ci", "r_over_ceiling_ci")
+
+
+def rows(state: State) -> Iterator[dict[str, Any]]:
+    """One row a model and area, the whole of the voxels first; null for what scores of an earlier version lack."""
+    for number, noted in state.noted.items():
+        model = model_row(state.study, number, noted)
+        scores = noted["scores"]
+        for area, values in ({WHOLE: scores} | scores["rois"]).items():
+            yield {
+                **{name: model[name] for name in IDENTITY},
+                "area": area,
+                **{ours: values.get(theirs) for ours, theirs in SCORES.items()},
+                "model": noted["model"],
+            }
+
+
+def write(state: State) -> list[Path]:
+    """Write table.csv and table.json into the study's folder, where they are other than what is there."""
+    found = to_json(list(rows(state)))
+    if not found:
+        return []
+    text = io.StringIO()
+    flat = [_flat(row) for row in found]
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    paths = [state.study.folder / TABLE, state.study.folder / JSON]
+    try:
+        same = paths[0].read_text(encoding="utf-8") == text.getvalue() and paths[1].is_file()
+    except OSError:
+        same = False
+    if not same:
+        write_json(paths[1], found)
+        write_text(paths[0], text.getvalue())
+    return paths
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in INTERVALS:
+            low, high = value or (None, None)
+            flat |= {f"{name}_low": low, f"{name}_high": high}
+        else:
+            flat[name] = value
+    return flat

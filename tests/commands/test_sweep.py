@@ -1,0 +1,213 @@
+"""`boldreams sweep` in this process and in several: what is done is what the cache holds."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from boldreams_cli.encoding.model.folder import find_models
+from boldreams_cli.study.manifest import Study
+
+from ..conftest import COMMAND, Run
+from .conftest import listing
+
+GRID = ("--backbone", "alexnet", "--percent", "1,10", "--subject", "1", "--recipe", "fast", "--epochs", "2")
+LONG = (*GRID[:-1], "60")
+
+
+def start(*arguments: object, experiment: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "BOLDREAMS_NSD_ROOT": str(experiment),
+        "BOLDREAMS_DEVICE": "cpu",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [COMMAND, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_cells_are_models_with_scores_and_nothing_is_done_twice(run: Run, own: Path) -> None:
+    run("fit", *GRID[:2], "--percent", 10, *GRID[4:], "--cache", own)  # of another hand: it counts
+    before = {row.folder: row for row in find_models(own)}
+    done = run("sweep", *GRID, "--recipe", "fast,paper", "--cache", own, "--json", "--name", "two").json
+    assert done["study"] == "two"
+    assert done["cells"] == {"done": 4, "failed": 0, "running": 0, "missing": 0}
+    assert [(m["percent"], m["recipe"]) for m in done["models"]] == [
+        (1, "fast"),
+        (10, "fast"),
+        (1, "paper"),
+        (10, "paper"),
+    ]
+    rows = {row.folder: row for row in find_models(own)}
+    for model in done["models"]:
+        row = rows[Path(model["model"])]
+        assert (row.percent, row.kind, row.seed, row.r_mean) == (model["percent"], model["recipe"], 0, model["r_mean"])
+    fitted = next(row for row in before.values() if row.recipe == "fast")
+    assert rows[fitted.folder].date == fitted.date, "a model that is there is not fitted again"
+
+    files = listing(own)
+    again = run("sweep", *GRID, "--recipe", "fast,paper", "--cache", own, "--json", "--name", "two")
+    assert again.json == done
+    changed = {name for name in files if files[name] != listing(own).get(name)}
+    assert all("/locks/" in name for name in changed), changed
+    assert "cell" not in again.err
+
+    table = list(csv.DictReader((own / "studies/two/table.csv").open()))
+    scores = json.loads((fitted.folder / "scores.json").read_text())
+    mine = {row["area"]: row for row in table if row["model"] == str(fitted.folder.relative_to(own))}
+    assert mine.keys() == {"all", *scores["rois"]}
+    assert float(mine["V1"]["r"]) == scores["rois"]["V1"]["r_mean"]
+    assert [float(mine["V1"][f"r_ci_{end}"]) for end in ("low", "high")] == scores["rois"]["V1"]["r_ci"]
+    assert float(mine["all"]["r_over_ceiling"]) == scores["accuracy"]
+    assert len(json.loads((own / "studies/two/table.json").read_text())) == len(table)
+
+
+def test_a_rerun_imports_no_torch(run: Run, own: Path, experiment: Path) -> None:
+    run("sweep", *GRID, "--cache", own)
+    program = (
+        "import sys\nfrom boldreams_cli.cli import boldreams\n"
+        "boldreams.main(sys.argv[1:], standalone_mode=False)\n"
+        "assert not {'torch', 'matplotlib'} & set(sys.modules), 'a finished sweep needs neither'"
+    )
+    environment = os.environ | {"BOLDREAMS_NSD_ROOT": str(experiment)}
+    command = [sys.executable, "-c", program, "sweep", *GRID, "--cache", str(own)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "done 2, failed 0" in done.stdout
+
+
+@pytest.mark.parametrize("damage", ["model removed", "weights", "scores removed", "map removed", "other betas"])
+def test_what_is_no_longer_whole_is_done_again(
+    run: Run, own: Path, experiment: Path, tmp_path: Path, damage: str
+) -> None:
+    model = Path(run("sweep", *GRID, "--cache", own, "--json").json["models"][0]["model"])
+    root, digest = experiment, json.loads((model / "spec.json").read_text())["weights_digest"]
+    if damage == "model removed":
+        run("remove", model.name, "--cache", own, "--yes")
+    elif damage == "weights":
+        (model / "weights.safetensors").write_bytes(b"x" * (model / "weights.safetensors").stat().st_size)
+    elif damage == "scores removed":
+        (model / "scores.json").unlink()
+    elif damage == "map removed":
+        (model / "correlation.nii.gz").unlink()
+    else:
+        root = Path(shutil.copytree(experiment, tmp_path / "nsd"))
+        shutil.rmtree(next((root / "nsddata_betas").rglob("subj01")))
+        shutil.copytree(
+            next((root / "nsddata_betas").rglob("subj02")), next((root / "nsddata_betas").rglob("ppdata")) / "subj01"
+        )
+        failed = run("sweep", *GRID, "--cache", own, "--nsd-root", root, "--json", code=1).json
+        assert failed["cells"]["failed"] == 2
+        assert "other betas" in failed["failures"][0]["line"]
+        return
+    again = run("sweep", *GRID, "--cache", own, "--json")
+    assert again.err.count("done, mean r") == 1
+    assert again.json["cells"]["done"] == 2
+    assert json.loads((model / "spec.json").read_text())["weights_digest"] == digest
+    assert (model / "correlation.nii.gz").is_file()
+
+
+def test_a_cell_that_fails_is_named_and_the_others_are_done(run: Run, own: Path) -> None:
+    grid = ("--backbone", "vgg11,alexnet", *GRID[2:], "--cache", own)
+    done = run("sweep", *grid, "--json", code=1)
+    assert done.json["cells"] == {"done": 2, "failed": 2, "running": 0, "missing": 0}
+    failure = done.json["failures"][0]
+    assert failure["cell"] == 0
+    assert failure["line"].endswith("holds no store of vgg11; run boldreams extract --backbone vgg11")
+    assert failure["line"] == Path(failure["log"]).read_text().splitlines()[-1]
+    status = run("sweep", "--status", Path(done.json["manifest"]).parent, code=0).out
+    assert "done 2, failed 2, running 0" in status
+    assert f"failed: cell 0 (subject 1, vgg11, 1 %, fast, seed 0): {failure['line']}" in status
+
+
+def test_cells_by_number_and_status(run: Run, own: Path) -> None:
+    grid = (*GRID, "--cache", own, "--name", "mine")
+    manifest = own / "studies/mine"
+    run("sweep", *grid)
+    for row in find_models(own, recipe="fast"):
+        run("remove", row.folder.name, "--cache", own, "--yes")
+    status = run("sweep", "--status", "mine", "--cache", own, "--json").json
+    assert status["cells"] == {"done": 0, "failed": 0, "running": 0, "missing": 2}
+    one = run("sweep", "--manifest", manifest / "manifest.json", "--cell", 1, "--json").json
+    assert one["cells"] == {"done": 1, "failed": 0, "running": 0, "missing": 1}
+    assert [model["percent"] for model in one["models"]] == [10]
+    shutil.rmtree(manifest / "cells")  # notes spare work; the cache is the truth
+    assert run("sweep", "--status", manifest, "--json").json["cells"]["done"] == 1
+    run("sweep", "--manifest", manifest, "--cell", "0-1")
+    assert run("sweep", "--status", manifest, "--json").json["cells"]["done"] == 2
+
+
+def test_killed_in_the_middle_and_two_at_once(run: Run, own: Path, experiment: Path) -> None:
+    grid = ("sweep", *LONG, "--cache", own, "--name", "mine", "--json")
+    study = own / "studies/mine"
+    first = start(*grid, experiment=experiment)
+    spans = own / "models/subj01/alexnet"
+    _wait(lambda: any(spans.glob("percent-*-fast-*")) or any(spans.glob(".percent-*-fast-*")), first)
+    first.kill()
+    first.wait()
+    status = run("sweep", "--status", study, "--json").json
+    assert status["cells"] == {"done": 0, "failed": 1, "running": 0, "missing": 1}, "it ended without a word"
+    both = [start(*grid, experiment=experiment) for _ in range(2)]
+    _wait(lambda: any(study.glob("cells/*.json")), both[0])
+    for process in both:
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert json.loads(out)["cells"]["done"] == 2
+    for number in range(2):
+        fits = [line for line in Study.load(study).log(number).read_text().splitlines() if "60/60 epochs" in line]
+        assert len(fits) == 1, "each cell is fitted once"
+
+
+def test_a_signal_stops_it_and_the_same_command_goes_on(run: Run, own: Path, experiment: Path) -> None:
+    grid = ("sweep", *LONG, "--cache", own, "--name", "mine", "--json")
+    log = own / "studies/mine/logs/cell-0001.log"
+    for times, sent in enumerate((signal.SIGTERM, signal.SIGUSR1), 1):
+        process = start(*grid, experiment=experiment)
+        _wait(lambda times=times: log.exists() and log.read_text().count("alexnet, 10 %, fast") == times, process)
+        process.send_signal(sent)
+        out, err = process.communicate()
+        assert process.returncode == 75, err
+        assert f"stopped by {sent.name}" in err
+        assert json.loads(out)["cells"] == {"done": 0, "failed": 0, "running": 0, "missing": 2}
+    assert run(*grid).json["cells"]["done"] == 2
+
+
+def _wait(condition: object, process: subprocess.Popen[str]) -> None:
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--backbone", "alexnett"), "unknown backbone 'alexnett' (did you mean alexnet?)"),
+        (("--recipe", "slow"), "has no recipe 'slow'"),
+        (("--readout", "ridge", "--epochs", "3"), "no cell of the study has the setting epochs"),
+        (("--cell", "1"), "--manifest"),
+        (("--name", "a/b"), "no name of a study"),
+        (("--percent", "1,101"), "'101' is no percentage"),
+        (("--percent", ","), "no value"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_is_fitted(
+    run: Run, cache: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    before = listing(cache)
+    done = run("sweep", "--subject", 1, *arguments, "--cache", cache, code=2)
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) <= 3
+    assert listing(cache) == before
+
+
+def test_cells_that_are_not_there(run: Run, own: Path) -> None:
+    run("sweep", *GRID, "--cache", own, "--name", "mine")
+    for text, said in (("2", "cells 0 to 1"), ("1-0", "cells 0 to 1"), ("a", "no list of cells")):
+        assert said in run("sweep", "--manifest", "mine", "--cache", own, "--cell", text, code=2).err
+    assert "cannot read" in run("sweep", "--manifest", "other", "--cache", own, code=1).err
