@@ -120,12 +120,13 @@ def _plain_score(folder: Path, responses: Any, prediction: Tensor) -> None:
         "ceiling": np.sqrt(noise_ceiling(responses.ncsnr, responses.repeats(responses.test_images))),
         "ceiling_single": np.sqrt(single_trial_ceiling(responses.ncsnr)),
     }
-    areas = {}
+    areas: dict[str, dict[str, Any]] = {}
     for name in [*responses.areas.counts(), *responses.areas.label_counts()]:
         inside = responses.areas.select(name)
         areas[name] = {"voxels": int(inside.sum())}
         for key, values in arrays.items():
-            areas[name][f"{key}_mean"], areas[name][f"{key}_se"] = mean_and_error(values[inside])
+            mean, error = mean_and_error(values[inside])
+            areas[name] |= {f"{key}_mean": mean, f"{key}_se": error, f"{key}_ci": [mean - error, mean + error]}
     write_text(folder / "rois.csv", "\n".join(",".join(map(str, area.values())) for area in areas.values()))
     volume = np.full(responses.shape, np.nan, dtype=np.float32)
     volume[tuple(responses.voxels.T)] = arrays["r"]

@@ -27,11 +27,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def test_bars_are_as_high_as_r_and_its_ceiling(drawn: list[Figure], tmp_path: Path) -> None:
-    areas = {"V1": {"r_mean": 0.4, "r_se": 0.01, "ceiling_mean": 0.7, "voxels": 5},
-             "faces": {"r_mean": -0.1, "r_se": 0.02, "ceiling_mean": 0.5, "voxels": 3}}  # fmt: skip
+    areas = {"V1": {"r_mean": 0.4, "r_ci": [0.38, 0.43], "ceiling_mean": 0.7, "voxels": 5},
+             "faces": {"r_mean": -0.1, "r_ci": [np.nan, np.nan], "ceiling_mean": 0.5, "voxels": 3}}  # fmt: skip
     plots.accuracy(tmp_path, np.array([0.4, -0.1]), np.array([0.7, 0.5]), areas, "title")
     bars = drawn[1].axes[0].patches
     assert [bar.get_height() for bar in bars] == [0.7, 0.5, 0.4, -0.1]
+    (whiskers,) = (found for found in drawn[1].axes[0].collections if len(found.get_segments()) == 2)
+    np.testing.assert_allclose([line[:, 1] for line in whiskers.get_segments()], [[0.38, 0.43], [-0.1, -0.1]])
 
 
 def test_trace_rises_where_the_response_does(drawn: list[Figure], tmp_path: Path) -> None:

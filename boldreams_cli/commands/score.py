@@ -58,7 +58,8 @@ def score(
 
     A, the noise-normalised accuracy, is the sum of r over the sum of ceilings, of voxels whose ceiling is at least 0.2.
     A voxel's p is one-sided, from r's standard error over images or from --permutations, which exchange images of
-    equal repeats; q is its false discovery rate (Benjamini-Hochberg) over all voxels.
+    equal repeats; q is its false discovery rate (Benjamini-Hochberg) over all voxels. Scores that are there are kept
+    whichever p they have, unless --permutations asks for another number or seed.
     """
     from boldreams_cli.console import logger
     from boldreams_cli.encoding.evaluation import retinotopy, score, score_files

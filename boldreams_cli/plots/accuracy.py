@@ -25,7 +25,7 @@ def accuracy(
     ----------
     folder : to write into.
     r, ceiling : (voxels,); NaN is left out.
-    areas : name -> r_mean, r_se, ceiling_mean, voxels.
+    areas : name -> r_mean, r_ci (over images), ceiling_mean, voxels.
     title : of all of them.
 
     Returns
@@ -58,9 +58,12 @@ def _bars(path: Path, areas: Mapping[str, Mapping[str, Any]], title: str) -> Non
         axes = drawn.add_subplot()
         places = np.arange(len(names))
         values = np.array([areas[name]["r_mean"] for name in names])
-        errors = np.nan_to_num(np.array([areas[name]["r_se"] for name in names]))  # one voxel: no error bar
+        ends = np.array([areas[name]["r_ci"] for name in names], dtype=float).reshape(-1, 2).T
+        errors = np.nan_to_num(np.abs(ends - values))  # one image: no error bar
         axes.bar(places, [areas[name]["ceiling_mean"] for name in names], color=CEILING, label="noise ceiling")
-        axes.bar(places, values, yerr=errors, width=0.55, color=COLOUR, label="r, standard error", ecolor="black")
+        axes.bar(
+            places, values, yerr=errors, width=0.55, color=COLOUR, label="r, 95 % interval over images", ecolor="black"
+        )
         labels = [f"{name} ({areas[name]['voxels']})" for name in names]
         axes.set_xticks(places, labels, rotation=60, ha="right", fontsize=8)
         axes.set(ylabel="mean r over voxels", title=title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -189,6 +190,16 @@ def test_permutations_stay_within_equal_repeats_and_depend_on_the_seed_alone() -
     np.testing.assert_array_equal(one, permutation_p(prediction, beta, strata, 50, 1))
     assert (one != permutation_p(prediction, beta, strata, 50, 2)).any()
     np.testing.assert_array_equal(one[290:], permutation_p(prediction[:, 290:], beta[:, 290:], strata, 50, 1))
+
+
+def test_more_permutations_than_are_held_are_different_ones() -> None:
+    prediction, beta = torch.tensor(np.random.default_rng(8).normal(size=(2, 6, 2)))
+    found = permutation_p(prediction, beta, np.ones(6), 20_000, 0)
+    orders = np.array(list(itertools.permutations(range(6))))
+    sums = (prediction.numpy()[orders] * beta.numpy()).sum(1)
+    exact = (sums >= (prediction * beta).sum(0).numpy() - 1e-9).mean(0)
+    np.testing.assert_allclose(found, exact, atol=0.01)
+    assert (found * 20_001 > 20).all()
 
 
 def test_accuracy_is_over_voxels_whose_ceiling_reaches_the_floor() -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import MismatchError, logger, timed
+from boldreams_cli.console import MismatchError, logger, progress, timed
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation import influences, retinotopy
 from boldreams_cli.encoding.evaluation.predict import Wanted, predict
@@ -24,7 +24,7 @@ from boldreams_cli.encoding.evaluation.statistics import (
 from boldreams_cli.encoding.model.full import store_of
 from boldreams_cli.encoding.model.spec import FittedModel
 
-VOXELS_IN_A_BLOCK = 1024  # whose trials are correlated at once
+VOXELS_IN_A_BLOCK = 1024  # whose trials are correlated, or images permuted, at once
 
 
 def score(
@@ -90,7 +90,7 @@ def of_prediction(
     areas = influences.memberships(responses.areas)
     r, r_se, found = influences.of_areas(prediction, betas, ceiling, areas, responses.voxels, images, repeats)
     if permutations:
-        p = permutation_p(prediction, betas, repeats, permutations, permutation_seed)
+        p = _permuted(prediction, betas, repeats, permutations, permutation_seed)
     else:
         p = p_of_r(r, r_se, len(images), "greater")
     return Scores(
@@ -106,6 +106,19 @@ def of_prediction(
         permutations=permutations,
         permutation_seed=permutation_seed if permutations else 0,
     )
+
+
+def _permuted(
+    prediction: Tensor, betas: Tensor, repeats: NDArray[np.int64], permutations: int, seed: int
+) -> NDArray[np.float64]:
+    """`permutation_p` of all voxels, which all see the same permutations, with progress."""
+    parts = []
+    with progress("permute", prediction.shape[1], "voxels") as shown:
+        for start in range(0, prediction.shape[1], VOXELS_IN_A_BLOCK):
+            block = slice(start, start + VOXELS_IN_A_BLOCK)
+            parts.append(permutation_p(prediction[:, block], betas[:, block], repeats, permutations, seed))
+            shown.advance(len(parts[-1]))
+    return np.concatenate(parts)
 
 
 def _single_trials(prediction: Tensor, responses: Responses) -> NDArray[np.float64]:

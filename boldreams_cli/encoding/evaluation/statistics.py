@@ -5,6 +5,7 @@ The random sample is the test images. Voxels share images and much of their nois
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 CEILING_FLOOR = 0.2  # of a voxel that is compared with its ceiling: below, the quotient is mostly noise
 VOXELS_IN_A_BLOCK = 256  # that are permuted together: their betas stay in a processor's cache
+ORDERS_AT_A_TIME = 1000  # permutations that are held
 
 
 def pearson_r(prediction: Tensor, beta: Tensor) -> Tensor:
@@ -171,27 +173,27 @@ def permutation_p(
     -------
     (voxels,) float64, one-sided, at least 1 / (permutations + 1); NaN where a voxel has no `pearson_r`.
     """
-    orders = torch.from_numpy(_orders(strata, permutations, seed))
-    found = np.full(prediction.shape[1], np.nan)
-    for start in range(0, len(found), VOXELS_IN_A_BLOCK):
-        block = slice(start, start + VOXELS_IN_A_BLOCK)
-        p, y = (_standardised(x[:, block]).float() for x in (prediction, beta))
-        least = (p * y).sum(0) - 1e-6 * len(p)  # an order that changes nothing counts, however it rounds
-        above = torch.ones(p.shape[1], dtype=torch.float64)
-        for order in orders:
-            above += (p[order] * y).sum(0) >= least
-        found[block] = np.where(torch.isfinite(least), above / (permutations + 1), np.nan)
-    return found
+    above = torch.ones(prediction.shape[1], dtype=torch.float64)
+    known = torch.isfinite(pearson_r(prediction, beta))
+    for orders in _orders(strata, permutations, seed):
+        for start in range(0, len(above), VOXELS_IN_A_BLOCK):
+            block = slice(start, start + VOXELS_IN_A_BLOCK)
+            p, y = (_standardised(x[:, block]).float() for x in (prediction, beta))
+            least = (p * y).sum(0) - 1e-6 * len(p)  # an order that changes nothing counts, however it rounds
+            for order in orders:
+                above[block] += (p[order] * y).sum(0) >= least
+    return torch.where(known, above / (permutations + 1), torch.nan).numpy()
 
 
-def _orders(strata: NDArray[np.number], permutations: int, seed: int) -> NDArray[np.int64]:
-    """(permutations, images): orders that keep every image in its stratum."""
+def _orders(strata: NDArray[np.number], permutations: int, seed: int) -> Iterator[Tensor]:
+    """Orders that keep every image in its stratum, (some, images) at a time."""
     rng = np.random.default_rng(seed)
-    orders = np.tile(np.arange(len(strata)), (permutations, 1))
-    for stratum in np.unique(strata):
-        places = np.flatnonzero(np.asarray(strata) == stratum)
-        orders[:, places] = rng.permuted(orders[:, places], axis=1)
-    return orders
+    places = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    for start in range(0, permutations, ORDERS_AT_A_TIME):
+        orders = np.tile(np.arange(len(strata)), (min(ORDERS_AT_A_TIME, permutations - start), 1))
+        for stratum in places:
+            orders[:, stratum] = rng.permuted(orders[:, stratum], axis=1)
+        yield torch.from_numpy(orders)
 
 
 def over_ceiling(
