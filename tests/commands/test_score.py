@@ -223,6 +223,7 @@ def test_influences_are_saved_for_comparisons(raw: Raw, experiment: Path, own: P
 
 def test_all_of_an_area_is_over_voxels_that_have_a_correlation(raw: Raw, cache: Path) -> None:
     from boldreams_cli.data.responses import Responses
+    from boldreams_cli.encoding.evaluation.influences import load_influences
     from boldreams_cli.encoding.evaluation.score import of_prediction
     from boldreams_cli.encoding.model.spec import FittedModel
 
@@ -243,7 +244,14 @@ def test_all_of_an_area_is_over_voxels_that_have_a_correlation(raw: Raw, cache: 
         assert area[f"{name}_mean"] == pytest.approx(np.nanmean(getattr(scores, name)[left]))
     assert area["accuracy"] == pytest.approx(scores.r[fair].sum() / scores.ceiling[fair].sum())
     row = scores.influences.row("V1")
-    np.testing.assert_allclose(scores.influences.r[row], influence(raw)[:, left].mean(1), atol=1e-5)
+    found = scores.influences
+    np.testing.assert_allclose(found.r[row], influence(raw)[:, left].mean(1), atol=1e-5)
+    of_fair = influence(raw)[:, fair].sum(1) / scores.ceiling[fair].sum()
+    np.testing.assert_allclose(found.accuracy[row], of_fair, atol=1e-5)
+    assert (found.r_mean[row], found.accuracy_value[row]) == pytest.approx((area["r_mean"], area["accuracy"]))
+    before = load_influences(raw.folder)
+    assert found.voxel_sets[row] != before.voxel_sets[row]
+    assert found.voxel_sets[found.row("V2")] == before.voxel_sets[before.row("V2")]
     for values in (scores.r_se, scores.p, scores.q, scores.r_over_ceiling):
         assert np.isnan(values[gone]).all()
     assert np.isnan(scores.r_over_ceiling[low]).all()
