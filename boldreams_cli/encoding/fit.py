@@ -160,9 +160,8 @@ def _solve(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, s
             f"this fit takes {size(resident + each)} and --memory leaves {size(problem.memory)} for it; use more "
             "--memory or a smaller --percent"
         )
-    together = readout.voxels_together(problem)
-    width = most // together * together or most
-    todo = spans.left(columns, width, most)
+    width = whole_blocks(most, readout.voxels_together(problem))
+    todo = spans.left(columns, width, max(most, width))
     if todo:
         readout.prepare(problem, spans.prepared(columns), stop)
     for number, voxels in enumerate(todo):
@@ -170,6 +169,20 @@ def _solve(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, s
         checkpoint = spans.checkpoint(voxels)
         with timed(f"{readout.name}: span {number + 1} of {len(todo)}, {len(voxels)} voxels"):
             spans.keep(voxels, readout.solve(replace(problem, title=title), voxels, checkpoint, stop))
+
+
+def whole_blocks(most: int, together: int) -> int:
+    """Voxels of a span: as many as fit, in whole blocks, and one block at least.
+
+    A matrix product rounds differently in another shape, so a span that ended within a block would make memory
+    decide the last bits of what is behind it. One block more than `most` is a matter of some MB.
+
+    Parameters
+    ----------
+    most : voxels that fit the memory.
+    together : voxels of a block.
+    """
+    return max(1, most // together) * together
 
 
 def _save(folder: Path, spec: ModelSpec, spans: Spans, voxels: NDArray[np.int32]) -> Curve:

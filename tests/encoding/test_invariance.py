@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from boldreams_cli.console import StoppedError
+from boldreams_cli.encoding.fit import whole_blocks
+from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.readouts import gaussian, separable
 from boldreams_cli.encoding.readouts.base import Readout
 from boldreams_cli.encoding.readouts.gaussian import Gaussian, GaussianSettings
@@ -108,3 +110,16 @@ def test_stopped_anywhere_and_resumed_with_other_memory_changes_no_bit(
             stops += 1
     assert stops > 1
     assert not any(differences(usual[name], found).values())
+
+
+@pytest.mark.parametrize(("most", "span"), [(1, 64), (63, 64), (64, 64), (100, 64), (200, 192)])
+def test_spans_are_of_whole_blocks_however_little_the_memory(most: int, span: int) -> None:
+    """One that ended within a block gave what is behind it other last bits."""
+    assert whole_blocks(most, 64) == span
+
+
+def test_a_block_of_a_network_with_large_maps_fits_a_small_memory() -> None:
+    large = MapLayout(Group("224x224", 224, 224, ("a",)), {"a": list(range(6))})
+    width = separable.block_width([large], 16, torch.device("cpu"), 1)
+    assert width == 64
+    assert width * 20 * (6 + 224**2) < 2**27

@@ -21,13 +21,22 @@ from boldreams_cli.encoding.model.checkpoint import load_optimizer_state, optimi
 from boldreams_cli.encoding.numerics.contraction import contract, contract_gradients, learning_rate, published_start
 from boldreams_cli.encoding.readouts.base import Checkpoint, Problem, Readout, ReadoutSettings, Solution, register
 
+PARAMETER_BYTES = 20  # value, gradient and two moments, and once more as the solution
+BLOCK_BYTES = 2**26  # of a block's parameters
 INNER_BYTES = 2**22  # of a block's (images, A, voxels) intermediate
 
 
 def block_width(layouts: Sequence[MapLayout], batch_size: int, device: torch.device, voxels: int) -> int:
-    """Voxels to compute at a time: on a CPU so few that intermediates stay in its cache, else all `voxels`."""
+    """Voxels to compute at a time: on a CPU so few that intermediates stay in its cache, else all `voxels`.
+
+    A part of the arithmetic, so it does not ask how much memory there is; but a block always fits a small one.
+    """
+    if device.type != "cpu":
+        return voxels
     widest = max(layout.shape[0] for layout in layouts)
-    return max(64, INNER_BYTES // (4 * batch_size * widest) // 64 * 64) if device.type == "cpu" else voxels
+    parameters = sum(layout.count + layout.group.pixels for layout in layouts)
+    most = min(INNER_BYTES // (4 * batch_size * widest), BLOCK_BYTES // (PARAMETER_BYTES * parameters))
+    return max(64, most // 64 * 64)
 
 
 def squared_error(
@@ -255,7 +264,7 @@ class Separable(Readout):
     def bytes_per_voxel(self, problem: Problem) -> int:
         """Betas; parameters four times (value, gradient, two moments) and once more as the solution."""
         parameters = 1 + sum(layout.count + layout.group.pixels for layout in problem.maps.layouts)
-        return 4 * len(problem.betas.images) + 20 * parameters
+        return 4 * len(problem.betas.images) + PARAMETER_BYTES * parameters
 
     def voxels_together(self, problem: Problem) -> int:
         """Voxels of a block."""
