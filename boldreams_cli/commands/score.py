@@ -16,6 +16,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     "boldreams score",
     "boldreams score --subject 1 --percent 10 --readout ridge",
     "boldreams score --permutations 5000",
+    "boldreams score --folds 5",
     "boldreams score --model percent-10 --json",
 )
 @options.output_options
@@ -32,6 +33,13 @@ from boldreams_cli.commands.options import ModelChoice, Output
 @options.option(
     "--permutation-seed", type=click.IntRange(0), default=0, show_default=True, help="The seed of the permutations."
 )
+@options.option(
+    "--folds",
+    type=click.IntRange(2),
+    default=None,
+    metavar="K",
+    help="Score the training images too, as K folds predict them (fit --folds K); without it, folds that are there.",
+)
 @options.option("--overwrite", is_flag=True, help="Score again a model whose scores are there.")
 def score(
     choice: ModelChoice,
@@ -40,6 +48,7 @@ def score(
     device: str,
     permutations: int | None,
     permutation_seed: int,
+    folds: int | None,
     overwrite: bool,
     output: Output,
 ) -> None:
@@ -60,11 +69,18 @@ def score(
     A voxel's p is one-sided, from r's standard error over images or from --permutations, which exchange images of
     equal repeats; q is its false discovery rate (Benjamini-Hochberg) over all voxels. Scores that are there are kept
     whichever p they have, unless --permutations asks for another number or seed.
+
+    Of a model that was fitted with --folds K, the training images are scored too, each as predicted by a model that
+    was fitted without it; correlation-folds-K.nii.gz is the map.
     """
     from boldreams_cli.console import logger
+    from boldreams_cli.encoding.evaluation import folds as left_out
     from boldreams_cli.encoding.evaluation import retinotopy, score, score_files
+    from boldreams_cli.encoding.folds import require
 
     model = choice.resolve()
+    if folds is not None:
+        require(model, folds)
     where = options.pick_device(device)
     drawn = None if permutations is None else (permutations, permutation_seed)
     summary = None if overwrite else score_files.saved_summary(model, drawn)
@@ -83,7 +99,11 @@ def score(
         scores = score.score(model, responses, choice.cache, nsd_root, where, memory, *(drawn or ()))
         score_files.save(scores)
         summary = scores.summary()
-    output.show(summary, *_report(summary), *_table(summary["rois"]), *_fields(summary))
+    summary.pop("folds", None)
+    measured = left_out.scored(model, folds, lambda: options.responses_of(model, choice.cache, nsd_root))
+    if measured is not None:
+        summary["folds"] = measured
+    output.show(summary, *_report(summary), *_table(summary["rois"]), *_fields(summary), *_folds_table(measured))
 
 
 def _report(summary: dict[str, Any]) -> list[str]:
@@ -142,6 +162,22 @@ def _fields(summary: dict[str, Any]) -> list[str]:
         lines.append(
             f"{name:10} {row['voxels']:6d} {_number(row['eccentricity_r']):>12} {_number(row['size_r']):>6} "
             f"{_number(row['angle_r']):>6} {degrees:>6}"
+        )
+    return lines
+
+
+def _folds_table(folds: dict[str, Any] | None) -> list[str]:
+    """Accuracy of the training images, where folds predict them."""
+    if folds is None:
+        return []
+    lines = [
+        f"{folds['folds']} folds: {folds['images']} training images, each predicted by a fit without it",
+        f"{'area':10} {'voxels':>6} {'r':>7} {'s.e.':>6} {'95 % interval':>15} {'ceiling':>7}",
+    ]
+    for name, row in [("all", folds), *folds["rois"].items()]:
+        lines.append(
+            f"{name:10} {row['voxels']:6d} {_number(row['r_mean']):>7} {_number(row['r_image_se']):>6} "
+            f"{_interval(row['r_ci']):>15} {_number(row['ceiling_mean']):>7}"
         )
     return lines
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.fit import fit, model_spec, settled
 from boldreams_cli.encoding.inputs.shared import Inputs
@@ -161,26 +161,48 @@ def load_folds(model: FittedModel, count: int) -> Folds:
 
     Raises
     ------
-    BoldreamsError
+    MismatchError
         If they are missing, damaged or of another fit.
     """
-    found = _whole(model, count)
-    if found is None:
-        spec = model.spec
-        kind = f"--recipe {spec.recipe}" if spec.recipe else f"--readout {spec.readout}"
-        kind = "" if spec.readout == "linear" else f" {kind}"
-        raise BoldreamsError(
-            f"{model.folder} has no predictions of {count} folds (there: {listing(there_are(model))}); fit it again "
-            f"with its own options and --folds {count}: boldreams fit --backbone {spec.backbone} "
-            f"--percent {spec.percent:g} --subject {spec.subject}{kind} --folds {count}"
-        )
+    if (found := _whole(model, count)) is None:
+        raise _missing(model, count)
     return found
 
 
+def require(model: FittedModel, count: int) -> None:
+    """Raise as `load_folds` does where there are none; their content is not looked at."""
+    if provenance(model, count) is None:
+        raise _missing(model, count)
+
+
+def _missing(model: FittedModel, count: int) -> MismatchError:
+    """What was wrong, what is there, and what to type."""
+    spec = model.spec
+    if spec.finetuned:
+        return MismatchError(f"{model.folder} is finetuned, and has no folds: --folds is for fits from the store alone")
+    kind = f" --recipe {spec.recipe}" if spec.recipe else f" --readout {spec.readout}"
+    return MismatchError(
+        f"{model.folder} has no predictions of {count} folds (there: {listing(there_are(model))}); run its fit again, "
+        f"with its options and --folds: boldreams fit --backbone {spec.backbone} --percent {spec.percent:g} "
+        f"--subject {spec.subject}{'' if spec.readout == 'linear' else kind} --folds {count}"
+    )
+
+
 def there_are(model: FittedModel) -> list[int]:
-    """Numbers of folds of which a model has predictions."""
-    numbers = [path.stem.removeprefix("folds-") for path in model.folder.glob("folds-*.json")]
-    return sorted(int(number) for number in numbers if number.isdecimal())
+    """Numbers of folds of which a model has predictions, in order."""
+    names = [path.stem.removeprefix("folds-") for path in model.folder.glob("folds-*.json")]
+    return sorted(int(name) for name in names if name.isdecimal() and provenance(model, int(name)))
+
+
+def provenance(model: FittedModel, count: int) -> dict[str, Any] | None:
+    """What is known of predictions of a model, its file's digest for one; None where they are missing or of another."""
+    path = _path(model, count)
+    try:
+        known = read_json(path.with_suffix(".json"))
+    except BoldreamsError:
+        return None
+    ours = isinstance(known, dict) and known.get("key") == _key(model.spec, count) and path.is_file()
+    return known if ours else None
 
 
 def _path(model: FittedModel, count: int) -> Path:
@@ -194,18 +216,14 @@ def _key(spec: ModelSpec, count: int) -> str:
 
 def _whole(model: FittedModel, count: int) -> Folds | None:
     """The predictions on disk; None where they are missing, damaged or of another key."""
-    path, key = _path(model, count), _key(model.spec, count)
-    try:
-        known = read_json(path.with_suffix(".json"))
-    except BoldreamsError:
-        return None
-    if not isinstance(known, dict) or known.get("key") != key or not path.is_file():
+    path, known = _path(model, count), provenance(model, count)
+    if known is None:
         return None
     if known.get("digest") != digest(path):
         logger.warning("%s is not the file that %s.json belongs to; it is left out", path, path.stem)
         return None
     with safe_open(path, "np") as stored:
-        return Folds(path, count, stored.get_tensor("images"), stored.get_tensor("fold"), key)
+        return Folds(path, count, stored.get_tensor("images"), stored.get_tensor("fold"), known["key"])
 
 
 def _read(part: Path, key: str) -> torch.Tensor | None:

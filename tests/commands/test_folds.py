@@ -9,7 +9,15 @@ import subprocess
 import time
 from pathlib import Path
 
-from safetensors.numpy import load_file
+import nibabel
+import numpy as np
+import pytest
+import scipy.stats
+from safetensors.numpy import load_file, save_file
+
+from boldreams_cli.data.responses import Responses
+from boldreams_cli.encoding.evaluation import folds
+from boldreams_cli.files import digest
 
 from ..conftest import COMMAND, Run
 
@@ -55,6 +63,75 @@ def test_stopped_by_a_signal_it_goes_on_with_what_is_done(run: Run, own: Path, e
     assert not work.exists()
     known = json.loads(work.with_suffix(".json").read_text())
     assert [one["fold"] for one in known["folds"]] == [1, 2]
+
+
+def test_score_correlates_all_training_images(run: Run, own: Path) -> None:
+    before = run("score", "--cache", own, "--json").json
+    refused = run("score", "--cache", own, "--folds", 3, code=3)
+    assert "--percent 10 --subject 1 --recipe paper --folds 3" in refused.err
+    assert "folds" not in before
+    file = run(*FIT, "--cache", own, "--folds", 3, "--json").json["folds"]["file"]
+    done = run("score", "--cache", own, "--folds", 3, "--json").json
+    found = done.pop("folds")
+    assert done == before
+    stored = load_file(file)
+    responses = Responses.open(next((own / "responses").glob("subj01-*.zarr")))
+    betas = responses.mean_betas(stored["images"]).astype(float)
+    pairs = zip(stored["betas"].astype(float).T, betas.T, strict=True)
+    r = np.array([scipy.stats.pearsonr(*pair).statistic for pair in pairs])
+    np.testing.assert_allclose(nibabel.load(found["file"]).get_fdata()[tuple(responses.voxels.T)], r, atol=1e-5)
+    ceiling = responses.ncsnr**2 / (responses.ncsnr**2 + np.mean(1 / responses.repeats(stored["images"])))
+    inside = responses.areas.select("V1")
+    for row, mask in ((found, np.ones_like(inside)), (found["rois"]["V1"], inside)):
+        p, y = (scipy.stats.zscore(values[:, mask], axis=0) for values in (stored["betas"].astype(float), betas))
+        influence = (p * y - r[mask] * (p**2 + y**2) / 2).mean(1)
+        assert row["voxels"] == mask.sum()
+        assert row["r_mean"] == pytest.approx(r[mask].mean(), abs=1e-6)
+        assert row["r_image_se"] == pytest.approx(scipy.stats.sem(influence), rel=1e-4)
+        ends = scipy.stats.t.interval(0.95, len(y) - 1, r[mask].mean(), scipy.stats.sem(influence))
+        assert row["r_ci"] == pytest.approx(ends, abs=1e-5)
+        assert row["ceiling_mean"] == pytest.approx(np.sqrt(ceiling[mask]).mean(), rel=1e-5)
+    assert (found["folds"], found["images"]) == (3, len(responses.train_images))
+    assert found["rois"].keys() == done["rois"].keys()
+
+
+def test_folds_that_are_there_are_scored_once_and_again_when_they_are_others(
+    run: Run, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(*FIT, "--cache", own, "--folds", 2)
+    first = run("score", "--cache", own, "--json").json["folds"]
+    saved = next(own.rglob("scores.json"))
+    assert json.loads(saved.read_text())["folds"]["r_mean"] == first["r_mean"]
+    times = saved.stat().st_mtime_ns, Path(first["file"]).stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.delattr(folds, "correlate")  # nothing is correlated again
+        assert run("score", "--cache", own, "--json").json["folds"] == first
+    assert (saved.stat().st_mtime_ns, Path(first["file"]).stat().st_mtime_ns) == times
+    assert run("score", "--cache", own, "--overwrite", "--json").json["folds"] == first
+    run(*FIT, "--cache", own, "--folds", 3)
+    assert run("score", "--cache", own, "--json").json["folds"]["folds"] == 3
+    assert run("score", "--cache", own, "--folds", 2, "--json").json["folds"] == first
+    out = run("score", "--cache", own, "--folds", 2).out
+    assert f"2 folds: {first['images']} training images" in out
+    for path in own.rglob("folds-*.json"):
+        path.unlink()
+    assert "folds" not in run("score", "--cache", own, "--json").json
+
+
+def test_an_area_without_a_correlation_is_nothing_and_not_nought(run: Run, own: Path) -> None:
+    file = Path(run(*FIT, "--cache", own, "--folds", 2, "--json").json["folds"]["file"])
+    responses = Responses.open(next((own / "responses").glob("subj01-*.zarr")))
+    stored = load_file(file)
+    stored["betas"][:, responses.areas.select("V1")] = np.nan
+    save_file(stored, file)
+    known = json.loads(file.with_suffix(".json").read_text())
+    file.with_suffix(".json").write_text(json.dumps(known | {"digest": digest(file)}))
+    found = run("score", "--cache", own, "--json").json["folds"]
+    assert found["rois"]["V1"] == {
+        "voxels": 0, "r_mean": None, "r_image_se": None, "r_ci": [None, None], "ceiling_mean": None
+    }  # fmt: skip
+    assert found["voxels"] == len(responses.voxels) - responses.areas.select("V1").sum()
+    assert found["r_mean"] is not None
 
 
 def test_refused(run: Run, cache: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.linear_model import RidgeCV
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, StoppedError
+from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, StoppedError
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding import folds
 from boldreams_cli.encoding.fit import fit
@@ -162,7 +162,7 @@ def test_stopped_and_resumed_by_fold(
     with pytest.raises(StoppedError):
         cross(ready, model)
     assert not there_are(model)
-    with pytest.raises(BoldreamsError, match="has no predictions of 3 folds"):
+    with pytest.raises(MismatchError, match="has no predictions of 3 folds"):
         load_folds(model, 3)
     found = cross(ready, model)
     assert len(fitted) == 4, "the first fold was kept"
@@ -208,7 +208,7 @@ def test_a_damaged_fold_is_fitted_again_and_damaged_predictions_do_not_count(
         content = bytearray(path.read_bytes())
         content[-5] ^= 1
         path.write_bytes(content)
-        with pytest.raises(BoldreamsError, match="--folds 3"):
+        with pytest.raises(MismatchError, match="--folds 3"):
             load_folds(model, 3)
     np.testing.assert_array_equal(cross(ready, model).predictions(), plain[1].predictions())
 
@@ -222,7 +222,7 @@ def test_another_number_of_folds_lies_beside_and_no_other_models_are_taken(
     np.testing.assert_array_equal(load_folds(model, 3).predictions(), plain[1].predictions())
     shutil.copy(model.folder / "folds-2.json", model.folder / "folds-4.json")
     shutil.copy(model.folder / "folds-2.safetensors", model.folder / "folds-4.safetensors")
-    with pytest.raises(BoldreamsError):
+    with pytest.raises(MismatchError):
         load_folds(model, 4)
     with pytest.raises(ValueError, match="other settings"):
         fit_folds(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.identity import FORMAT, key_of
 from boldreams_cli.encoding.evaluation.influences import ALL, INFLUENCES
 from boldreams_cli.encoding.evaluation.scores import Scores
@@ -57,7 +58,7 @@ def save(scores: Scores) -> None:
     scores.influences.save(folder, key_of(spec))
     for name, values in maps.items():
         with written_whole(folder / name) as temporary:
-            nibabel.save(_volume(scores, values), temporary)
+            nibabel.save(volume(scores.responses, values), temporary)
     kind = spec.recipe or spec.readout
     scores.files += plots.accuracy(
         folder / "figures",
@@ -152,7 +153,8 @@ def _quoted(cell: str) -> str:
     return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in ',"\n') else cell
 
 
-def _volume(scores: Scores, values: NDArray[np.floating]) -> nibabel.Nifti1Image:
-    volume = np.full(scores.responses.shape, np.nan, dtype=np.float32)
-    volume[tuple(scores.responses.voxels.T)] = values
-    return nibabel.Nifti1Image(volume, scores.responses.affine)
+def volume(responses: Responses, values: NDArray[np.floating]) -> nibabel.Nifti1Image:
+    """(voxels,) values in the subject's space, NaN outside the voxels."""
+    filled = np.full(responses.shape, np.nan, dtype=np.float32)
+    filled[tuple(responses.voxels.T)] = values
+    return nibabel.Nifti1Image(filled, responses.affine)
