@@ -207,6 +207,23 @@ def test_writing_again_does_nothing_and_other_things_stay(folder: Path, truth: T
     assert digests(folder / "nsd") == before
 
 
+def test_an_experiment_of_an_earlier_version_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = Experiment.small(subjects=1, images=16, shared=6, sample=8)
+    root = tmp_path / "nsd"
+    with monkeypatch.context() as patch:
+        patch.setattr("boldreams_cli.simulation.experiment.VERSION", 1)
+        patch.setattr("boldreams_cli.simulation.experiment._marker.__defaults__", (1,))
+        write(few, root)
+    before = digests(root)
+    Layout(root).functional(1, "prf_angle").unlink()
+    with pytest.raises(BoldreamsError, match="holds something else"):
+        write(Experiment.small(subjects=1, images=16, shared=6, sample=8, seed=1), root)
+    write(few, root)
+    after = digests(root)
+    assert Layout(root).functional(1, "prf_angle").is_file()
+    assert {name for name in before if before[name] != after[name]} == {"simulated.json"}
+
+
 def test_impossible_experiments_are_refused() -> None:
     for wrong in ({"subjects": 9}, {"shared": 45}, {"sessions": 4}, {"forms": ("nii",)}):
         with pytest.raises(BoldreamsError):

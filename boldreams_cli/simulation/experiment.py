@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, progress
+from boldreams_cli.console import BoldreamsError, logger, progress
 from boldreams_cli.data.nsd.layout import BETA_FORMATS, Layout
 from boldreams_cli.data.nsd.stimuli import DATASET, Stimuli
 from boldreams_cli.features import backbones
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 MARKER = "simulated.json"
-VERSION = 2
+VERSION = 2  # 1: without measured fields and mean EPI; all else is the same to the bit
 
 
 @dataclass(frozen=True)
@@ -218,8 +218,8 @@ def write(experiment: Experiment, root: Path, truth: Path | None = None) -> Trut
     return known
 
 
-def _marker(experiment: Experiment) -> dict[str, Any]:
-    described = {"version": VERSION, "experiment": asdict(experiment)}
+def _marker(experiment: Experiment, version: int = VERSION) -> dict[str, Any]:
+    described = {"version": version, "experiment": asdict(experiment)}
     return described | {"fingerprint": fingerprint(described)}
 
 
@@ -227,8 +227,13 @@ def _is_there(experiment: Experiment, root: Path) -> bool:
     """Whether this experiment lies at `root`; anything else there is the user's own and must stay."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    if (root / MARKER).is_file() and read_json(root / MARKER).get("fingerprint") == _marker(experiment)["fingerprint"]:
-        return True
+    if (root / MARKER).is_file():
+        found = read_json(root / MARKER).get("fingerprint")
+        if found == _marker(experiment)["fingerprint"]:
+            return True
+        if found in [_marker(experiment, version)["fingerprint"] for version in range(1, VERSION)]:
+            logger.info("%s is this experiment as an earlier version wrote it: written anew", root)
+            return False
     raise BoldreamsError(f"{root} holds something else; remove it or write the experiment to another folder")
 
 
