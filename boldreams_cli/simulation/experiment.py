@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 MARKER = "simulated.json"
-VERSION = 2  # 1: without measured fields and mean EPI; all else is the same to the bit
+VERSION = 2  # 1: without measured fields and mean EPI; all else is the same
 
 
 @dataclass(frozen=True)
