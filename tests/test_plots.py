@@ -37,15 +37,49 @@ def test_bars_are_as_high_as_r_and_its_ceiling(drawn: list[Figure], tmp_path: Pa
 
 
 def test_trace_rises_where_the_response_does(drawn: list[Figure], tmp_path: Path) -> None:
-    trace = np.array([[0, -1.0, 1.0, 1.5], [1, -2.0, 2.0, np.nan], [2, np.nan, np.nan, 4.0]])
-    plots.dream_trace(tmp_path / "a.png", trace, {"best": 3.0}, "mean beta", "title")
-    above, below = drawn[0].axes
+    trace = np.array([[0, -1.0, 1.0, 1.5, 1.0], [1, -2.0, 2.0, np.nan, 2.5], [2, np.nan, np.nan, 4.0, 4.0]])
+    plots.dream_trace(tmp_path / "a.png", trace, {"best": 3.0, "far": 9.0}, "mean beta", "title")
+    (above,) = drawn[0].axes
     lines = {line.get_label(): line for line in above.get_lines()}
-    np.testing.assert_array_equal(lines["transformed, each step"].get_ydata(), trace[:, 2])
+    np.testing.assert_array_equal(lines["transformed, each step"].get_ydata(), [1.0, 2.5])
     np.testing.assert_array_equal(lines["untransformed"].get_ydata(), [1.5, 4.0])
-    np.testing.assert_array_equal(below.get_lines()[0].get_ydata(), trace[:, 1])
-    for axes in (above, below):
-        assert not axes.yaxis_inverted()
+    assert {"best (passed at step 2)", "far (not reached)"} <= lines.keys()
+    assert not above.yaxis_inverted()
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    plots.dream_trace(tmp_path / "a.png", trace, {}, "mean beta", "title", "penalty")
+    above, below = drawn[1].axes
+    np.testing.assert_array_equal(below.get_lines()[0].get_ydata(), [0.0, 0.5, np.nan])
+    assert not below.yaxis_inverted()
+
+
+@pytest.mark.parametrize("natural", [0, 1])
+def test_titles_are_inside_the_figure(drawn: list[Figure], tmp_path: Path, natural: int) -> None:
+    """Of one narrow picture they were cut off on both sides."""
+    picture = (np.zeros((4, 4, 3)), "best training image, 73000: -1.23 (fitted)")
+    title = "OFA,FFA-1,FFA-2,mTL-faces minus places, subject 1, efficientnet_lite0 10 %, fast, finetuned\nbeta"
+    plots.dream_sheet(tmp_path / "a.png", [picture], [picture] * natural, title)
+    figure = drawn[0]
+    figure.canvas.draw()
+    texts = [figure._suptitle, *(axes.title for axes in figure.axes)]
+    assert "finetuned" in figure.get_suptitle().replace("\n", " ")
+    for text in texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+
+
+def test_difference_is_grey_where_nothing_changed(drawn: list[Figure], tmp_path: Path) -> None:
+    photograph = np.full((8, 8, 3), 0.4)
+    changed = photograph.copy()
+    changed[:4] += 0.1
+    plots.dream_difference(tmp_path / "a.png", (photograph, "3: 1.00"), [(changed, "dream 1: 2.00", 0.3)], "title")
+    panels = [axes.get_images()[0].get_array() for axes in drawn[0].axes]
+    np.testing.assert_array_equal(panels[0], photograph)
+    np.testing.assert_array_equal(panels[1], changed)
+    assert (panels[2][4:] == 0.5).all()
+    assert (panels[2][:4] > 0.5).all()
+    assert [axes.get_title() for axes in drawn[0].axes][2] == "difference x 8"
 
 
 def test_sheet_has_each_caption_over_its_picture(drawn: list[Figure], tmp_path: Path) -> None:

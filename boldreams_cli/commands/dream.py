@@ -17,23 +17,32 @@ if TYPE_CHECKING:
 
 
 class VoxelPlace(click.ParamType):
-    """A voxel as ``X,Y,Z``."""
+    """A voxel as ``X,Y,Z``, or ``best:AREA``."""
 
-    name = "X,Y,Z"
+    name = "X,Y,Z|best:AREA"
 
     def convert(
         self, value: object, parameter: click.Parameter | None, context: click.Context | None
-    ) -> tuple[int, int, int]:
-        """To three numbers from 0 up."""
+    ) -> tuple[int, int, int] | str:
+        """To three numbers from 0 up, or to the area."""
+        if isinstance(value, str) and value.strip().startswith("best:") and value.strip() != "best:":
+            return value.strip().removeprefix("best:").strip()
         match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", str(value))
         if not match:
-            self.fail(f"{value!r} is no voxel; write X,Y,Z, counted from 0 in the subject's volume", parameter, context)
+            self.fail(
+                f"{value!r} is no voxel; write X,Y,Z, counted from 0 in the subject's volume, or best:AREA",
+                parameter,
+                context,
+            )
         return int(match[1]), int(match[2]), int(match[3])
 
 
 @options.command(
     "boldreams dream --roi faces",
-    "boldreams dream --roi FFA-1,FFA-2 --minus places --objective contrast",
+    "boldreams dream --roi ecc_1 --roi ecc_2 --roi ecc_3 --roi ecc_4 --roi ecc_5",
+    "boldreams dream --roi FFA-1,FFA-2 --minus places",
+    "boldreams dream --roi faces --start photo.jpg",
+    "boldreams dream --voxel best:FFA-1",
     "boldreams dream --filter features.12:7 --count 2",
 )
 @options.output_options
@@ -41,17 +50,18 @@ class VoxelPlace(click.ParamType):
 @options.nsd_option
 @options.option(
     "--roi",
-    default=None,
+    "rois",
+    multiple=True,
     excludes=["voxel", "filter"],
     metavar="AREA",
-    help="An area, a comma-joined union, or a NIfTI mask.",
+    help="An area, a comma-joined union, or a NIfTI mask; repeatable: a dream each, of a network built once.",
 )
 @options.option(
     "--voxel",
     type=VoxelPlace(),
     default=None,
     excludes=["roi", "filter"],
-    help="One voxel of the volume, counted from 0.",
+    help="One voxel of the volume, counted from 0; or best:AREA, that of the largest r / ceiling.",
 )
 @options.option(
     "--filter",
@@ -61,23 +71,41 @@ class VoxelPlace(click.ParamType):
     metavar="LAYER:K",
     help="A filter of the backbone: its mean map.",
 )
+@options.option("--min-r", type=float, default=None, metavar="R", help="Only voxels with this test r or more.")
+@options.option(
+    "--min-ceiling", type=float, default=None, metavar="C", help="Only voxels with this noise ceiling or more."
+)
 @options.option(
     "--objective",
     default=None,
-    metavar="mean|diversity|target|contrast",
+    metavar="mean|diversity|target|contrast|both",
     help="Mean response (the default); with images that differ; betas to reach (--target); one area minus another "
-    "(--minus).",
+    "(--minus); two areas at once (--plus).",
 )
 @options.option("--target", default=None, metavar="FILE.npz|NUMBER", help="Betas to reach, in place of the most.")
 @options.option("--minus", default=None, metavar="AREA", help="Area to excite least, for the contrast.")
+@options.option("--plus", default=None, metavar="AREA", help="Area to excite as well.")
 @options.option(
-    "--diversity", type=click.FloatRange(0), default=None, help="Weight of diversity, in betas (default: 1)."
+    "--diversity", type=click.FloatRange(0), default=None, help="Weight of diversity, in betas (default: 10)."
+)
+@options.option(
+    "--start",
+    default=None,
+    metavar="ID|FILE",
+    help="A photograph to start from and to stay close to: what the area would have more of in it.",
+)
+@options.option(
+    "--closeness",
+    type=click.FloatRange(0),
+    default=None,
+    help="Weight of the distance from the --start, in betas (default: 10); its square counts, in pixels and features.",
 )
 @options.option(
     "--parameterization",
     type=click.Choice(["fourier", "pixel", "maco"]),
     default="fourier",
-    help="Lucent's spectra or pixels; or free phases under the mean spectrum of the subject's stimuli.",
+    help="Lucent's spectra or pixels; or free phases under the mean spectrum of the subject's stimuli, with "
+    "transparency.",
 )
 @options.option(
     "--steps", type=click.IntRange(1), default=None, help="Steps of Adam (default: the authors', by backbone)."
@@ -88,13 +116,19 @@ class VoxelPlace(click.ParamType):
     default=None,
     help="The learning rate of Adam (default: the authors', by backbone).",
 )
-@options.option("--count", type=click.IntRange(1), default=4, help="Images to dream at once.")
+@options.option(
+    "--count", type=click.IntRange(1), default=None, help="Images to dream at once (default: 4; 1 with --start)."
+)
+@options.option(
+    "--natural/--no-natural", default=True, help="Search the best natural images too (once for a model and area)."
+)
 @options.option(
     "--output",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Folder to write (default: dreams/NAME in the model's folder; the name says what is not the default).",
+    help="Folder to write, of several areas one in it each (default: dreams/NAME in the model's folder; the name says "
+    "what is not the default).",
 )
 @options.option("--overwrite", is_flag=True, help="Dream again what is done, and replace another dream in --output.")
 @options.option("--weights", default=None, metavar="FILE", help="The backbone's weights, if they have moved.")
@@ -104,74 +138,50 @@ class VoxelPlace(click.ParamType):
 def dream(
     choice: ModelChoice,
     nsd_root: Path | None,
-    roi: str | None,
-    voxel: tuple[int, int, int] | None,
-    filter_: str | None,
-    objective: str | None,
-    target: str | None,
-    minus: str | None,
-    diversity: float | None,
-    parameterization: str,
-    steps: int | None,
-    lr: float | None,
-    count: int,
-    folder: Path | None,
     overwrite: bool,
     weights: str | None,
     memory: int,
     device: str,
-    seed: int,
     output: Output,
+    **asked: Any,
 ) -> None:
     """Find the images that excite an area, a voxel or a filter most.
 
     Writes dream-N.png, a contact sheet beside the best natural images, dream.npz, the trace and dream.json. A dream
     that is done is not dreamed again. Stopped by Ctrl-C or SIGTERM it keeps the images so far apart from finished
-    ones, and the same command goes on from there.
+    ones, and the same command goes on from there; killed, it goes on from the last minute.
+
+    With --start it accentuates in a photograph what the area responds to; the difference is drawn. Of three or more
+    eccentricity bands in one call it says how well the dreams' contrast moves outwards with them. A star marks
+    predictions beyond all that was measured of the area.
     """
     from boldreams_cli.console import stop_on_signals
     from boldreams_cli.encoding.model.full import FullModel
     from boldreams_cli.interpret import targets
-    from boldreams_cli.interpret.dreams import objectives, record
-    from boldreams_cli.interpret.dreams.loop import Settings
+    from boldreams_cli.interpret.dreams import bands
+    from boldreams_cli.interpret.dreams.asked import Asked, dream_all
     from boldreams_cli.interpret.dreams.natural import Sources
 
-    kind = objectives.choose(objective, target, minus, diversity)
-    _check(roi, voxel, filter_, kind, count)
+    wish = Asked(**asked)
+    wish.check()
     model = choice.resolve()
     targets.check_gradients(model)
     where = options.pick_device(device)
-    responses = _responses(model, choice.cache, nsd_root, needed=roi is not None)
-    full = FullModel.rebuild(model, where, weights)
-    areas = responses.areas if responses is not None else None
-    aim = targets.choose(full, areas, roi, voxel, filter_, minus, each=kind == "target")
-    wanted = None
-    if target is not None and isinstance(aim, targets.AreaTarget):
-        wanted = objectives.read_wanted(target, aim.voxels, aim.asked)
-    request = record.Request(
-        target=aim,
-        objective=objectives.Objective(kind, wanted, 1.0 if diversity is None else diversity),
-        settings=Settings.default(
-            full.backbone.entry, aim.folder if roi else None, steps, lr, count, parameterization, seed
-        ),
-        folder=folder,
-        device=where,
-    )
+    sources = Sources(_responses(model, choice.cache, nsd_root, wish.needs_areas), choice.cache, nsd_root, memory)
+    requests = wish.requests(FullModel.rebuild(model, where, weights), sources)
     with stop_on_signals() as stop:
-        made = record.dream(request, Sources(responses, choice.cache, nsd_root, memory), stop, overwrite)
-    output.show(made, *_lines(made))
-
-
-def _check(roi: str | None, voxel: object, filter_: str | None, kind: str, count: int) -> None:
-    """Raise ChoiceError for options that do not go together."""
-    from boldreams_cli.console import ChoiceError
-
-    if sum(item is not None for item in (roi, voxel, filter_)) != 1:
-        raise ChoiceError("say what to dream of: one of --roi AREA, --voxel X,Y,Z and --filter LAYER:K")
-    if kind == "diversity" and count < 2:
-        raise ChoiceError("--objective diversity needs images to differ: --count 2 or more")
-    if filter_ is not None and kind in ("target", "contrast"):
-        raise ChoiceError(f"--objective {kind} is of betas and does not go with --filter")
+        made = dream_all(requests, sources, stop, overwrite)
+        if len(made) == 1:
+            output.show(made[0], *_lines(made[0]))
+            return
+        test = bands.compare(model, made, wish.folder, stop, overwrite)
+    lines = [line for one in made for line in _lines(one)[1:]]
+    output.show(
+        {"model": str(model.folder), "results": made, "eccentricity": test},
+        f"model: {model.folder}",
+        *lines,
+        *([] if test is None else [f"contrast follows the bands: rho {test['correlation']:.2f}  {test['files'][0]}"]),
+    )
 
 
 def _responses(model: FittedModel, cache: Path, nsd_root: Path | None, needed: bool) -> Responses | None:
@@ -189,11 +199,23 @@ def _responses(model: FittedModel, cache: Path, nsd_root: Path | None, needed: b
 
 def _lines(summary: dict[str, Any]) -> list[str]:
     unit = summary["unit"]
+    beyond = summary["beyond_data"] or [False] * len(summary["images"])
     images = [
-        f"{file}  {unit} {response:.4f}" for file, response in zip(summary["images"], summary["response"], strict=True)
+        f"{file}  {unit} {response:.4f}{' *' if far else ''}"
+        for file, response, far in zip(summary["images"], summary["response"], beyond, strict=True)
     ]
+    if any(beyond):
+        images.append(f"* beyond all that was measured: at most {summary['measured']['beta']:.4f}")
+    beat = summary["steps_to_beat"] or {}
     natural = [
-        f"best {name} image: {best['image']}  {unit} {best['response']:.4f}"
+        f"best {name} image: {best['image']}  {unit} {best['response']:.4f}, "
+        + ("not reached" if beat.get(name) is None else f"passed at step {beat[name]}")
         for name, best in (summary["best_natural"] or {}).items()
     ]
-    return [f"model: {summary['model']}", f"{summary['objective']} of {summary['roi']}", *images, *natural]
+    sides = [f"{area}: {', '.join(f'{v:.4f}' for v in values)}" for area, values in (summary["sides"] or {}).items()]
+    start = []
+    if summary["start"] is not None:
+        far = ", ".join(f"{value:.2f}" for value in summary["start"]["feature_distance"])
+        start = [f"start {summary['start']['image']}: {unit} {summary['start']['response']:.4f}; now {far} away"]
+    head = [f"model: {summary['model']}", f"{summary['objective']} of {summary['roi']}"]
+    return [*head, *images, *sides, *start, *natural]

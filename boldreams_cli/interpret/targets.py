@@ -20,8 +20,9 @@ from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.interpret.products import spelled
 from boldreams_cli.interpret.readers import Betas, Means, read_stored
 from boldreams_cli.interpret.rectifiers import Leaking, rectified
+from boldreams_cli.interpret.selection import ALL, Least, best_voxel
 
-Activity = Mapping[str, Tensor]
+Activity = Mapping[str, Any]  # tensors by name; of ``groups``, a list
 
 
 def check_gradients(model: FittedModel) -> None:
@@ -111,13 +112,16 @@ class Target(Protocol):
         ...
 
     def activity(self, pixels: Tensor) -> Activity:
-        """What objectives read, of (images, 3, H, W) pixels: ``response`` (images,), ``maps``; more by kind."""
+        """What objectives read, of (images, 3, H, W) pixels: ``response`` (images,), ``maps``; more by kind.
+
+        ``groups`` are all the maps that count as the model's features.
+        """
         ...
 
     def stored(
         self, store: FeatureStore, images: NDArray[Any], device: torch.device, memory: int
     ) -> dict[str, NDArray[np.float32]]:
-        """As `activity` (but ``maps``), of stored images."""
+        """As `activity` (but ``maps`` and ``groups``), of stored images."""
         ...
 
 
@@ -134,6 +138,8 @@ class AreaTarget:
     asked : (voxels,) bool, with those that were excluded from the fit.
     minus : (voxels,) bool of the area to contrast with.
     each : whether the objective needs the voxels one by one.
+    plus : (voxels,) bool of the area to excite as well, in place of `minus`.
+    sides : names of the two areas, where there are two.
     """
 
     name: str
@@ -143,41 +149,44 @@ class AreaTarget:
     asked: NDArray[np.bool_]
     minus: NDArray[np.bool_] | None = None
     each: bool = False
+    plus: NDArray[np.bool_] | None = None
+    sides: tuple[str, ...] = ()
     unit: str = "mean beta"
 
     def __post_init__(self) -> None:
-        areas = [self.voxels] if self.minus is None else [self.voxels, self.minus]
-        self._means = Means(self.full, areas)
+        self._means = Means(self.full, self._masks)
         device = self.full.backbone.device
         self._betas = Betas(self.full.model, self.voxels, device) if self.each else None
 
     @property
     def identity(self) -> list[Any]:
         """What tells this target from others of the same model."""
-        masks = [self.voxels] if self.minus is None else [self.voxels, self.minus]
-        return [np.flatnonzero(mask).tolist() for mask in masks]
+        return [np.flatnonzero(mask).tolist() for mask in self._masks]
+
+    @property
+    def _masks(self) -> list[NDArray[np.bool_]]:
+        return [mask for mask in (self.voxels, self.minus, self.plus) if mask is not None]
 
     def activity(self, pixels: Tensor) -> Activity:
-        """What the objectives read: ``response``, ``minus``, ``betas``, ``maps`` of (images, 3, H, W) pixels."""
+        """What the objectives read: ``response``, ``minus`` or ``plus``, ``betas``, ``maps``, ``groups`` of pixels."""
         maps = self.full.maps(pixels)
         found = self._named(self._means(maps), self._betas(maps) if self._betas else None)
         last = self.full.model.spec.groups[-1]
-        return found | {"maps": maps[-1].unflatten(2, (last.height, last.width))}
+        return found | {"maps": maps[-1].unflatten(2, (last.height, last.width)), "groups": maps}
 
     def stored(
         self, store: FeatureStore, images: NDArray[Any], device: torch.device, memory: int
     ) -> dict[str, NDArray[np.float32]]:
-        """As `activity` (but ``maps``), of stored images."""
+        """As `activity` (but ``maps`` and ``groups``), of stored images."""
         model = self.full.model
         means = read_stored(model, store, images, self._means, device, memory)
         betas = read_stored(model, store, images, self._betas, device, memory) if self._betas else None
         return self._named(means, betas)
 
-    @staticmethod
-    def _named(means: Any, betas: Any) -> dict[str, Any]:
+    def _named(self, means: Any, betas: Any) -> dict[str, Any]:
         found = {"response": means[:, 0]}
         if means.shape[1] > 1:
-            found["minus"] = means[:, 1]
+            found["minus" if self.plus is None else "plus"] = means[:, 1]
         if betas is not None:
             found["betas"] = betas
         return found
@@ -236,7 +245,7 @@ class FilterTarget:
         return [self.layer, self.index]
 
     def activity(self, pixels: Tensor) -> Activity:
-        """``response`` and ``maps`` of (images, 3, H, W) pixels."""
+        """``response``, ``maps`` and ``groups`` of (images, 3, H, W) pixels."""
         found = self._read(pixels)
         silent = bool((found["response"].detach() <= 0).any())
         if silent and torch.is_grad_enabled() and rectified(found["maps"]):
@@ -245,8 +254,9 @@ class FilterTarget:
         return found
 
     def _read(self, pixels: Tensor) -> Activity:
-        maps = self.full.backbone(pixels)[self.layer]
-        return {"response": maps[:, self.index].mean((1, 2)), "maps": maps}
+        layers = self.full.backbone(pixels)
+        maps = layers[self.layer]
+        return {"response": maps[:, self.index].mean((1, 2)), "maps": maps, "groups": list(layers.values())}
 
     def stored(
         self, store: FeatureStore, images: NDArray[Any], device: torch.device, memory: int
@@ -259,18 +269,22 @@ def choose(
     full: FullModel,
     areas: Areas | None,
     roi: str | None = None,
-    voxel: tuple[int, int, int] | None = None,
+    voxel: tuple[int, int, int] | str | None = None,
     filter_: str | None = None,
     minus: str | None = None,
     each: bool = False,
+    plus: str | None = None,
+    least: Least = ALL,
 ) -> Target:
-    """The target that the options name: one of an area, a voxel and a filter; `minus` is another area.
+    """The target that the options name: one of an area, a voxel and a filter; `minus` or `plus` is another area.
 
     Parameters
     ----------
     full : the full model.
-    areas : of its subject; needed for `roi` and `minus`.
+    areas : of its subject; needed for areas.
+    voxel : its place, or the area whose best voxel is meant.
     each : see `AreaTarget`.
+    least : accuracy of the voxels of an area that are kept.
 
     Raises
     ------
@@ -280,22 +294,42 @@ def choose(
     if filter_ is not None:
         return FilterTarget.parse(full, filter_)
     model = full.model
-    if (roi is not None or minus is not None) and areas is None:
+    if areas is None and (roi or minus or plus or isinstance(voxel, str)):
         raise BoldreamsError("areas need the subject's responses in the cache; run boldreams prepare")
     if voxel is not None:
-        chosen = asked = voxel_at(model, voxel)
-        place = [str(number) for number in voxel]
-        name, folder = f"voxel {','.join(place)}", f"voxel-{'-'.join(place)}"
+        place = voxel
+        if isinstance(place, str):
+            assert areas is not None
+            place = best_voxel(model, voxels_of(model, areas, place), place, least)
+        chosen = asked = voxel_at(model, place)
+        numbers = [str(number) for number in place]
+        name, folder = f"voxel {','.join(numbers)}", f"voxel-{'-'.join(numbers)}"
     else:
         assert areas is not None
         assert roi is not None
-        chosen, asked = voxels_of(model, areas, roi), areas.select(roi)
-        name, folder = said(areas, roi), spelled(areas.canonical(roi))
-    if minus is None:
+        asked = areas.select(roi)
+        chosen, name, folder = _area(model, areas, roi, least)
+    both = minus or plus
+    if both is None:
         return AreaTarget(name, folder, full, chosen, asked, each=each)
     assert areas is not None
-    other = voxels_of(model, areas, minus)
+    word = "minus" if minus is not None else "plus"
+    other, other_name, other_folder = _area(model, areas, both, least)
     if (other == chosen).all():
-        raise ChoiceError(f"{name} and {minus} are the same voxels: there is no contrast (--minus)")
-    both, against = f"{name} minus {said(areas, minus)}", spelled(folder, "minus", areas.canonical(minus))
-    return AreaTarget(both, against, full, chosen, asked, other, each)
+        raise ChoiceError(f"{name} and {both} are the same voxels: there is no contrast (--{word})")
+    return AreaTarget(
+        name=f"{name} {word} {other_name}",
+        folder=spelled(folder, word, other_folder),
+        full=full,
+        voxels=chosen,
+        asked=asked,
+        each=each,
+        sides=(name, other_name),
+        **{word: other},  # type: ignore[arg-type]
+    )
+
+
+def _area(model: FittedModel, areas: Areas, roi: str, least: Least) -> tuple[NDArray[np.bool_], str, str]:
+    """Voxels of an area that are good enough, its name for people and for a folder."""
+    chosen = least.of(model, voxels_of(model, areas, roi), roi)
+    return chosen, " ".join([said(areas, roi), *least.said]), spelled(areas.canonical(roi), *least.named)

@@ -2,6 +2,17 @@
 
 from boldreams_cli.plots.accuracy import accuracy
 from boldreams_cli.plots.attribution import attribution, intensity_mask
-from boldreams_cli.plots.dreams import dream_sheet, dream_trace, gallery
+from boldreams_cli.plots.bands import bands
+from boldreams_cli.plots.dreams import dream_difference, dream_sheet, dream_trace, gallery, over_paper
 
-__all__ = ["accuracy", "attribution", "dream_sheet", "dream_trace", "gallery", "intensity_mask"]
+__all__ = [
+    "accuracy",
+    "attribution",
+    "bands",
+    "dream_difference",
+    "dream_sheet",
+    "dream_trace",
+    "gallery",
+    "intensity_mask",
+    "over_paper",
+]

@@ -86,7 +86,7 @@ def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("BOLDREAMS_STEPS", "attribute", "steps"),
         ("BOLDREAMS_LR", "dream", "lr"),
         ("BOLDREAMS_OUTPUT", "predict", "file"),
-        ("BOLDREAMS_ROI", "dream", "roi"),
+        ("BOLDREAMS_ROI", "dream", "rois"),
     ],
 )
 def test_one_variable_is_not_read_for_several_things(
@@ -100,9 +100,9 @@ def test_one_variable_is_not_read_for_several_things(
 
 def test_what_is_typed_wins_over_variables_of_what_it_excludes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOLDREAMS_DREAM_ROI", "V1")
-    assert context("dream")["roi"] == "V1"
+    assert context("dream")["rois"] == ("V1",)
     typed = context("dream", "--filter", "features.2:1")
-    assert (typed["roi"], typed["filter_"]) == (None, "features.2:1")
+    assert (typed["rois"], typed["filter_"]) == ((), "features.2:1")
     monkeypatch.setenv("BOLDREAMS_QUIET", "1")
     assert context("info")["quiet"]
     assert not context("info", "-v")["quiet"]

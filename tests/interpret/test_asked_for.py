@@ -221,7 +221,8 @@ def test_captions_stand_over_their_pictures(run: Run, fitted: Fitted, monkeypatc
 
     def sheet(path: Path, dreams: object, natural: list[tuple[np.ndarray, str]], title: str) -> None:
         shown.append(natural)
-        path.write_bytes(b"")
+        for suffix in (".png", ".pdf"):
+            path.with_suffix(suffix).write_bytes(b"")
 
     monkeypatch.setattr(plots, "dream_sheet", sheet)
     done = run("dream", "--roi", "hV4", *QUICK, "--json", "--cache", fitted.cache)

@@ -34,6 +34,7 @@ def dreamed(run: Run, fitted: Fitted) -> dict:
 def test_dream_prints_one_object_and_writes_what_it_names(dreamed: dict, fitted: Fitted) -> None:
     promised = {"model", "roi", "objective", "images", "response", "best_natural", "trace"}
     told_apart = {"score", "files", "recipe", "readout", "percent", "finetuned", "settings", "unit"}
+    told_apart |= {"sides", "start", "steps_to_beat", "measured", "beyond_data", "radial_profile", "transparent"}
     assert set(dreamed) == promised | told_apart
     assert dreamed["score"] == dreamed["response"], "of the mean objective"
     assert (dreamed["roi"], dreamed["objective"], len(dreamed["response"])) == ("V1", "mean", 2)
@@ -48,7 +49,8 @@ def test_dream_prints_one_object_and_writes_what_it_names(dreamed: dict, fitted:
     assert [int(row["step"]) for row in rows] == [0, 1, 2, 3, 4]
     assert float(rows[-1]["untransformed"]) == pytest.approx(np.mean(dreamed["response"]), rel=1e-4)
     assert {path.name for path in folder.iterdir()} == {
-        *("dream-1.png", "dream-2.png", "sheet.png", "dream.npz", "trace.csv", "trace.png", "dream.json"),
+        *("dream-1.png", "dream-2.png", "dream.npz", "trace.csv", "dream.json"),
+        *("sheet.png", "sheet.pdf", "trace.png", "trace.pdf"),
     }
 
 

@@ -121,7 +121,7 @@ def test_dream_excites_more_than_its_start(dreamed: Dream) -> None:
     start, end = dreamed.trace[0, 3], dreamed.trace[-1, 3]
     assert end > start + 0.05 * abs(start)
     assert end == pytest.approx(dreamed.response.mean(), rel=1e-5)
-    assert dreamed.trace.shape == (STEPS + 1, 4)
+    assert dreamed.trace.shape == (STEPS + 1, 5)
     assert (dreamed.step, dreamed.stopped) == (STEPS, False)
     assert dreamed.images.shape == (2, 3, 227, 227)
     assert dreamed.images.dtype == np.float32

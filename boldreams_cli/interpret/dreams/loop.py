@@ -20,6 +20,7 @@ from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
 from boldreams_cli.features.backbones import Entry
 from boldreams_cli.files import to_json, written_whole
 from boldreams_cli.interpret.dreams import transforms
+from boldreams_cli.interpret.dreams.closeness import Photograph
 from boldreams_cli.interpret.dreams.objectives import Objective
 from boldreams_cli.interpret.dreams.parameterization import Picture
 from boldreams_cli.interpret.dreams.transforms import Transforms
@@ -30,7 +31,8 @@ TRACE_EVERY = 50  # steps at most between looks at the untransformed images; eac
 MACO_RATE = 5e-2  # phases are in radians; the authors' rates are for amplitudes
 STATE = "state.safetensors"
 KEEP_EVERY = 60.0  # seconds between states kept: what a kill costs at most
-COLUMNS = ("step", "loss", "transformed", "untransformed")
+COLUMNS = ("step", "loss", "transformed", "untransformed", "score")
+START_STEPS = 256  # from a photograph: what is near is reached sooner
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,19 @@ class Settings:
         count: int = 4,
         parameterization: str = "fourier",
         seed: int = 0,
+        start: bool = False,
     ) -> Settings:
-        """The authors' settings for a backbone; eccentricity areas are shifted less and not scaled."""
+        """The authors' settings for a backbone; eccentricity areas are shifted less and not scaled.
+
+        So are photographs that a dream starts from: they have no grey frame.
+        """
         usual = MACO_RATE if parameterization == "maco" else float(backbone.dream["rate"])
         low, high = backbone.dream["scale"]
         chosen = Transforms(scale=(float(low), float(high)))
-        if roi is not None and all(part.strip().casefold().startswith("ecc") for part in roi.split(",")):
+        if start or (roi is not None and all(part.strip().casefold().startswith("ecc") for part in roi.split(","))):
             chosen = replace(chosen, translate=0.05, scale=(1.0, 1.0))
         return cls(
-            steps or int(backbone.dream["steps"]),
+            steps or (START_STEPS if start else int(backbone.dream["steps"])),
             rate if rate is not None else usual,
             count,
             parameterization,
@@ -89,14 +95,15 @@ class Settings:
 class Trace:
     """Loss and mean response, step by step; ``untransformed`` now and then and at the end, else NaN.
 
-    Row i is of the images before step i + 1; the last row is of the final images and has no loss.
+    ``score`` is what the objective makes of the images on average. Row i is of the images before step i + 1; the last
+    row is of the final images, untransformed, and has no loss.
     """
 
-    rows: list[tuple[float, float, float]] = field(default_factory=list)
+    rows: list[tuple[float, ...]] = field(default_factory=list)
 
     def array(self) -> NDArray[np.float64]:
-        """(rows, 4) of COLUMNS."""
-        values = np.array(self.rows, dtype=np.float64).reshape(-1, 3)
+        """(rows, 5) of COLUMNS."""
+        values = np.array(self.rows, dtype=np.float64).reshape(-1, len(COLUMNS) - 1)
         return np.column_stack([np.arange(len(values)), values])
 
 
@@ -109,9 +116,11 @@ class Dream:
     images : (count, 3, H, W) float32 in [0, 1].
     response : (count,) of the untransformed images, through the full model.
     score : (count,) what the objective makes of them, higher is better.
-    trace : (rows, 4) of COLUMNS.
+    trace : (rows, 5) of COLUMNS.
     step : reached.
     stopped : whether a signal ended it before its last step.
+    other : (count,) response of the area beside the target's own, of a contrast or a pair.
+    seen : (count, H, W) size of the gradient at each pixel, summed over the steps; of ``maco`` only.
     """
 
     images: NDArray[np.float32]
@@ -120,6 +129,20 @@ class Dream:
     trace: NDArray[np.float64]
     step: int
     stopped: bool
+    other: NDArray[np.float32] | None = None
+    seen: NDArray[np.float32] | None = None
+
+
+def steps_to_beat(trace: NDArray[np.float64], level: float) -> int | None:
+    """Steps after which the mean score of the images is first above a level; None if it never is.
+
+    Parameters
+    ----------
+    trace : (rows, 5) of COLUMNS.
+    level : of the score, as that of the best natural image.
+    """
+    above = np.flatnonzero(trace[:, COLUMNS.index("score")] > level)
+    return int(trace[above[0], 0]) if len(above) else None
 
 
 class Dreamer:
@@ -131,10 +154,20 @@ class Dreamer:
     objective : and how.
     picture : the images to be.
     settings : of the loop.
+    photograph : that the images are kept close to.
     """
 
-    def __init__(self, target: Target, objective: Objective, picture: Picture, settings: Settings) -> None:
+    def __init__(
+        self,
+        target: Target,
+        objective: Objective,
+        picture: Picture,
+        settings: Settings,
+        photograph: Photograph | None = None,
+    ) -> None:
         self.target, self.objective, self.picture, self.settings = target, objective, picture, settings
+        self.photograph = photograph
+        self.seen: Tensor | None = None
         self.device = picture.values.device
         self.loss = objective.loss(settings.count, self.device)
         self.optimizer = torch.optim.Adam([picture.values], lr=settings.rate, fused=True)
@@ -187,15 +220,31 @@ class Dreamer:
         number = self.done
         self.optimizer.zero_grad(set_to_none=True)
         images = self.picture()
+        transparent = self.settings.parameterization == "maco"
+        if transparent:
+            images.retain_grad()
         matrix = self.settings.transforms.draw(self.settings.seed, number)
-        activity = self.target.activity(transforms.apply(images, matrix))
+        moved = transforms.apply(images, matrix)
+        activity = self.target.activity(moved)
         loss = self.loss(activity.__getitem__)
+        if self.photograph is not None:
+            loss = loss + self.photograph.penalty(self.target, moved, activity["groups"], matrix)
         loss.backward()
         plain = self._plain(images) if number % self.settings.trace_every == 0 else math.nan
+        if transparent:
+            self._see(images)
         self.optimizer.step()
-        row = (float(loss.detach()), float(activity["response"].detach().mean()), plain)
-        self.trace.rows.append(row)
-        return row[0], row[1]
+        with torch.no_grad():
+            means = (loss, activity["response"].mean(), self.objective.score(activity).mean())
+            cost, response, score = torch.stack(means).tolist()
+        self.trace.rows.append((cost, response, plain, score))
+        return cost, response
+
+    def _see(self, images: Tensor) -> None:
+        """Add up where the gradient is: what of the picture matters (MaCo's transparency)."""
+        assert images.grad is not None
+        gradient = images.grad.abs().mean(1)
+        self.seen = gradient if self.seen is None else self.seen + gradient
 
     @torch.no_grad()
     def _plain(self, images: Tensor) -> float:
@@ -206,14 +255,18 @@ class Dreamer:
         images = self.picture()
         activity = self.target.activity(images)
         response = activity["response"]
-        rows = [*self.trace.rows, (math.nan, math.nan, float(response.mean()))]
+        score = self.objective.score(activity)
+        rows = [*self.trace.rows, (math.nan, math.nan, float(response.mean()), float(score.mean()))]
+        other = activity.get("minus", activity.get("plus"))
         return Dream(
             images=images.cpu().numpy(),
             response=response.cpu().numpy(),
-            score=self.objective.score(activity).cpu().numpy(),
+            score=score.cpu().numpy(),
             trace=Trace(rows).array(),
             step=self.done,
             stopped=self.done < self.settings.steps,
+            other=None if other is None else other.cpu().numpy(),
+            seen=None if self.seen is None else self.seen.cpu().numpy(),
         )
 
     def save_state(self, folder: Path, key: str) -> None:
@@ -221,6 +274,8 @@ class Dreamer:
         state = self.optimizer.state.get(self.picture.values, {})
         tensors = {f"adam/{name}": value.detach().cpu() for name, value in state.items()}
         tensors["values"] = self.picture.values.detach().cpu().contiguous()
+        if self.seen is not None:
+            tensors["seen"] = self.seen.cpu()
         metadata = {"key": key, "trace": json.dumps(to_json(self.trace.rows))}
         with written_whole(folder / STATE) as temporary:
             save_file(tensors, temporary, metadata)
@@ -242,9 +297,10 @@ class Dreamer:
             return
         with torch.no_grad():
             self.picture.values.copy_(tensors.pop("values"))
+        self.seen = tensors.pop("seen", None)
         adam = {name.removeprefix("adam/"): value for name, value in tensors.items()}
         if adam:
             self.optimizer.state[self.picture.values] = adam
         rows = json.loads(metadata["trace"])
-        self.trace.rows = [(row[0], row[1], math.nan if row[2] is None else row[2]) for row in rows]
+        self.trace.rows = [tuple(math.nan if value is None else value for value in row) for row in rows]
         logger.info("going on after step %d", self.done)

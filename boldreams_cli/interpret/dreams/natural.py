@@ -116,9 +116,9 @@ def _from_pixels(
     parts = []
     for pixels in pixels_of(target.full, wanted, sources.cache, sources.nsd_root):
         stop.check("the best natural images were not found yet")
-        parts.append(target.activity(pixels))
-    names = [name for name in parts[0] if name != "maps"]
-    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in names}
+        activity = target.activity(pixels)
+        parts.append({name: value for name, value in activity.items() if name not in ("maps", "groups")})
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
 
 def _kept_at(target: Target, objective: Objective, responses: Responses) -> Path:

@@ -1,7 +1,7 @@
 """What a dream maximises (paper, section 2.5, equation 3), as lucent's composable objectives.
 
-An objective is a loss: it takes a function from a name (``response``, ``minus``, ``betas``, ``maps``) to a tensor, as
-lucent's take one from a layer's name, so lucent's own can be added to these.
+An objective is a loss: it takes a function from a name (``response``, ``minus``, ``plus``, ``betas``, ``maps``) to a
+tensor, as lucent's take one from a layer's name, so lucent's own can be added to these.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.files import DAMAGED_NPZ
 
-NAMES = ("mean", "diversity", "target", "contrast")
+NAMES = ("mean", "diversity", "target", "contrast", "both")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Objective:
             return response
         if self.name == "contrast":
             return response + lucent.Objective(lambda read: read("minus").mean(), "minus")
+        if self.name == "both":
+            return lucent.Objective(lambda read: -(read("response") + read("plus")).mean() / 2, "both")
         if self.name == "diversity":
             # lucent's diversity is minus the sum of cosines between Gram matrices over ordered pairs, by image.
             return response - (self.diversity / (count - 1)) * lucent.diversity("maps")
@@ -61,6 +63,8 @@ class Objective:
         """How well each image does, (images,), higher is better; of tensors or arrays."""
         if self.name == "contrast":
             return activity["response"] - activity["minus"]
+        if self.name == "both":
+            return (activity["response"] + activity["plus"]) / 2
         if self.name == "target":
             betas = activity["betas"]
             wanted = torch.from_numpy(self._wanted).to(betas.device) if isinstance(betas, Tensor) else self._wanted
@@ -68,28 +72,34 @@ class Objective:
         return activity["response"]
 
 
-def choose(name: str | None, target: str | None, minus: str | None, diversity: float | None = None) -> str:
-    """--objective, or the one that --target, --minus or --diversity implies.
+def choose(
+    name: str | None,
+    target: str | None,
+    minus: str | None,
+    diversity: float | None = None,
+    plus: str | None = None,
+) -> str:
+    """--objective, or the one that --target, --minus, --plus or --diversity implies.
 
     Raises
     ------
     ChoiceError
         If they contradict each other.
     """
-    given = {"target": target, "minus": minus, "diversity": diversity}
+    given = {"target": target, "minus": minus, "plus": plus, "diversity": diversity}
     options = [option for option, value in given.items() if value is not None]
     if len(options) > 1:
         raise ChoiceError(f"{' and '.join(f'--{option}' for option in options)} are of two objectives; give one")
-    implied = {"minus": "contrast"}.get(options[0], options[0]) if options else None
+    implied = {"minus": "contrast", "plus": "both"}.get(options[0], options[0]) if options else None
     if name is None:
         return implied or "mean"
     if name not in NAMES:
         raise ChoiceError(f"unknown objective {name!r}; choose from {', '.join(NAMES)} (--objective)")
     if implied is not None and name != implied:
         raise ChoiceError(f"--objective {name} does not go with --{options[0]}")
-    if name in ("target", "contrast") and implied is None:
-        missing = "--target FILE.npz or a number" if name == "target" else "--minus AREA"
-        raise ChoiceError(f"--objective {name} needs {missing}")
+    needs = {"target": "--target FILE.npz or a number", "contrast": "--minus AREA", "both": "--plus AREA"}
+    if name in needs and implied is None:
+        raise ChoiceError(f"--objective {name} needs {needs[name]}")
     return name
 
 

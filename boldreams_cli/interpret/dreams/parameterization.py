@@ -18,12 +18,14 @@ from lucent.optvis.param.spatial import rfft2d_freqs
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 from torch import Tensor
+from torch.nn import functional
 
 from boldreams_cli.console import ChoiceError
 
 NAMES = ("fourier", "pixel", "maco")
 START = 0.01  # standard deviation of the start, lucent's
 SATURATION = 4.0  # lucent divides by it, against saturated pixels
+DARKEST = 0.5 / 255  # a sigmoid reaches neither 0 nor 1
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,15 @@ def fast_side(size: int) -> int:
 
 
 def create(
-    name: str, count: int, size: int, seed: int, device: torch.device, spectrum: Callable[[], Spectrum]
+    name: str,
+    count: int,
+    size: int,
+    seed: int,
+    device: torch.device,
+    spectrum: Callable[[], Spectrum],
+    start: Tensor | None = None,
 ) -> Picture:
-    """Start images from noise.
+    """Start images from noise, or from a photograph.
 
     Parameters
     ----------
@@ -77,17 +85,22 @@ def create(
     seed : of the start; drawn on the CPU, so the same on any device.
     device : to optimise on.
     spectrum : called for ``maco`` only.
+    start : (1, 3, size, size) in [0, 1]: the first image is this photograph, others differ from it by noise.
 
     Raises
     ------
     ChoiceError
-        If there is no such parameterization.
+        If there is no such parameterization, or ``maco`` is to start from a photograph.
     """
     generator = torch.Generator().manual_seed(seed)
     if name == "fourier":
-        return fourier(count, size, generator, device)
+        return fourier(count, size, generator, device, start)
     if name == "pixel":
-        return pixel(count, size, generator, device)
+        return pixel(count, size, generator, device, start)
+    if name == "maco" and start is not None:
+        raise ChoiceError(
+            "--start does not go with --parameterization maco, whose images all have one spectrum; use fourier or pixel"
+        )
     if name == "maco":
         return maco(count, size, generator, device, spectrum())
     raise ChoiceError(f"unknown parameterization {name!r}; choose from {', '.join(NAMES)} (--parameterization)")
@@ -103,7 +116,31 @@ def recorrelate(images: Tensor, basis: Tensor) -> Tensor:
     return (basis @ images.flatten(2)).view_as(images)
 
 
-def fourier(count: int, size: int, generator: torch.Generator, device: torch.device) -> Picture:
+def unmixed(photograph: Tensor, matrix: Tensor) -> Tensor:
+    """What `recorrelate` by `matrix` and a sigmoid make a photograph of.
+
+    Parameters
+    ----------
+    photograph : (1, 3, H, W) in [0, 1].
+    matrix : (3, 3).
+
+    Returns
+    -------
+    (1, 3, H, W).
+    """
+    logits = torch.logit(photograph.clamp(DARKEST, 1 - DARKEST))
+    return recorrelate(logits.contiguous(), torch.linalg.inv(matrix))
+
+
+def _around(values: Tensor, noise: Tensor) -> Tensor:
+    """(count, ...) the values of a photograph, (1, ...), in all but the first with noise."""
+    noise[0] = 0
+    return values + noise
+
+
+def fourier(
+    count: int, size: int, generator: torch.Generator, device: torch.device, photograph: Tensor | None = None
+) -> Picture:
     """Lucent's default: spectra scaled by 1 / frequency, decorrelated colours, a sigmoid.
 
     Returns
@@ -121,16 +158,23 @@ def fourier(count: int, size: int, generator: torch.Generator, device: torch.dev
         images = torch.fft.irfft2(spectrum, s=(side, side), norm="ortho")[..., :size, :size].contiguous()
         return torch.sigmoid(recorrelate(images, basis / SATURATION))
 
-    return Picture(start.to(device).requires_grad_(), render)
+    start = start.to(device)
+    if photograph is not None:
+        edge = side - size
+        plain = functional.pad(unmixed(photograph, basis / SATURATION), (0, edge, 0, edge), mode="reflect")
+        start = _around(torch.view_as_real(torch.fft.rfft2(plain, norm="ortho")) / scale, start)
+    return Picture(start.requires_grad_(), render)
 
 
-def pixel(count: int, size: int, generator: torch.Generator, device: torch.device) -> Picture:
+def pixel(
+    count: int, size: int, generator: torch.Generator, device: torch.device, photograph: Tensor | None = None
+) -> Picture:
     """Lucent's plain pixels, in decorrelated colours; values are (count, 3, size, size)."""
     basis = colour_basis(device)
-    start = torch.randn(count, 3, size, size, generator=generator) * START
-    return Picture(
-        start.to(device).requires_grad_(), lambda values: torch.sigmoid(recorrelate(values.contiguous(), basis))
-    )
+    start = (torch.randn(count, 3, size, size, generator=generator) * START).to(device)
+    if photograph is not None:
+        start = _around(unmixed(photograph, basis), start)
+    return Picture(start.requires_grad_(), lambda values: torch.sigmoid(recorrelate(values.contiguous(), basis)))
 
 
 def maco(count: int, size: int, generator: torch.Generator, device: torch.device, spectrum: Spectrum) -> Picture:
@@ -156,6 +200,22 @@ def maco(count: int, size: int, generator: torch.Generator, device: torch.device
         return torch.sigmoid(4 * (images - 0.5))
 
     return Picture(start.to(device).requires_grad_(), render)
+
+
+def transparency(seen: NDArray[np.floating], opaque: float = 80.0) -> NDArray[np.float32]:
+    """MaCo's transparency: opaque where the gradient was, clear where the pixels did not matter (Fel et al. 2023).
+
+    Parameters
+    ----------
+    seen : (count, H, W) sum over the steps of the gradient's size.
+    opaque : percentile from which on a pixel is opaque.
+
+    Returns
+    -------
+    (count, H, W) in [0, 1].
+    """
+    top = np.percentile(seen, opaque, axis=(1, 2), keepdims=True)
+    return (np.minimum(seen, top) / np.maximum(top, np.finfo(np.float32).tiny)).astype(np.float32)
 
 
 def measure_spectrum(images: Tensor) -> Tensor:

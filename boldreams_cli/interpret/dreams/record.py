@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from boldreams_cli import plots
-from boldreams_cli.console import StopFlag, StoppedError, logger
+from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError, logger
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import fingerprint, write_npz, write_text
-from boldreams_cli.interpret.dreams import parameterization, spectra
-from boldreams_cli.interpret.dreams.loop import COLUMNS, Dream, Dreamer, Settings
-from boldreams_cli.interpret.dreams.natural import Natural, Sources, best_natural, pictures
+from boldreams_cli.interpret.dreams import closeness, drawing, parameterization, spectra
+from boldreams_cli.interpret.dreams.closeness import Photograph
+from boldreams_cli.interpret.dreams.eccentricity import radial_profile
+from boldreams_cli.interpret.dreams.loop import COLUMNS, Dream, Dreamer, Settings, steps_to_beat
+from boldreams_cli.interpret.dreams.measured import Largest, largest_measured
+from boldreams_cli.interpret.dreams.natural import Natural, Sources, best_natural
 from boldreams_cli.interpret.dreams.objectives import Objective
 from boldreams_cli.interpret.products import (
     Description,
@@ -28,13 +30,16 @@ from boldreams_cli.interpret.products import (
     of_model,
     said_of_model,
     spelled,
-    title_of_model,
     versions_that_matter,
 )
-from boldreams_cli.interpret.targets import Target
+from boldreams_cli.interpret.targets import AreaTarget, Target
 
 STEM = "dream"
-SHOWN = ("model", "roi", "objective", "images", "response", "score", "best_natural", "trace", "files")
+SHOWN = (
+    *("model", "roi", "objective", "images", "response", "score", "best_natural", "trace", "files"),
+    *("sides", "start", "steps_to_beat", "measured", "beyond_data", "radial_profile", "transparent"),
+    *("recipe", "readout", "percent", "finetuned", "settings", "unit"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Request:
     target, objective, settings : of it.
     folder : to write, where the user names one.
     device : to compute on.
+    photograph : to start from and to stay close to.
+    natural : whether to look for the best natural images.
     """
 
     target: Target
@@ -53,6 +60,8 @@ class Request:
     settings: Settings
     folder: Path | None
     device: torch.device
+    photograph: Photograph | None = None
+    natural: bool = True
 
     @property
     def model(self) -> FittedModel:
@@ -64,7 +73,13 @@ class Request:
         """Of its folder: the target, then whatever is not the default."""
         parts: list[object] = [self.target.folder, *_objective_name(self.objective)]
         chosen, backbone = self.settings, self.target.full.backbone.entry
-        usual = Settings.default(backbone, None, parameterization=chosen.parameterization)
+        start = self.photograph is not None
+        count = 1 if start else 4
+        usual = Settings.default(backbone, None, count=count, parameterization=chosen.parameterization, start=start)
+        if self.photograph is not None:
+            parts += ["start", Path(self.photograph.name).name]
+            if self.photograph.weight != closeness.WEIGHT:
+                parts += ["closeness", f"{self.photograph.weight:g}"]
         if chosen.parameterization != parameterization.NAMES[0]:
             parts.append(chosen.parameterization)
         named = {"steps": chosen.steps, "lr": chosen.rate, "count": chosen.count, "seed": chosen.seed}
@@ -72,7 +87,17 @@ class Request:
         for option, value in named.items():
             if value != defaults[option]:
                 parts += [option, f"{value:g}" if isinstance(value, float) else value]
-        return spelled(*parts)
+        return spelled(*parts, *([] if self.natural else ["no-natural"]))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of what it leaves, but the provenance file."""
+        numbers = range(1, self.settings.count + 1)
+        names = [*(f"dream-{number}.png" for number in numbers), "dream.npz", "trace.csv"]
+        if self.settings.parameterization == "maco":
+            names += [f"dream-{number}-transparent.png" for number in numbers]
+        figures = ["sheet", "trace", *(["difference"] if self.photograph is not None else [])]
+        return (*names, *(f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")))
 
     def product(self, sources: Sources) -> Product:
         """Where it is kept, and under which key."""
@@ -89,12 +114,15 @@ class Request:
             "device": self.device.type,
             "versions": versions_that_matter(),
         }
-        images = [f"dream-{number}.png" for number in range(1, self.settings.count + 1)]
+        if (photograph := self.photograph) is not None:
+            decides["start"] = {"pixels": hashed(photograph.pixels.cpu().numpy()), "closeness": photograph.weight}
+        if not self.natural:
+            decides["natural"] = False
         return Product(
             kind="dream",
             folder=self.folder or self.model.folder / "dreams" / self.name,
             stem=STEM,
-            files=(*images, "sheet.png", "dream.npz", "trace.csv", "trace.png"),
+            files=self.files,
             decides=decides,
             own_folder=True,
             chosen=self.folder is not None,
@@ -151,8 +179,9 @@ def _make(request: Request, sources: Sources, product: Product, stop: StopFlag, 
         settings.seed,
         request.device,
         lambda: spectra.spectrum_of(model, sources.responses, sources.cache, sources.nsd_root, stop),
+        None if request.photograph is None else request.photograph.pixels,
     )
-    dreamer = Dreamer(request.target, request.objective, picture, settings)
+    dreamer = Dreamer(request.target, request.objective, picture, settings, request.photograph)
     dreamer.resume(product.stopped, product.key)
 
     def keep(folder: Path, stem: str) -> Description:
@@ -163,23 +192,38 @@ def _make(request: Request, sources: Sources, product: Product, stop: StopFlag, 
     record = Record(request, dreamed, None)
     try:
         stop.check(f"the images of step {dreamed.step} of {settings.steps} are in {product.stopped}")
-        natural = best_natural(request.target, request.objective, sources, stop)
+        natural = best_natural(request.target, request.objective, sources, stop) if request.natural else None
+        largest = _largest(request, sources, stop)
     except StoppedError:
         product.write_stopped(lambda folder, stem: keep(folder, stem) | record.write_images(folder))
         raise
-    record = Record(request, dreamed, natural)
+    record = Record(request, dreamed, natural, largest)
     return product.write(lambda folder, stem: record.write(folder, sources.nsd_root), overwrite)
 
 
 def shown(description: Description) -> Description:
     """The JSON object of ``dream``, of a description on disk; its paths are those of today."""
     folder = _folder(description)
-    found = {name: description.get(name) for name in SHOWN}
-    found["images"] = [str(folder / name) for name in description["images"]]
+    found: Description = {name: description.get(name) for name in SHOWN}
+    for name in ("images", "transparent"):
+        if found[name] is not None:
+            found[name] = [str(folder / file) for file in found[name]]
     found["trace"] = str(folder / description["trace"])
     found["files"] = [str(path) for path in [*description["files"], folder / f"{STEM}.json"]]
-    more = ("recipe", "readout", "percent", "finetuned", "settings", "unit")
-    return found | {name: description.get(name) for name in more}
+    return found
+
+
+def _largest(request: Request, sources: Sources, stop: StopFlag) -> Largest | None:
+    """What was measured of the target at most; None of a filter, or without responses."""
+    if sources.responses is None or not isinstance(request.target, AreaTarget):
+        return None
+    try:
+        return largest_measured(request.target.voxels, sources.responses, request.model.folder, stop)
+    except StoppedError:
+        raise
+    except BoldreamsError as error:
+        logger.warning("measured responses: none (%s)", error)
+        return None
 
 
 def _folder(description: Description) -> Path:
@@ -211,38 +255,67 @@ class Record:
     request : what was asked.
     dream : images, responses, trace.
     natural : the best natural images, or None.
+    largest : response that was measured, or None.
     """
 
     request: Request
     dream: Dream
     natural: dict[str, Natural] | None
+    largest: Largest | None = None
 
     def write_images(self, folder: Path) -> Description:
-        """Write dream-N.png and dream.npz; what to say of them."""
+        """Write dream-N.png (of ``maco`` dream-N-transparent.png too) and dream.npz; what to say of them."""
         names = [f"dream-{number}.png" for number in range(1, len(self.dream.images) + 1)]
         for name, image in zip(names, self.dream.images, strict=True):
             Image.fromarray(_bytes(image)).save(folder / name)
-        write_npz(folder / "dream.npz", images=self.dream.images, responses=self.dream.response)
+        clear, alpha = [], self.alpha
+        if alpha is not None:
+            clear = [f"{Path(name).stem}-transparent.png" for name in names]
+            for name, image, opacity in zip(clear, self.dream.images, alpha, strict=True):
+                layers = np.dstack([_bytes(image), (opacity * 255 + 0.5).astype(np.uint8)])
+                Image.fromarray(layers).save(folder / name)
+        more: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
+        write_npz(folder / "dream.npz", images=self.dream.images, responses=self.dream.response, **more)
         return {
             "images": names,
+            "transparent": clear or None,
             "response": self.dream.response.tolist(),
             "score": self.dream.score.tolist(),
             "step": self.dream.step,
         }
 
+    @property
+    def alpha(self) -> NDArray[np.float32] | None:
+        """(count, H, W) opacity of the images, of ``maco``."""
+        return None if self.dream.seen is None else parameterization.transparency(self.dream.seen)
+
+    @property
+    def beyond(self) -> list[bool] | None:
+        """Of each image, whether its predicted response lies beyond all that was measured."""
+        return None if self.largest is None else [bool(r > self.largest.beta) for r in self.dream.response]
+
     def write(self, folder: Path, nsd_root: Path | None) -> Description:
         """Write all files of a dream; what to say of them."""
         images = self.write_images(folder)
         write_text(folder / "trace.csv", _table(self.dream.trace))
-        self._draw(folder, nsd_root)
+        start = None if self.request.photograph is None else compared(self.request, self.dream)
+        drawing.draw(folder, self, start, nsd_root)
         device = self.request.device
         natural = self.natural or {}
+        beat = {name: steps_to_beat(self.dream.trace, best.score) for name, best in natural.items()}
+        profile = radial_profile(self.dream.images)
         return (
             _said(self.request)
             | images
             | {
                 "best_natural": {n: {"image": b.image, "response": b.response} for n, b in natural.items()} or None,
                 "natural_score": {name: best.score for name, best in natural.items()},
+                "steps_to_beat": beat or None,
+                "measured": None if self.largest is None else asdict(self.largest),
+                "beyond_data": self.beyond,
+                "sides": self.sides,
+                "start": start,
+                "radial_profile": asdict(profile) | {"mean_radius": profile.mean_radius},
                 "trace": "trace.csv",
                 "stopped": False,
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -251,26 +324,40 @@ class Record:
             }
         )
 
-    def _draw(self, folder: Path, nsd_root: Path | None) -> None:
+    @property
+    def sides(self) -> dict[str, list[float]] | None:
+        """Responses of both areas of a contrast or a pair, by name."""
         target = self.request.target
-        title = f"{target.name}, {title_of_model(self.request.model)}"
-        levels = {f"best {name} image": best.response for name, best in (self.natural or {}).items()}
-        plots.dream_trace(folder / "trace.png", self.dream.trace, levels, target.unit, f"dream of {title}")
-        dreams = [
-            (image.transpose(1, 2, 0), f"dream {number}: {response:.2f}")
-            for number, (image, response) in enumerate(zip(self.dream.images, self.dream.response, strict=True), 1)
-        ]
-        beside = []
-        if self.natural:
-            images = [item.image for item in self.natural.values()]
-            shown_beside = pictures(images, target.full, nsd_root) or []
-            beside = list(zip(shown_beside, captions(self.natural), strict=False))
-        plots.dream_sheet(folder / "sheet.png", dreams, beside, f"{title}\n{target.unit}")
+        if self.dream.other is None or not isinstance(target, AreaTarget):
+            return None
+        both = (self.dream.response.tolist(), self.dream.other.tolist())
+        return dict(zip(target.sides, both, strict=True))
 
 
-def captions(natural: Mapping[str, Natural]) -> list[str]:
-    """What is written over the natural images, in their order."""
-    return [f"best {name} image, {best.image}: {best.response:.2f}" for name, best in natural.items()]
+@torch.no_grad()
+def compared(request: Request, dream: Dream) -> Description:
+    """What became of the photograph: its own response, and how far the images are from it."""
+    photograph = request.photograph
+    assert photograph is not None
+    target, images = request.target, torch.from_numpy(dream.images).to(request.device)
+    before, after = target.activity(photograph.pixels), target.activity(images)
+    features = closeness.feature_distance(after["groups"], before["groups"])
+    far = [float(value) for value in features]
+    if max(far) > closeness.BOUND:
+        logger.warning(
+            "the images are %.2f from %s in features, beyond the %g at which a picture is still recognisably it; "
+            "raise --closeness (now %g)",
+            *(max(far), photograph.name, closeness.BOUND, photograph.weight),
+        )
+    return {
+        "image": photograph.name,
+        "response": float(before["response"]),
+        "score": float(request.objective.score(before)),
+        "closeness": photograph.weight,
+        "feature_distance": far,
+        "feature_bound": closeness.BOUND,
+        "pixel_distance": closeness.pixel_distance(images, photograph.pixels).tolist(),
+    }
 
 
 def _bytes(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -1,0 +1,104 @@
+"""Figures of a dream: contact sheet, trace, and what became of the photograph that it started from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boldreams_cli import plots
+from boldreams_cli.interpret.dreams.natural import Natural, pictures
+from boldreams_cli.interpret.products import title_of_model
+
+if TYPE_CHECKING:
+    from boldreams_cli.interpret.dreams.record import Record
+
+
+def draw(folder: Path, record: Record, start: Mapping[str, Any] | None, nsd_root: Path | None) -> None:
+    """Draw all figures of a dream, each as .png and .pdf.
+
+    Parameters
+    ----------
+    folder : to write into.
+    record : the dream.
+    start : what became of the photograph, where it started from one.
+    nsd_root : to read natural images from.
+    """
+    request, target = record.request, record.request.target
+    title = f"{target.name}, {title_of_model(request.model)}"
+    natural = record.natural or {}
+    levels = {f"best {name} image, {best.image}": best.score for name, best in natural.items()}
+    if start is not None:
+        levels["the photograph"] = start["score"]
+    penalty = None if start is None else "penalty of distance"
+    if request.objective.name == "diversity":
+        penalty = "penalty of likeness" if start is None else "penalties"
+    plots.dream_trace(folder / "trace.png", _scores(record), levels, score_unit(record), f"dream of {title}", penalty)
+    dreams = list(zip(record.dream.images.transpose(0, 2, 3, 1), _captions(record), strict=True))
+    if (alpha := record.alpha) is not None:
+        clear = [plots.over_paper(pixels, opacity) for (pixels, _), opacity in zip(dreams, alpha, strict=True)]
+        dreams += [(pixels, f"{number}, by what mattered") for number, pixels in enumerate(clear, 1)]
+    beside = []
+    if natural:
+        shown = pictures([item.image for item in natural.values()], target.full, nsd_root) or []
+        beside = list(zip(shown, natural_captions(natural), strict=False))
+    if request.photograph is not None and start is not None:
+        photograph = request.photograph.pixels[0].permute(1, 2, 0).cpu().numpy()
+        plots.dream_difference(
+            folder / "difference.png",
+            (photograph, f"{request.photograph.name}: {start['response']:.2f}"),
+            [(*pair, far) for pair, far in zip(dreams, start["feature_distance"], strict=True)],
+            f"{title}\n{_unit(record)}",
+        )
+        beside.insert(0, (photograph, f"start, {request.photograph.name}: {start['response']:.2f}"))
+    plots.dream_sheet(folder / "sheet.png", dreams, beside, f"{title}\n{_unit(record)}")
+
+
+def _scores(record: Record) -> NDArray[np.float64]:
+    """The trace with the score of the untransformed images, where the trace has their response."""
+    trace = record.dream.trace
+    if record.request.objective.name in ("mean", "diversity"):
+        return trace
+    scores = trace.copy()
+    scores[:, 3] = np.nan
+    scores[-1, 3] = trace[-1, 4]
+    return scores
+
+
+def score_unit(record: Record) -> str:
+    """What the objective measures, for an axis."""
+    target, objective = record.request.target, record.request.objective.name
+    both = {"contrast": "difference of mean betas", "both": "mean beta of both areas", "target": "minus squared error"}
+    return both.get(objective, target.unit)
+
+
+def _captions(record: Record) -> list[str]:
+    """Of each dream: its response, that of the other area, and a star where it is beyond all data."""
+    dream, beyond = record.dream, record.beyond
+    found = []
+    for number, response in enumerate(dream.response):
+        other = "" if dream.other is None else f", {dream.other[number]:.2f}"
+        star = " *" if beyond is not None and beyond[number] else ""
+        found.append(f"dream {number + 1}: {response:.2f}{other}{star}")
+    return found
+
+
+def _unit(record: Record) -> str:
+    target = record.request.target
+    sides = record.sides
+    unit = target.unit if sides is None else f"{target.unit} of {' and of '.join(sides)}"
+    if record.largest is not None and any(record.beyond or []):
+        largest = record.largest
+        unit += f"; * beyond all that was measured (at most {largest.beta:.2f}, image {largest.image})"
+    return unit
+
+
+def natural_captions(natural: Mapping[str, Natural]) -> list[str]:
+    """What is written over the natural images, in their order; the model was fitted to the training images."""
+    said = {"train": " (fitted)"}
+    return [
+        f"best {name} image, {best.image}: {best.response:.2f}{said.get(name, '')}" for name, best in natural.items()
+    ]
