@@ -23,6 +23,7 @@ COMMANDS = {
     "attribute": "Show which pixels of an image drive an area's response.",
     "wordcloud": "Draw the words that fit an image, a dream or an area best.",
     "compare": "Compare two models of one subject: which predicts better, and where.",
+    "minimal": "Find the smallest percent of filters that will do, per area.",
     "info": "Say what the cache holds, or list layers and areas.",
     "remove": "Delete fitted models, with all that was made from them.",
     "demo": "Make a small experiment with a known brain and run everything on it.",

@@ -33,6 +33,7 @@ SEVERAL = {
     "lr": ("fit", "sweep"),
     "output": (),
     "overwrite": (),
+    "reference": ("wordcloud",),  # its images; that of minimal is a percent
     "roi": (),
     "steps": (),
     "weights": (

@@ -62,7 +62,7 @@ class Minimal:
     margin : in use, relative to the reference's accuracy; `asked`, or more where seeds differ by more.
     asked : the margin that was asked for.
     resolvable : False where the percent that ended the sequence failed for want of images: it could not have
-        passed had it been as good as the reference, and it is not shown to be inferior either.
+        passed had it been as good as the reference, and no loss is shown either.
     tested : all percents, in descending order.
     """
 
@@ -144,8 +144,8 @@ def _against(
 
 
 def _resolved(failed: Tested, margin: float) -> bool:
-    """Whether a failure says something of the percent: bounds within the (absolute) margin, or shown to be inferior."""
-    return (failed.upper - failed.lower) / 2 <= margin or failed.upper < 0
+    """Whether a failure says something of the percent: its bounds are within the (absolute) margin, or it is worse."""
+    return (failed.upper - failed.lower) / 2 <= margin or failed.upper < 0 or not failed.not_worse
 
 
 def largest_over_subjects(answers: Mapping[int, Minimal]) -> tuple[float | None, bool]:
