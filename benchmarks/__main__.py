@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import fitting, scoring, storing
 from benchmarks.brain import Brain, make_brain
-from boldreams_cli.machine import keep_freed
+from boldreams_cli.machine import keep_freed, same_products
 
 Row = dict[str, object]
 PARTS: dict[str, Callable[[Brain], list[Row]]] = {
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     chosen = parser.parse_args()
     keep_freed()  # as every command does, the baselines too
+    same_products()
     rows: list[Row] = []
     print(f"{'what':64} {'measured':>12} {'baseline':>12} {'ratio':>7} {'target':>9}")
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from boldreams_cli.machine import same_products
+
+same_products()  # as every command does; before torch is imported
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COMMAND = Path(sys.executable).with_name("boldreams")
 

@@ -84,14 +84,15 @@ def test_rows_of_the_store_and_other_subjects_change_no_bit(
 
 
 @pytest.mark.parametrize("name", READOUTS)
-def test_threads_change_next_to_nothing(name: str, usual: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
+def test_threads_change_no_bit(name: str, usual: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1 if before > 1 else 2)
     try:
         found = solve(make(name), problem(tmp_path, voxels=VOXELS), tmp_path / "model")
     finally:
         torch.set_num_threads(before)
-    assert max(differences(usual[name], found).values()) < 1e-5
+    most = 0 if torch.backends.mkl.is_available() else 1e-5
+    assert max(differences(usual[name], found).values()) <= most
 
 
 @pytest.mark.parametrize("name", READOUTS)

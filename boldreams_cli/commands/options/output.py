@@ -48,6 +48,7 @@ def output_options(command: Command) -> Command:
     def run(*args: Any, as_json: bool, verbose: bool, quiet: bool, debug: bool, **kwargs: Any) -> None:
         console.start_logging(1 if verbose else -1 if quiet else 0)
         machine.keep_freed()
+        machine.same_products()
         try:
             with console.ended_by_signals():
                 command(*args, output=Output(as_json), **kwargs)
