@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.stats
 import torch
 
@@ -44,6 +45,15 @@ def test_shapes_are_those_of_gaussians_of_either_sign() -> None:
     nothing = shapes(np.zeros((1, 7, 7)))
     assert np.isnan(nothing.centre).all()
     assert np.isnan(nothing.size).all()
+
+
+def test_centre_is_that_of_scipy_s_blurred_magnitude() -> None:
+    fields = RNG(7).normal(size=(5, 17, 23)) + gaussian_fields(np.full((5, 2), 0.6), np.full(5, 0.1), (17, 23)) * 300
+    size = np.abs(scipy.ndimage.gaussian_filter(fields, (0, 1.7, 2.3), mode="constant"))
+    above = (size - 0.5 * size.max((1, 2), keepdims=True)).clip(0)
+    expected = [scipy.ndimage.center_of_mass(field) for field in above]
+    found = (shapes(fields).centre * (23, 17) - 0.5)[:, ::-1]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_joint_shapes_weigh_resolutions_by_strength_not_by_pixels() -> None:
