@@ -37,11 +37,12 @@ def pearson_r(prediction: Tensor, beta: Tensor) -> Tensor:
 def _standardised(values: Tensor) -> Tensor:
     """Z-score each column by its population's standard deviation; float64, NaN where it is constant or not finite."""
     x = values.double()
-    centred = x - x.mean(0)
-    norm = centred.norm(dim=0)
+    mean = x.mean(0)
+    centred = x - mean
+    squares = centred.square().sum(0)
     # Rounding leaves a constant column a little off its mean; that is no variation.
-    varies = norm > 1e-12 * x.norm(dim=0)
-    return centred * torch.where(varies, len(x) ** 0.5 / norm, torch.nan)
+    varies = squares > 1e-24 * (squares + len(x) * mean.square())
+    return centred.mul_(torch.where(varies, (len(x) / squares).sqrt(), torch.nan))
 
 
 def influence(prediction: Tensor, beta: Tensor) -> Tensor:
