@@ -124,8 +124,17 @@ def _report(summary: dict[str, Any]) -> list[str]:
 
 def _table(rois: dict[str, dict[str, Any]]) -> list[str]:
     """Areas; the last column is the paper's error bar."""
-    heads = ("r", "s.e.", "95 % interval", "ceiling", "A", "95 % interval", "single", "s.e. over voxels (a spread)")
-    widths = (7, 6, 15, 7, 6, 15, 7, 27)
+    heads = (
+        "r",
+        "s.e. over images",
+        "95 % interval",
+        "ceiling",
+        "A",
+        "95 % interval",
+        "single",
+        "s.e. over voxels (a spread)",
+    )
+    widths = (7, 16, 15, 7, 6, 15, 7, 27)
     lines = [
         f"{'area':10} {'voxels':>6} " + " ".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True))
     ]
