@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,10 @@ from boldreams_cli.commands.sweeping import grid_options, slurm_options, the_gri
 from boldreams_cli.console import ChoiceError, StoppedError
 
 if TYPE_CHECKING:
+    from boldreams_cli.console import StopFlag
     from boldreams_cli.study.manifest import Study
     from boldreams_cli.study.sweep import State
 
-OF_STATUS = ("manifest", "cell", "dry_run")
 MANIFEST = click.Path(path_type=Path)
 
 
@@ -72,7 +73,7 @@ def sweep(
     Each axis takes values with commas between them; FILE is a TOML file of the same names, and what is typed wins.
     A cell is done when its model and its scores are in the cache, whoever made them. The same command again does what
     is not done. A cell that fails does not keep the others from being done: it is listed with the last line of its
-    log, and the exit code is 1; 75 while cells are unfinished.
+    log, and the exit code is 1; 75 while cells are unfinished. Submitting exits with 0, --status by how far it is.
 
     Cells of one subject and backbone share what they read; their weights are those of fits by themselves, bit for bit.
     With --executor slurm the cells become job arrays of plain boldreams commands, which need nothing that stays alive;
@@ -83,12 +84,11 @@ def sweep(
     from boldreams_cli.study.manifest import Study
     from boldreams_cli.study.sweep import look, run
 
-    if executor == "slurm" or dry_run:
-        raise ChoiceError("--executor slurm and --dry-run are not there yet")
     with stop_on_signals() as stop:
         if status is not None:
-            _status(_found(status, cache), stop, output)
-            return
+            state = _state(_found(status, cache), stop)
+            _show(state, output)
+            raise SystemExit(state.exit_code)
         if manifest is not None:
             study = _found(manifest, cache)
             numbers = _numbers(cell, len(study.cells))
@@ -98,6 +98,9 @@ def sweep(
             named, grid = the_grid(file, given, cache, nsd_root)
             study = Study.make(cache, name or named, grid, nsd_root, device, memory)
             numbers = list(range(len(study.cells)))
+        if executor == "slurm":
+            _submit(study, sbatch, limit, shards, stop, output)
+            return
         try:
             run(study, numbers, functools.partial(options.pick_device, study.device), study.memory, stop)
         except StoppedError:
@@ -138,15 +141,36 @@ def _numbers(text: str | None, count: int) -> list[int]:
     return sorted(found)
 
 
-def _status(study: Study, stop: Any, output: Output) -> None:
+def _state(study: Study, stop: StopFlag) -> State:
+    """How far a study is, by the cache and where there is one by SLURM's queue."""
+    from boldreams_cli.study.slurm import Queue
     from boldreams_cli.study.sweep import look, recognise
 
-    state = look(study)
+    asked = Queue.ask()
+    queue = None if asked is None else asked.cells(study)
+    state = look(study, queue)
     recognise(study, state.of("missing", "failed"), stop)
-    _show(look(study), output)
+    return look(study, queue)
 
 
-def _show(state: State, output: Output) -> None:
+def _submit(study: Study, sbatch: dict[str, str], limit: int, shards: int, stop: StopFlag, output: Output) -> None:
+    from boldreams_cli.study import running, slurm
+
+    running.check(study)
+    state = _state(study, stop)
+    jobs = slurm.submit(study, state, sbatch, limit, shards, stop)
+    lines = [
+        f"job {job.id}: {f'{len(job.cells)} cells' if job.cells else 'extraction'}"
+        + (f", after job {', '.join(job.after)}" if job.after else "")
+        + f" ({job.script})"
+        for job in jobs
+    ]
+    lines = lines or ["nothing to submit: every cell is done or in the queue"]
+    lines.append(f"how far it is: boldreams sweep --status {study.folder}")
+    _show(state, output, {"jobs": [job.to_dict() for job in jobs]}, *lines)
+
+
+def _show(state: State, output: Output, more: Mapping[str, Any] | None = None, *said: str) -> None:
     """Write the table of what is done, and say how far the study is."""
     from boldreams_cli.study import table
 
@@ -162,4 +186,4 @@ def _show(state: State, output: Output) -> None:
         lines.append(f"failed: cell {number} ({state.study.cells[number]}): {line}")
         lines.append(f"  log: {state.study.log(number)}")
     lines += [f"table: {files[0]}"] if files else []
-    output.show(state.to_dict() | {"files": [str(path) for path in files]}, *lines)
+    output.show(state.to_dict() | {"files": [str(path) for path in files], **(more or {})}, *lines, *said)

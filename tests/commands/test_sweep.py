@@ -121,7 +121,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_done(run: Run, own: Path)
     assert failure["cell"] == 0
     assert failure["line"].endswith("holds no store of vgg11; run boldreams extract --backbone vgg11")
     assert failure["line"] == Path(failure["log"]).read_text().splitlines()[-1]
-    status = run("sweep", "--status", Path(done.json["manifest"]).parent, code=0).out
+    status = run("sweep", "--status", Path(done.json["manifest"]).parent, code=1).out
     assert "done 2, failed 2, running 0" in status
     assert f"failed: cell 0 (subject 1, vgg11, 1 %, fast, seed 0): {failure['line']}" in status
 
@@ -132,13 +132,13 @@ def test_cells_by_number_and_status(run: Run, own: Path) -> None:
     run("sweep", *grid)
     for row in find_models(own, recipe="fast"):
         run("remove", row.folder.name, "--cache", own, "--yes")
-    status = run("sweep", "--status", "mine", "--cache", own, "--json").json
+    status = run("sweep", "--status", "mine", "--cache", own, "--json", code=75).json
     assert status["cells"] == {"done": 0, "failed": 0, "running": 0, "missing": 2}
     one = run("sweep", "--manifest", manifest / "manifest.json", "--cell", 1, "--json").json
     assert one["cells"] == {"done": 1, "failed": 0, "running": 0, "missing": 1}
     assert [model["percent"] for model in one["models"]] == [10]
     shutil.rmtree(manifest / "cells")  # notes spare work; the cache is the truth
-    assert run("sweep", "--status", manifest, "--json").json["cells"]["done"] == 1
+    assert run("sweep", "--status", manifest, "--json", code=75).json["cells"]["done"] == 1
     run("sweep", "--manifest", manifest, "--cell", "0-1")
     assert run("sweep", "--status", manifest, "--json").json["cells"]["done"] == 2
 
@@ -151,7 +151,7 @@ def test_killed_in_the_middle_and_two_at_once(run: Run, own: Path, experiment: P
     _wait(lambda: any(spans.glob("percent-*-fast-*")) or any(spans.glob(".percent-*-fast-*")), first)
     first.kill()
     first.wait()
-    status = run("sweep", "--status", study, "--json").json
+    status = run("sweep", "--status", study, "--json", code=75).json
     assert status["cells"] == {"done": 0, "failed": 1, "running": 0, "missing": 1}, "it ended without a word"
     both = [start(*grid, experiment=experiment) for _ in range(2)]
     _wait(lambda: any(study.glob("cells/*.json")), both[0])

@@ -1,0 +1,310 @@
+"""A study as SLURM's job arrays: scripts of plain command lines, and what its queue has in hand.
+
+Nothing of ours stays alive. A job's state decides nothing but what is not to be submitted a second time; whether a cell
+is done is what the cache says.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
+from boldreams_cli.data.choosing import at_hand, responses_for
+from boldreams_cli.features.choosing import the_store
+from boldreams_cli.features.feature_store import FeatureStore, paths
+from boldreams_cli.files import fingerprint, write_text
+from boldreams_cli.study.grid import Cell
+from boldreams_cli.study.manifest import FAILED, MISSING, Study
+from boldreams_cli.study.sweep import State, groups
+
+LARGEST_ARRAY = 1001  # SLURM's own default of MaxArraySize
+DIGITS = 4  # of a cell's number in the name of its log
+# What every job is given, unless --sbatch says otherwise: USR1 to the command two minutes before the time limit.
+DEFAULTS = {"signal": "B:USR1@120", "requeue": "", "open-mode": "append"}
+EXCLUDES = {"no-requeue": "requeue"}
+OURS = ("array", "job-name", "output", "dependency", "parsable")  # not to be set with --sbatch
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job array that was submitted.
+
+    Parameters
+    ----------
+    id : as SLURM calls it.
+    script : that it runs.
+    cells : numbers of those in it; none of an extraction.
+    after : ids of the arrays that it waits for.
+    """
+
+    id: str
+    script: Path
+    cells: list[int]
+    after: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"job": self.id, "script": str(self.script), "cells": self.cells, "after": self.after}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What SLURM has in hand, of all of this user's jobs.
+
+    Parameters
+    ----------
+    rows : (job, index in its array, state, name).
+    """
+
+    rows: list[tuple[str, str, str, str]]
+
+    @classmethod
+    def ask(cls) -> Queue | None:
+        """What squeue says; None where there is none, or it does not answer."""
+        if shutil.which("squeue") is None:
+            return None
+        command = ["squeue", "--me", "--noheader", "--array", "--format=%F|%K|%T|%j"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            logger.warning("squeue does not answer (%s): only the cache is looked at", _line(done.stderr))
+            return None
+        rows = [line.strip().split("|", 3) for line in done.stdout.splitlines() if line.count("|") >= 3]
+        return cls([(job, index, state, name) for job, index, state, name in rows])
+
+    def cells(self, study: Study) -> dict[int, str]:
+        """State of each cell of a study that it has in hand."""
+        found = {}
+        for _, index, state, name in self.rows:
+            match = re.fullmatch(re.escape(job_name(study)) + r"\.(\d+)", name)
+            if match and index.isdecimal():
+                found[int(match[1]) + int(index)] = state
+        return found
+
+    def job(self, name: str) -> str | None:
+        """Id of the array of that name, None where it has none."""
+        return next((job for job, _, _, other in self.rows if other == name), None)
+
+
+def job_name(study: Study) -> str:
+    """Of a study's arrays, without the number of their first cell: no two studies have the same."""
+    return f"boldreams.{study.name}.{fingerprint(str(study.folder.absolute()))[:6]}"
+
+
+def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, shards: int, stop: StopFlag) -> list[Job]:
+    """Submit the cells that are neither done nor in hand, and the extractions that they need before.
+
+    Parameters
+    ----------
+    study : whose manifest is written.
+    state : of it, with what the queue has in hand.
+    sbatch : more of sbatch's long options.
+    limit : cells of an array that run at a time.
+    shards : tasks of an extraction's array.
+    stop : looked at where a subject must be prepared to know its images.
+
+    Raises
+    ------
+    ChoiceError
+        If there is no SLURM here, or an option is not to be set.
+    BoldreamsError
+        If sbatch refuses a script.
+    """
+    if shutil.which("sbatch") is None:
+        raise ChoiceError(
+            "no sbatch here: submit from a machine that has it, use --executor local, or run --manifest FILE "
+            "--cell I-J on each machine by hand"
+        )
+    if wrong := [name for name in sbatch if name in OURS]:
+        raise ChoiceError(f"--sbatch {wrong[0]} is set by the sweep itself; leave it out")
+    study.save()
+    todo = [number for number in state.of(MISSING, FAILED) if number not in state.queued]
+    queue, jobs = Queue.ask(), []
+    needs = lacking(study, todo, stop)
+    before: dict[str, str] = {}
+    for backbone, subjects in needs.items():
+        name = f"boldreams.extract.{backbone}.{fingerprint([str(study.cache.absolute()), subjects])[:6]}"
+        if queue is not None and (known := queue.job(name)) is not None:
+            before[backbone] = known
+            continue
+        jobs.append(_extraction(study, backbone, subjects, name, sbatch, shards))
+        before[backbone] = jobs[-1].id
+    for (after, first), numbers in _arrays(study, todo, needs, before).items():
+        jobs.append(_cells(study, first, numbers, after, sbatch, limit))
+    return jobs
+
+
+def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> dict[str, list[int]]:
+    """Backbones whose maps the cache lacks, with the subjects whose images they lack.
+
+    Raises
+    ------
+    BoldreamsError
+        If there is nothing to extract from.
+    """
+    found: dict[str, list[int]] = {}
+    for (subject, backbone), some in groups(study, numbers).items():
+        if all(study.cells[number].finetune for number in some):
+            continue
+        dataset = at_hand(study.nsd_root, subject)
+        sessions = study.settings.get("sessions")
+        if dataset is not None:
+            images = dataset.images(subject, sessions)
+        else:
+            mask = study.settings.get("mask")
+            images = responses_for(study.cache, subject, study.nsd_root, sessions, mask, stop).trial_images
+        store = _store(study, backbone)
+        if store is not None and np.isin(images, store.images[store.done()]).all():
+            continue
+        if dataset is None:
+            raise BoldreamsError(
+                f"{study.cache} lacks maps of {backbone} for subject {subject}, and there are no images to extract; "
+                "use --nsd-root DIR"
+            )
+        found.setdefault(backbone, []).append(subject)
+    return found
+
+
+def _store(study: Study, backbone: str) -> FeatureStore | None:
+    """The cache's store of a backbone, None where there is none to choose from."""
+    features = study.settings.get("features")
+    if not features and not any(paths(study.cache, backbone)):
+        return None
+    return the_store(study.cache, backbone, features)
+
+
+def _arrays(
+    study: Study, todo: Iterable[int], needs: Mapping[str, Sequence[int]], before: Mapping[str, str]
+) -> dict[tuple[str, int], list[int]]:
+    """Cells of each array, by the job that it waits for ("" for none) and the number of its first possible cell."""
+    size = array_size()
+    found: dict[tuple[str, int], list[int]] = {}
+    for number in todo:
+        cell: Cell = study.cells[number]
+        waits = not cell.finetune and cell.subject in needs.get(cell.backbone, ())
+        key = (before[cell.backbone] if waits else "", number // size * size)
+        found.setdefault(key, []).append(number)
+    return found
+
+
+def array_size() -> int:
+    """Cells of an array: the largest power of ten, at most 1,000, that MaxArraySize allows.
+
+    A power of ten, so that SLURM can write a cell's log under the cell's own number: its first digits are the array's.
+    """
+    limit = LARGEST_ARRAY
+    if shutil.which("scontrol") is not None:
+        done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+        if match := re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE):
+            limit = int(match[1])
+    if limit < 1:
+        raise BoldreamsError(
+            "this SLURM takes no job arrays (MaxArraySize is 0); run --manifest FILE --cell I-J by hand"
+        )
+    return next(size for size in (1000, 100, 10, 1) if size <= limit)
+
+
+def index_list(indices: Sequence[int]) -> str:
+    """Numbers as sbatch's --array takes them, e.g. ``0-3,7``."""
+    parts: list[list[int]] = []
+    for index in sorted(indices):
+        if parts and index == parts[-1][1] + 1:
+            parts[-1][1] = index
+        else:
+            parts.append([index, index])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def _cells(study: Study, first: int, numbers: Sequence[int], after: str, sbatch: Mapping[str, str], limit: int) -> Job:
+    """Submit an array of cells; each writes to the cell's log."""
+    digits = len(str(array_size())) - 1
+    prefix = f"{first // 10**digits:0{DIGITS - digits}d}"
+    place = f"%{digits}a" if digits else ""
+    given = {
+        "job-name": f"{job_name(study)}.{first}",
+        "array": f"{index_list([number - first for number in numbers])}%{limit}",
+        "output": _escaped(study.folder / "logs") + f"/cell-{prefix}{place}.log",
+    }
+    if after:
+        given |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
+    number = f"$(({first} + SLURM_ARRAY_TASK_ID))" if first else "$SLURM_ARRAY_TASK_ID"
+    line = f"{_command()} sweep --manifest {shlex.quote(str(study.path.absolute()))} --cell {number}"
+    script = study.folder / f"cells-{first:0{DIGITS}d}{f'-after-{after}' if after else ''}.sh"
+    said = f"Cells of the study {study.name}. The cache says which are done; boldreams sweep --status says it."
+    return _submitted(script, said, given | _asked(sbatch), line, list(numbers), [after] if after else [])
+
+
+def _extraction(
+    study: Study, backbone: str, subjects: Sequence[int], name: str, sbatch: Mapping[str, str], shards: int
+) -> Job:
+    """Submit an array that extracts a backbone's maps."""
+    store, weights = _store(study, backbone), study.settings.get("weights")
+    given = {
+        "job-name": name,
+        "array": f"0-{shards - 1}",
+        "output": _escaped(study.folder / "logs") + f"/extract-{backbone}-%a.log",
+    }
+    words = [_command(), "extract", "--cache", shlex.quote(str(study.cache.absolute()))]
+    words += ["--nsd-root", shlex.quote(str((study.nsd_root or Path()).absolute())), "--backbone", backbone]
+    for subject in subjects:
+        words += ["--subject", str(subject)]
+    optional = {
+        "--weights": weights or (store.weights if store is not None else None),
+        "--sessions": study.settings.get("sessions"),
+        "--device": None if study.device == "auto" else study.device,
+    }
+    for option, value in optional.items():
+        words += [option, shlex.quote(str(value))] if value else []
+    words += ["--shard-index", "$SLURM_ARRAY_TASK_ID", "--shard-count", str(shards)]
+    script = study.folder / f"extract-{backbone}.sh"
+    said = f"Maps of {backbone}, which the study {study.name} needs."
+    return _submitted(script, said, given | _asked(sbatch), " ".join(words), [], [])
+
+
+def _asked(sbatch: Mapping[str, str]) -> dict[str, str]:
+    """The defaults with the user's options over them."""
+    gone = {EXCLUDES[name] for name in sbatch if name in EXCLUDES}
+    return {name: value for name, value in DEFAULTS.items() if name not in gone} | dict(sbatch)
+
+
+def _submitted(script: Path, said: str, given: Mapping[str, str], line: str, cells: list[int], after: list[str]) -> Job:
+    """Write a script and hand it to sbatch; the shell becomes the command, which so gets the signals."""
+    lines = ["#!/bin/bash", f"# {said}"]
+    lines += [f"#SBATCH --{name}" + (f"={_quoted(value)}" if value else "") for name, value in given.items()]
+    write_text(script, "\n".join([*lines, f"exec {line}"]) + "\n")
+    (script.parent / "logs").mkdir(exist_ok=True)
+    done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
+    job = done.stdout.strip().split(";")[0]
+    if done.returncode or not job:
+        raise BoldreamsError(f"sbatch refuses {script}: {_line(done.stderr or done.stdout)}; correct it with --sbatch")
+    logger.info("job %s: %s", job, script)
+    return Job(job, script, cells, after)
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if re.search(r"\s", value) else value
+
+
+def _escaped(path: Path) -> str:
+    """A path in sbatch's patterns."""
+    return str(path.absolute()).replace("%", "%%")
+
+
+def _command() -> str:
+    """How this very command is called, so that a job needs no PATH."""
+    if Path(sys.argv[0]).name == "boldreams":
+        return shlex.quote(str(Path(sys.argv[0]).absolute()))
+    return f"{shlex.quote(sys.executable)} -m boldreams_cli.cli"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()) or "no word"
