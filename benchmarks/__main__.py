@@ -2,7 +2,7 @@
 
     python -m benchmarks [--weights FILE] [--images N] [--json FILE] [PART ...]
 
-Parts: fit, extract, store, rank, score, statistics, memory. The brain is made up (boldreams_cli.simulation) of
+Parts: fit, extract, store, rank, score, statistics, memory, sweep. The brain is made up (boldreams_cli.simulation) of
 AlexNet's own maps; give real weights with --weights, random ones have no structure to learn.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import fitting, scoring, storing
+from benchmarks import fitting, scoring, storing, sweep
 from benchmarks.brain import Brain, make_brain
 from boldreams_cli.machine import keep_freed, same_products
 
@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[Brain], list[Row]]] = {
     "score": fitting.scoring,
     "statistics": scoring.score_statistics,
     "memory": fitting.memory,
+    "sweep": sweep.sweeps,
 }
 
 

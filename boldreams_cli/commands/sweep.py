@@ -16,6 +16,8 @@ from boldreams_cli.commands.sweeping import grid_options, slurm_options, the_gri
 from boldreams_cli.console import ChoiceError, StoppedError
 
 if TYPE_CHECKING:
+    import torch
+
     from boldreams_cli.console import StopFlag
     from boldreams_cli.study.manifest import Study
     from boldreams_cli.study.sweep import State
@@ -98,6 +100,9 @@ def sweep(
             named, grid = the_grid(file, given, cache, nsd_root)
             study = Study.make(cache, name or named, grid, nsd_root, device, memory)
             numbers = list(range(len(study.cells)))
+        if dry_run:
+            _plan(study, executor == "local", options.pick_device(device), output)
+            return
         if executor == "slurm":
             _submit(study, sbatch, limit, shards, stop, output)
             return
@@ -151,6 +156,16 @@ def _state(study: Study, stop: StopFlag) -> State:
     state = look(study, queue)
     recognise(study, state.of("missing", "failed"), stop)
     return look(study, queue)
+
+
+def _plan(study: Study, shared: bool, device: torch.device, output: Output) -> None:
+    from boldreams_cli.study import plan, running
+    from boldreams_cli.study.sweep import look
+
+    running.check(study)
+    state = look(study)
+    found = plan.estimates(study, state, device, shared)
+    output.show(state.to_dict() | {"plan": [item.to_dict() for item in found]}, *plan.lines(study, found))
 
 
 def _submit(study: Study, sbatch: dict[str, str], limit: int, shards: int, stop: StopFlag, output: Output) -> None:

@@ -280,6 +280,8 @@ def _submitted(script: Path, said: str, given: Mapping[str, str], line: str, cel
     """Write a script and hand it to sbatch; the shell becomes the command, which so gets the signals."""
     lines = ["#!/bin/bash", f"# {said}"]
     lines += [f"#SBATCH --{name}" + (f"={_quoted(value)}" if value else "") for name, value in given.items()]
+    if "cpus-per-task" in given:  # more threads than cores would wait for each other
+        lines.append("export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}")
     write_text(script, "\n".join([*lines, f"exec {line}"]) + "\n")
     (script.parent / "logs").mkdir(exist_ok=True)
     done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)

@@ -143,6 +143,28 @@ def test_cells_by_number_and_status(run: Run, own: Path) -> None:
     assert run("sweep", "--status", manifest, "--json").json["cells"]["done"] == 2
 
 
+def test_a_dry_run_writes_nothing(run: Run, own: Path) -> None:
+    before = listing(own)
+    grid = (*GRID[:4], "--subject", "1,2", "--readout", "separable,ridge,gaussian", "--recipe", "paper,fast")
+    plan = run("sweep", *grid, "--cache", own, "--dry-run", "--json").json["plan"]
+    assert listing(own) == before
+    assert len(plan) == 16
+    cells = {(item["cell"] % 8): item for item in plan[:8]}
+    one, ten = cells[0], cells[1]
+    assert one["bytes"] == 0, "its maps are among those of 10 %"
+    assert ten["bytes"] > 100_000
+    assert 0 < one["seconds"] < ten["seconds"]
+    assert one["memory"] < ten["memory"]
+    assert all(item["seconds"] > 0 and item["state"] == "missing" for item in plan[:8])
+    assert plan[8]["seconds"] is None
+    assert "subject 2 is not prepared yet" in plan[8]["why"]
+    alone = run("sweep", *grid, "--cache", own, "--dry-run", "--executor", "slurm", "--json").json["plan"]
+    assert 0 < alone[0]["bytes"] < alone[1]["bytes"] == ten["bytes"]
+    text = run("sweep", *grid, "--cache", own, "--dry-run").out
+    assert "16 cells" in text
+    assert "subject 1, alexnet, 10 %, gaussian, seed 0" in text
+
+
 def test_killed_in_the_middle_and_two_at_once(run: Run, own: Path, experiment: Path) -> None:
     grid = ("sweep", *LONG, "--cache", own, "--name", "mine", "--json")
     study = own / "studies/mine"

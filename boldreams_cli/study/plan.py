@@ -1,0 +1,248 @@
+"""What a study would read, and about how long each cell takes and with how much memory; nothing is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+
+from boldreams_cli.console import BoldreamsError
+from boldreams_cli.data.choosing import at_hand
+from boldreams_cli.data.preparing import complete_stores, store_path
+from boldreams_cli.data.responses import Responses
+from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups
+from boldreams_cli.encoding.inputs.maps import RESERVED_BYTES, map_bytes, usable
+from boldreams_cli.encoding.inputs.pooled import on_grid
+from boldreams_cli.encoding.readouts.base import Problem, Readout
+from boldreams_cli.features.choosing import the_store
+from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.study.grid import Cell
+from boldreams_cli.study.manifest import Study
+from boldreams_cli.study.running import solver_of
+from boldreams_cli.study.sweep import State, groups
+
+MATRIX = 1024  # rows of the product that the machine is measured by
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a cell would take.
+
+    Parameters
+    ----------
+    cell : number.
+    state : done, running, failed or missing.
+    bytes : to read of maps and betas; 0 where another cell of this run reads them, None where it is not known.
+    seconds : about, on this machine; None where it is not known.
+    memory : bytes at most; None where it is not known.
+    why : what is not known, and why.
+    """
+
+    cell: int
+    state: str
+    bytes: int | None
+    seconds: float | None
+    memory: int | None
+    why: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def estimates(study: Study, state: State, device: torch.device, shared: bool) -> list[Estimate]:
+    """Estimate every cell.
+
+    Parameters
+    ----------
+    study : of the cells.
+    state : which are done.
+    device : to compute on.
+    shared : whether cells of one subject and backbone run together and read maps once.
+    """
+    rate = products_per_second(device)
+    found: dict[int, Estimate] = {}
+    for (subject, backbone), numbers in groups(study, state.cells).items():
+        todo = [number for number in numbers if number not in state.noted]
+        found |= {number: Estimate(number, state.cells[number], 0, 0.0, 0) for number in numbers if number not in todo}
+        try:
+            sizes = Sizes.of(study, subject, backbone)
+        except BoldreamsError as error:
+            said = " ".join(str(error).split())
+            found |= {number: Estimate(number, state.cells[number], None, None, None, said) for number in todo}
+            continue
+        for number, first in _readers(study, todo, shared).items():
+            found[number] = _estimate(study, number, state.cells[number], sizes, rate, first)
+    return [found[number] for number in sorted(found)]
+
+
+def products_per_second(device: torch.device) -> float:
+    """Multiplications and additions of a float32 matrix product that the machine does in a second."""
+    matrix = torch.ones(MATRIX, MATRIX, device=device)
+    float((matrix @ matrix)[0, 0])
+    start = time.perf_counter()
+    float((matrix @ matrix)[0, 0])
+    return 2 * MATRIX**3 / (time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of one subject and backbone.
+
+    Parameters
+    ----------
+    store : of the backbone.
+    images, trials, voxels : of the training.
+    layer_bytes : of each layer's maps of the training images on disk.
+    beta_bytes : of the betas on disk.
+    """
+
+    store: FeatureStore
+    images: int
+    trials: int
+    voxels: int
+    layer_bytes: Mapping[str, float]
+    beta_bytes: int
+
+    @classmethod
+    def of(cls, study: Study, subject: int, backbone: str) -> Sizes:
+        """Look them up.
+
+        Raises
+        ------
+        BoldreamsError
+            If the subject is not prepared or the maps are not extracted.
+        """
+        store = the_store(study.cache, backbone, study.settings.get("features"))
+        responses = Responses.open(_responses(study, subject))
+        share = len(responses.train_images) / max(1, len(store.images))
+        layers = {name: share * _folder_bytes(store.path / "layers" / name / "maps") for name in store.layers}
+        return cls(
+            store,
+            images=len(responses.train_images),
+            trials=int((~responses.trial_test).sum()),
+            voxels=len(responses.voxels),
+            layer_bytes=layers,
+            beta_bytes=_folder_bytes(responses.path / "betas"),
+        )
+
+    def layouts(self, percent: float, rf: str) -> list[MapLayout]:
+        """Of the maps of a percent."""
+        layers = self.store.layers
+        filters = {name: range(filter_count(shape[0], percent)) for name, shape in layers.items()}
+        return [MapLayout(group, filters) for group in make_groups({n: s[1:] for n, s in layers.items()}, rf)]
+
+    def map_bytes(self, percent: float) -> int:
+        """Of a percent's maps on disk."""
+        layers = self.store.layers
+        return round(
+            sum(
+                size * filter_count(layers[name][0], percent) / len(self.store.filters(name))
+                for name, size in self.layer_bytes.items()
+            )
+        )
+
+
+def _responses(study: Study, subject: int) -> Path:
+    """The prepared responses of a subject."""
+    settings, dataset = study.settings, at_hand(study.nsd_root, subject)
+    known = complete_stores(study.cache, subject)
+    if dataset is not None:
+        path = store_path(study.cache, dataset.request(subject, settings.get("sessions"), settings.get("mask")))
+        known = [path] if path in known else []
+    if len(known) != 1:
+        raise BoldreamsError(f"subject {subject} is not prepared yet: boldreams prepare --subject {subject}")
+    return known[0]
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _readers(study: Study, numbers: Sequence[int], shared: bool) -> dict[int, bool]:
+    """Cells, the larger percents first, and whether each reads maps itself."""
+    seen: set[bool] = set()
+    found = {}
+    for number in sorted(numbers, key=lambda number: -study.cells[number].percent):
+        cell = study.cells[number]
+        pooled = solver_of(cell, study.settings).pooled
+        found[number] = not shared or pooled not in seen or cell.finetune
+        seen |= set() if cell.finetune else {pooled}
+    return found
+
+
+def _estimate(study: Study, number: int, state: str, sizes: Sizes, rate: float, reads: bool) -> Estimate:
+    cell = study.cells[number]
+    if cell.finetune:
+        why = "finetuning reads images; its time and memory are those of the network"
+        return Estimate(number, state, None, None, None, why)
+    solver = solver_of(cell, study.settings)
+    layouts = sizes.layouts(cell.percent, study.settings.get("rf") or "shared")
+    read = sizes.map_bytes(cell.percent) + sizes.beta_bytes if reads else 0
+    seconds = products(solver, layouts, sizes) / rate
+    return Estimate(number, state, read, seconds, memory(study, solver, layouts, sizes))
+
+
+def memory(study: Study, solver: Readout, layouts: Sequence[MapLayout], sizes: Sizes) -> int:
+    """Bytes that a fit takes at most, by what the readout itself plans with."""
+    room = usable(study.memory)
+    needed = map_bytes(sizes.store, sizes.images, layouts)
+    stand_in = SimpleNamespace(
+        maps=SimpleNamespace(layouts=layouts, resident_bytes=needed if needed <= room // 2 else 0),
+        betas=SimpleNamespace(images=range(sizes.trials), image_ids=range(sizes.images), columns=range(sizes.voxels)),
+        memory=room,
+        device=torch.device("cpu"),
+    )
+    problem = cast(Problem, stand_in)
+    data = solver.bytes_resident(problem) + sizes.voxels * solver.bytes_per_voxel(problem)
+    return min(RESERVED_BYTES + data, max(study.memory, RESERVED_BYTES))
+
+
+def products(solver: Readout, layouts: Sequence[MapLayout], sizes: Sizes) -> float:
+    """Multiplications and additions of a fit, about: those of its large matrix products."""
+    settings, voxels, images = solver.settings, sizes.voxels, sizes.images
+    values = sum(layout.count * layout.group.pixels for layout in layouts)
+    filters = sum(layout.count for layout in layouts)
+    if solver.pooled:
+        pooled = [on_grid(layout, settings.grid) for layout in layouts]
+        values = sum(layout.count * layout.group.pixels for layout in pooled)
+    if hasattr(settings, "passes"):
+        return 4.0 * settings.passes(images) * images * voxels * values
+    if hasattr(settings, "epochs"):
+        return 4.0 * settings.epochs * sizes.trials * voxels * values
+    rank = min(images, values if solver.pooled else filters)
+    if solver.pooled:
+        return (
+            2.0 * images * values * rank
+            + 20.0 * rank**3
+            + 4.0 * voxels * images * rank
+            + 2.0 * voxels * images * values
+        )
+    candidates = len(settings.candidates) if hasattr(settings, "candidates") else 1
+    return candidates * (2.0 * images * values + 20.0 * images * filters * rank + 4.0 * voxels * images * rank)
+
+
+def lines(study: Study, found: Sequence[Estimate]) -> list[str]:
+    """A table for people."""
+    from boldreams_cli.console import duration, size
+
+    rows = [("cell", "", "state", "reads", "time", "memory")]
+    for item in found:
+        cell: Cell = study.cells[item.cell]
+        values = ("-" if item.bytes is None else size(item.bytes), "-" if item.memory is None else size(item.memory))
+        seconds = "-" if item.seconds is None else duration(item.seconds)
+        rows.append((str(item.cell), str(cell), item.state, values[0], seconds, values[1]))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    total = sum(item.seconds or 0 for item in found)
+    read = sum(item.bytes or 0 for item in found)
+    text.append(
+        f"{len(found)} cells, {size(read)} to read, {duration(total)} of fits on this machine, one after another"
+    )
+    return text + [f"not known: {why}" for why in dict.fromkeys(item.why for item in found if item.why)]
