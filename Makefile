@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check architectures bench format clean
 demo: $(READY)
 	$(BIN)/boldreams demo --output demo
 
@@ -15,6 +15,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every architecture of timm and torchvision has layers: some minutes.
+architectures: $(READY)
+	$(BIN)/pytest -m architectures tests/features
 
 # make bench BENCH="--weights alexnet.safetensors"
 bench: $(READY)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @options.command(
     "boldreams extract --backbone vgg11",
+    "boldreams extract --backbone timm:convnext_tiny --subject 1",
     "boldreams extract --backbone rn50x4 --subject 1 --keep-percent 25 --dry-run",
     "boldreams extract --backbone vgg11 --shard-index $SLURM_ARRAY_TASK_ID --shard-count 8",
 )
@@ -25,7 +26,24 @@ if TYPE_CHECKING:
 @options.cache_option
 @options.nsd_option
 @options.option(
-    "--backbone", required=True, help="The backbone: alexnet, vgg11, rn50x4, efficientnet_lite0 or clip-text."
+    "--backbone",
+    required=True,
+    metavar="NAME|LIBRARY:NAME",
+    help="The backbone: alexnet, vgg11, rn50x4, efficientnet_lite0, clip-text, or any timm:NAME, torchvision:NAME or "
+    "open_clip:MODEL/TAG.",
+)
+@options.option(
+    "--layers",
+    default=None,
+    metavar="NAME,...",
+    help="Modules to read (default: one a resolution; boldreams info --layers NAME lists them).",
+)
+@options.option(
+    "--map",
+    "rectified",
+    type=click.Choice(["signed", "rectified"]),
+    default="signed",
+    help="Maps as the layers give them, or max(0, x) of them; of ReLUs both are the same.",
 )
 @options.option(
     "--weights",
@@ -69,6 +87,8 @@ def extract(
     cache: Path,
     nsd_root: Path | None,
     backbone: str,
+    layers: str | None,
+    rectified: str,
     weights: str,
     subjects: tuple[int, ...],
     sessions: str | None,
@@ -95,6 +115,7 @@ def extract(
     if shard_index >= shard_count:
         raise ChoiceError(f"--shard-index counts from 0 to {shard_count - 1} (--shard-count {shard_count})")
     entry = backbones.entry(backbone)
+    asked = None if layers is None else [name.strip() for name in layers.split(",") if name.strip()]
     where = options.pick_device(device)
     dataset = options.dataset_of(nsd_root)
     images, training = sources.shown(dataset, subjects, sessions)
@@ -108,7 +129,7 @@ def extract(
         else:
             stimuli, identity = stack.enter_context(dataset.stimuli()), dataset.stimuli_identity()
             source = sources.Source(images, training, stimuli.read, identity, dataset.stimuli_stamp())
-            network = backbones.load(backbone, weights, seed)
+            network = backbones.load(backbone, weights, seed, asked, rectified=rectified == "rectified")
         network = network.to(where)
         plan = extraction.make_plan(network, source, cache, dtype, keep_percent)
         if dry_run:

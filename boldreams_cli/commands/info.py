@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
+
+if TYPE_CHECKING:
+    from boldreams_cli.features.backbones import Entry
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "zarr", "zarrs", "numpy", "nibabel", "captum")
 
@@ -17,6 +21,7 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "zarr", "zarrs", 
 @options.command(
     "boldreams info",
     "boldreams info --layers vgg11",
+    "boldreams info --layers timm:convnext_tiny",
     "boldreams info --rois 1",
     "boldreams info --verify",
     "boldreams info --verify cache/features/alexnet-0123456789ab.zarr",
@@ -81,13 +86,16 @@ def info(
 
 
 def _layers(name: str, output: Output) -> None:
+    from boldreams_cli.console import size as said
     from boldreams_cli.features.backbones import entry
 
     chosen = entry(name)
-    rows = [
-        {"layer": layer, "module": path, "filters": filters}
-        for (layer, path), filters in zip(chosen.layers.items(), chosen.filters, strict=True)
-    ]
+    shapes = chosen.shapes or _shapes(chosen)
+    rows: list[dict[str, Any]] = []
+    for (layer, path), filters, size in zip(chosen.layers.items(), chosen.filters, shapes, strict=True):
+        stored = 2 * 10_000 * filters * math.prod(size)
+        rows.append({"layer": layer, "module": path, "filters": filters, "size": list(size), "bytes_10000": stored})
+    total = sum(chosen.filters), sum(row["bytes_10000"] for row in rows)
     output.show(
         {
             "backbone": name,
@@ -96,9 +104,25 @@ def _layers(name: str, output: Output) -> None:
             "layers": rows,
         },
         f"{name}: {chosen.source}; input {chosen.preprocessing.size} x {chosen.preprocessing.size}",
-        *(f"  {row['layer']}: {row['filters']} filters" for row in rows),
-        f"  total: {sum(chosen.filters)} filters",
+        *(_layer_line(row) for row in rows),
+        f"  total: {total[0]} filters, {said(total[1])} for 10,000 images in float16",
     )
+
+
+def _layer_line(row: dict[str, Any]) -> str:
+    from boldreams_cli.console import size as said
+
+    height, width = row["size"]
+    return f"  {row['layer']}: {row['filters']} filters, {height} x {width}, {said(row['bytes_10000'])}"
+
+
+def _shapes(entry: Entry) -> list[tuple[int, int]]:
+    """Height and width of the maps of a known backbone, by a run of it without weights."""
+    from boldreams_cli.features import backbones
+
+    if entry.reads != "images":
+        return [(1, 1) for _ in entry.layers]
+    return backbones.shapes(entry)
 
 
 def _rois(subject: int, cache: Path, nsd_root: Path | None, output: Output) -> None:

@@ -67,6 +67,7 @@ def make_plan(backbone: Backbone, source: Source, cache: Path, dtype: str, keep_
     sample = source.read(source.images[:: max(1, len(source.images) // SAMPLE_IMAGES)][:SAMPLE_IMAGES])
     maps = {name: value.numpy(force=True) for name, value in _maps(backbone, sample, dtype).items()}
     layers = {name: list(value.shape[1:]) for name, value in maps.items()}
+    signed = any(float(value.min()) < 0 for value in maps.values())
     keep = None
     if keep_percent is not None:
         chosen_by = fingerprint(source.training)
@@ -86,6 +87,7 @@ def make_plan(backbone: Backbone, source: Source, cache: Path, dtype: str, keep_
         "stimuli": source.identity,
         "keep": keep,
         "shard_rows": shard_rows(image_bytes),
+        **({"signed": True} if signed and backbone.entry.library else {}),
     }
     path = FeatureStore.path_for(cache, spec)
     rows = len(source.images)

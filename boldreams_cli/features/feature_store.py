@@ -67,7 +67,7 @@ class FeatureStore:
     @staticmethod
     def path_for(cache: Path, spec: dict[str, Any]) -> Path:
         """Where a store of that spec lies."""
-        return cache / "features" / f"{spec['backbone']}-{fingerprint(spec)}.zarr"
+        return store_path(cache, spec["backbone"], fingerprint(spec))
 
     @classmethod
     def create(cls, cache: Path, spec: dict[str, Any], weights: str) -> FeatureStore:
@@ -361,4 +361,15 @@ def stores(cache: Path, backbone: str | None = None) -> list[FeatureStore]:
 
 def paths(cache: Path, backbone: str | None = None) -> Iterator[Path]:
     """Where feature stores lie in a cache."""
-    yield from sorted((cache / "features").glob(f"{backbone or '*'}-????????????.zarr"))
+    name = "*" if backbone is None else folder_name(backbone)
+    yield from sorted((cache / "features").glob(f"{name}-????????????.zarr"))
+
+
+def store_path(cache: Path, backbone: str, digits: str) -> Path:
+    """Where the store of a fingerprint lies."""
+    return cache / "features" / f"{folder_name(backbone)}-{digits}.zarr"
+
+
+def folder_name(backbone: str) -> str:
+    """A backbone's name as a part of a path: ``open_clip:ViT-B-32/openai`` is ``open_clip-ViT-B-32-openai``."""
+    return backbone.replace(":", "-").replace("/", "-")

@@ -22,14 +22,16 @@ class Preprocessing:
     ----------
     size : height and width of the input, pixels.
     mean, std : of each colour, in units of pixel values in [0, 1].
+    interpolation : ``bilinear`` or ``bicubic``.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: str = "bilinear"
 
     def resize(self, images: Tensor) -> Tensor:
-        """Resize stimuli with antialiasing, in 8 bits as torchvision's own presets do.
+        """Resize stimuli with antialiasing, in 8 bits as torchvision's own presets do; of oblong ones the middle.
 
         Parameters
         ----------
@@ -40,19 +42,29 @@ class Preprocessing:
         (images, 3, size, size) uint8.
         """
         # A permuted view is channels-last, for which torch has a fast 8-bit kernel.
-        pixels = images.permute(0, 3, 1, 2)
+        pixels = _square(images.permute(0, 3, 1, 2))
         if pixels.shape[-2:] == (self.size, self.size):
             return pixels
-        return functional.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
+        return functional.interpolate(pixels, size=(self.size, self.size), mode=self.interpolation, antialias=True)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalise (images, 3, H, W) pixels in [0, 1], resizing them first where need be; differentiable."""
         if pixels.shape[-2:] != (self.size, self.size):
             shape = (self.size, self.size)
-            pixels = functional.interpolate(pixels, size=shape, mode="bilinear", antialias=True)
+            pixels = functional.interpolate(pixels, size=shape, mode=self.interpolation, antialias=True)
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return torch.addcmul(-mean / std, pixels, 1 / std)  # in one pass over the pixels
 
     def to_dict(self) -> dict[str, Any]:
         """For the fingerprint of a store and the spec of a model."""
-        return asdict(self) | {"resize": "bilinear, antialias, uint8"}
+        known = asdict(self)
+        resize = f"{known.pop('interpolation')}, antialias, uint8"
+        return known | {"resize": resize}
+
+
+def _square(pixels: Tensor) -> Tensor:
+    """The middle square of (images, colours, height, width); squashed, an image would show other shapes."""
+    height, width = pixels.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[..., top : top + side, left : left + side]

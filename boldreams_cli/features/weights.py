@@ -85,11 +85,36 @@ def fetch_open_clip(model: str, tag: str) -> Path:
         found = huggingface_hub.try_to_load_from_cache(repository, name) if repository else None
         if isinstance(found, str):
             return Path(found)
-    host = urlparse(huggingface_hub.constants.ENDPOINT if repository else settings.get("url", "")).hostname
-    if not _reachable(host or ""):
-        raise OSError(f"they are not in {huggingface_hub.constants.HF_HUB_CACHE}, and there is no way to {host}")
+    check_reachable(repository, (), settings.get("url", ""))
     with quiet_root():
         return Path(open_clip.pretrained.download_pretrained(settings))
+
+
+def check_reachable(repository: str, files: tuple[str, ...], url: str) -> None:
+    """Find out at once, not after minutes of retries, that weights cannot be had.
+
+    Parameters
+    ----------
+    repository : of Hugging Face, "" where they are elsewhere.
+    files : of it, any of which will do if it is cached.
+    url : of them elsewhere.
+
+    Raises
+    ------
+    OSError
+        If none is cached and there is no way to their host.
+    """
+    import huggingface_hub
+
+    for name in files if repository else ():
+        if isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str):
+            return
+    host = urlparse(huggingface_hub.constants.ENDPOINT if repository else url).hostname or ""
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not repository and cached.is_file():
+        return
+    if not _reachable(host):
+        raise OSError(f"they are not in {huggingface_hub.constants.HF_HUB_CACHE}, and there is no way to {host}")
 
 
 def _reachable(host: str) -> bool:

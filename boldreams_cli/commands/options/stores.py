@@ -28,7 +28,7 @@ def choose_backbone(cache: Path, backbone: str | None) -> str:
         from boldreams_cli.features.backbones import entry
 
         return entry(backbone).name
-    held = sorted({path.name.rsplit("-", 1)[0] for path in (cache / "features").glob("*.zarr")})
+    held = sorted({_backbone_of(path) for path in (cache / "features").glob("*.zarr")})
     chosen = held[0] if len(held) == 1 else "alexnet"
     why = f"the cache holds {', '.join(held) or 'none'}"
     logger.info("backbone: %s (%s; --backbone chooses)", chosen, why)
@@ -40,3 +40,13 @@ def choose_store(cache: Path, backbone: str, features: str | None) -> FeatureSto
     from boldreams_cli.features.choosing import the_store
 
     return the_store(cache, backbone, features)
+
+
+def _backbone_of(path: Path) -> str:
+    """The backbone of a store by its attributes, or where these cannot be read by its name."""
+    import json
+
+    try:
+        return str(json.loads((path / "zarr.json").read_text())["attributes"]["spec"]["backbone"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path.name.rsplit("-", 1)[0]

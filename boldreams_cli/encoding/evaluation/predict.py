@@ -19,7 +19,7 @@ from boldreams_cli.encoding.model.captions import predict_captions
 from boldreams_cli.encoding.model.full import FullModel, predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.backbones import entry
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.feature_store import FeatureStore, store_path
 from boldreams_cli.machine import float32_products
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -147,7 +147,7 @@ def _captions(images: Sequence[Wanted], nsd_root: Path | None, captions_dir: Pat
 
 
 def _store_path(model: FittedModel, cache: Path) -> Path:
-    return cache / "features" / f"{model.spec.backbone}-{model.spec.store}.zarr"
+    return store_path(cache, model.spec.backbone, model.spec.store)
 
 
 def _stored(model: FittedModel, images: Sequence[Wanted], cache: Path) -> NDArray[np.bool_]:

@@ -181,7 +181,7 @@ def make_spec(
         subject=responses.subject,
         backbone=backbone.entry.name,
         backbone_weights={"digest": backbone.digest, "source": backbone.weights},
-        preprocessing=backbone.entry.preprocessing.to_dict(),
+        preprocessing=backbone.reading(),
         layers={name: [int(index) for index in order[name][:count]] for name, count in counts.items()},
         shapes=shapes,
         groups=make_groups(shapes, settings.rf),

@@ -13,6 +13,7 @@ from typing import Any
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing
 from boldreams_cli.encoding.model.spec import READABLE, ModelSpec, old_recipe
+from boldreams_cli.features.feature_store import folder_name
 from boldreams_cli.files import read_json
 from boldreams_cli.locks import Lock
 
@@ -27,7 +28,7 @@ def model_folder(cache: Path, spec: ModelSpec) -> Path:
     """
     kind = spec.recipe or spec.readout
     name = f"percent-{spec.percent:g}-{kind}" + ("-finetuned" if spec.finetuned else "")
-    parent = cache / "models" / f"subj{spec.subject:02d}" / spec.backbone
+    parent = cache / "models" / f"subj{spec.subject:02d}" / folder_name(spec.backbone)
     short = parent / f"{name}-{spec.key[:6]}"
     other = _spec(short)
     return short if other is None or other["key"] in ("", spec.key) else parent / f"{name}-{spec.key}"

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from boldreams_cli.console import MismatchError
+from boldreams_cli.console import MismatchError, logger
 from boldreams_cli.encoding.inputs.layout import MapLayout, grouped, laid_out
 from boldreams_cli.encoding.inputs.maps import open_maps
 from boldreams_cli.encoding.model.spec import BACKBONE, FittedModel
 from boldreams_cli.encoding.numerics.contraction import template
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
-from boldreams_cli.features.feature_store import FeatureStore, stores
+from boldreams_cli.features.feature_store import FeatureStore, store_path, stores
 
 VOXEL_BLOCK = 2048
 IMAGE_BLOCK = 64
@@ -32,7 +32,7 @@ def store_of(model: FittedModel, cache: Path) -> FeatureStore:
     MismatchError
         If the cache no longer holds it.
     """
-    path = cache / "features" / f"{model.spec.backbone}-{model.spec.store}.zarr"
+    path = store_path(cache, model.spec.backbone, model.spec.store)
     if not path.is_dir():
         there = ", ".join(store.path.name for store in stores(cache, model.spec.backbone)) or "none"
         raise MismatchError(
@@ -143,7 +143,9 @@ class FullModel(nn.Module):
         if own is not None and not own.is_file():
             raise MismatchError(f"{own}, the finetuned backbone, is missing; fit the model again")
         source = str(own) if own is not None else weights or model.spec.backbone_weights["source"]
-        backbone = backbones.load(model.spec.backbone, source, layers=model.spec.layers)
+        known = _tuples(model.spec.preprocessing)
+        rectified = known.get("map") == "rectified"
+        backbone = backbones.load(model.spec.backbone, source, layers=model.spec.layers, rectified=rectified)
         if backbone.digest != model.spec.backbone_weights["digest"]:
             if own is not None:
                 raise MismatchError(f"{own} is not the file that spec.json belongs to; fit the model again")
@@ -151,7 +153,10 @@ class FullModel(nn.Module):
                 f"the weights {source} of {model.spec.backbone} are not those that {model.folder} was fitted to; "
                 "give the right file with --weights FILE, or extract and fit again"
             )
-        if backbone.entry.preprocessing.to_dict() != _tuples(model.spec.preprocessing):
+        reading = backbone.reading()
+        if known.get("library") != reading.get("library"):
+            logger.warning("%s was fitted with %s; here is %s", model.folder, known["library"], reading["library"])
+        if known | {"library": ""} != reading | {"library": ""}:
             raise MismatchError(f"{model.folder} was fitted with another preprocessing; extract and fit again")
         return cls(model, backbone).eval().to(device)
 

@@ -1,11 +1,11 @@
 """What a backbone is: an entry that says all there is to know about it, and its maps of images.
 
-To add a library, add a file beside this one with its entries, and name it in `loading.py`.
+To add a library, add a file beside this one with its `ENTRIES` and `named`, and name it in `loading.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from boldreams_cli.console import ChoiceError, listing
 from boldreams_cli.features.preprocessing import Preprocessing
+
+IMAGENET_CLASSES = 1000
+Read = Callable[[nn.Module, Sequence[str], Tensor], dict[str, Tensor]]
+"""Network, layers and normalised pixels -> layer -> (images, filters, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,19 @@ class Entry:
     layers : the paper's name of each readout layer -> its module path in `stages`.
     filters : of each layer, in the same order.
     preprocessing : of its images.
-    stages : builds the untrained network as a sequence of named children.
+    stages : builds the untrained network; a sequence of named children is cut behind the last layer that is read.
     pretrained : the library's own weights, downloaded or cached by that library.
     batch_size : the fastest on a CPU, by measurement.
     dream : the authors' settings for dreams (steps, rate, range of scales).
     classifier : builds the whole untrained network, where it was trained on ImageNet's classes.
     renamed : brings a published file's names under the network's own; leaves those that it does not know.
     reads : ``images``, or ``captions`` of them: a text tower, which `features.text` builds.
+    cut : (network, layers) -> the network that gives these layers' maps; None where `stages` does.
+    read : how maps come out of the network; None where each layer's module gives them.
+    other_layer : the canonical name of a layer that is not in `layers`; raises ChoiceError where there is no such.
+    shapes : (height, width) of each layer's maps, where they are known beforehand.
+    library : name and version of what builds the network, for the fingerprint of a store; the paper's have none, as
+        their layers are few and tested.
     """
 
     name: str
@@ -41,13 +51,18 @@ class Entry:
     layers: Mapping[str, str]
     filters: tuple[int, ...]
     preprocessing: Preprocessing
-    stages: Callable[[], nn.Sequential]
+    stages: Callable[[], nn.Module]
     pretrained: Callable[[], dict[str, Tensor]]
     batch_size: int
     dream: Mapping[str, Any]
     classifier: Callable[[], nn.Module] | None = None
     renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     reads: str = "images"
+    cut: Callable[[nn.Module, Sequence[str]], nn.Module] | None = None
+    read: Read | None = None
+    other_layer: Callable[[str], str] | None = None
+    shapes: tuple[tuple[int, int], ...] = ()
+    library: str = ""
 
     def layer(self, name: str) -> str:
         """Give the canonical name of a layer, from that name or its module path in the library.
@@ -60,6 +75,8 @@ class Entry:
         for known, path in self.layers.items():
             if name in (known, path, f"visual.{path}"):
                 return known
+        if self.other_layer is not None:
+            return self.other_layer(name)
         raise ChoiceError(f"{self.name} has no readout layer {name!r}; its layers: {listing(self.layers)}")
 
 
@@ -79,10 +96,12 @@ class Backbone(nn.Module):
         super().__init__()
         self.entry, self.network, self.digest, self.weights = entry, network, digest, weights
         self.layers = tuple(layers)
+        self.rectified = False
 
     def reading(self) -> dict[str, Any]:
-        """What turns an image into this network's input, for the fingerprint of a store."""
-        return self.entry.preprocessing.to_dict()
+        """What turns an image into maps beside the weights, for the fingerprint of a store and the spec of a model."""
+        more = {"library": self.entry.library, "map": "rectified" if self.rectified else ""}
+        return self.entry.preprocessing.to_dict() | {key: value for key, value in more.items() if value}
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +119,7 @@ class ImageBackbone(Backbone):
     def __init__(self, entry: Entry, network: nn.Module, layers: Iterable[str], digest: str, weights: str) -> None:
         super().__init__(entry, network, layers, digest, weights)
         self._maps: dict[str, Tensor] = {}
-        for name in self.layers:
+        for name in self.layers if entry.read is None else ():
             network.get_submodule(entry.layers[name]).register_forward_hook(_Keep(name, self._maps))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -114,12 +133,16 @@ class ImageBackbone(Backbone):
         -------
         Layer -> (images, filters, height, width), in the order of `layers`.
         """
-        self._maps.clear()
         # Convolutions on the CPU are up to 1.6 times faster with channels last (make bench).
-        self.network(self.entry.preprocessing.normalise(pixels).contiguous(memory_format=torch.channels_last))
-        maps = {name: self._maps[name] for name in self.layers}
-        self._maps.clear()
-        return maps
+        pixels = self.entry.preprocessing.normalise(pixels).contiguous(memory_format=torch.channels_last)
+        if self.entry.read is not None:
+            maps = self.entry.read(self.network, self.layers, pixels)
+        else:
+            self._maps.clear()
+            self.network(pixels)
+            maps = {name: self._maps[name] for name in self.layers}
+            self._maps.clear()
+        return {name: value.relu() for name, value in maps.items()} if self.rectified else maps
 
     def maps_of(self, images: Tensor) -> dict[str, Tensor]:
         """Maps of (images, height, width, 3) uint8 stimuli, moved to this backbone's device."""
@@ -148,3 +171,8 @@ def children_of(model: nn.Module, without: tuple[str, ...]) -> nn.Sequential:
 def same(*names: str) -> dict[str, str]:
     """Layers whose names are their modules' paths."""
     return {name: name for name in names}
+
+
+def interpolation(name: str) -> str:
+    """A library's name of how images are resized, as torch has it; bilinear where torch has no such."""
+    return name if name in ("bilinear", "bicubic") else "bilinear"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -12,21 +12,29 @@ from boldreams_cli.features import weights as weight_files
 from boldreams_cli.features.backbones import open_clip, timm, torchvision
 from boldreams_cli.features.backbones.entry import Entry, ImageBackbone
 from boldreams_cli.features.backbones.frozen import hasten
+from boldreams_cli.features.backbones.modules import hastened
 
-BACKBONES = {item.name: item for library in (torchvision, open_clip, timm) for item in library.ENTRIES}
+LIBRARIES = {"torchvision": torchvision, "open_clip": open_clip, "timm": timm}
+NAMED: dict[str, Callable[[str], Entry]] = {name: library.named for name, library in LIBRARIES.items()}
+BACKBONES: dict[str, Entry] = {item.name: item for library in LIBRARIES.values() for item in library.ENTRIES}
 
 
 def entry(name: str) -> Entry:
-    """Look a backbone up.
+    """Look a backbone up, by its name here or as ``LIBRARY:NAME``.
 
     Raises
     ------
     ChoiceError
         If there is none of that name.
     """
+    library, _, model = name.partition(":")
+    if library in NAMED and model:
+        return NAMED[library](model)
     if name not in BACKBONES:
         near = meant(name, BACKBONES)
-        raise ChoiceError(f"unknown backbone {name!r}{near}; choose from {listing(BACKBONES)} (--backbone)")
+        open_ended = " or ".join(f"{library}:NAME" for library in NAMED)
+        known = f"{listing(BACKBONES)}, or {open_ended}"
+        raise ChoiceError(f"unknown backbone {name!r}{near}; choose from {known} (--backbone)")
     return BACKBONES[name]
 
 
@@ -36,6 +44,7 @@ def load(
     seed: int = 0,
     layers: Iterable[str] | None = None,
     trainable: bool = False,
+    rectified: bool = False,
 ) -> ImageBackbone:
     """Build a backbone with weights, in evaluation mode on the CPU.
 
@@ -47,6 +56,7 @@ def load(
     seed : of random weights.
     layers : to read (default: all readout layers).
     trainable : keep all parameters as the library has them; else layers are replaced by faster equals.
+    rectified : whether maps are max(0, x).
 
     Raises
     ------
@@ -59,11 +69,15 @@ def load(
     if chosen.reads != "images":
         raise ChoiceError(f"{name} reads {chosen.reads} and has no pixels to look at; choose another --backbone")
     names = [chosen.layer(layer) for layer in layers] if layers is not None else list(chosen.layers)
-    names = [layer for layer in chosen.layers if layer in names]  # the network's own order
+    names = [layer for layer in chosen.layers if layer in names] + [n for n in names if n not in chosen.layers]
     weights, seed = weight_files.asked(weights, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _up_to(chosen.stages(), [chosen.layers[layer] for layer in names])
+        network = chosen.stages()
+        if chosen.cut is not None:
+            network = chosen.cut(network.eval(), names)
+        elif isinstance(network, nn.Sequential):
+            network = _up_to(network, [chosen.layers[layer] for layer in names])
     state, said = weight_files.find(chosen.name, chosen.source, chosen.pretrained, weights, seed)
     if state is not None:
         network.load_state_dict(weight_files.match(network.state_dict(), chosen.renamed(state), said))
@@ -74,9 +88,22 @@ def load(
     network = network.eval().to(memory_format=torch.channels_last)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    if not trainable:
+    if not trainable and chosen.read is None:
         hasten(network)
-    return ImageBackbone(chosen, network, names, weight_digest, said)
+    elif not trainable:
+        network = _hastened(chosen, network, names)
+    backbone = ImageBackbone(chosen, network, names, weight_digest, said)
+    backbone.rectified = rectified
+    return backbone
+
+
+def _hastened(chosen: Entry, network: nn.Module, names: list[str]) -> nn.Module:
+    """Faster equals where they fit, which of a network that was not looked at is tried out."""
+    read = chosen.read
+    assert read is not None
+    size = chosen.preprocessing.size
+    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return hastened(network, lambda some, given: read(some, names, given), pixels)
 
 
 def _up_to(stages: nn.Sequential, paths: list[str]) -> nn.Sequential:
@@ -93,3 +120,12 @@ def _up_to(stages: nn.Sequential, paths: list[str]) -> nn.Sequential:
             child = _up_to(child, inner)
         kept.add_module(key, child)
     return kept
+
+
+def shapes(chosen: Entry) -> list[tuple[int, int]]:
+    """Height and width of each layer's maps, of the network without weights."""
+    network = load(chosen.name, "random", trainable=True)
+    size = chosen.preprocessing.size
+    with torch.inference_mode():
+        maps = network(torch.zeros(1, 3, size, size))
+    return [(value.shape[2], value.shape[3]) for value in maps.values()]

@@ -1,12 +1,16 @@
-"""Backbones of torchvision: AlexNet and VGG11."""
+"""Backbones of torchvision: AlexNet and VGG11, and any of its classification models by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from boldreams_cli.features.backbones.entry import Entry, same
+from boldreams_cli.console import ChoiceError, meant
+from boldreams_cli.features import weights as weight_files
+from boldreams_cli.features.backbones.entry import IMAGENET_CLASSES, Entry, interpolation, same
 from boldreams_cli.features.preprocessing import IMAGENET, Preprocessing
 
 FEATURES = [f"features.{index}" for index in (2, 5, 7, 9, 12, 15, 17, 20)]
@@ -25,7 +29,9 @@ def _whole(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         import torchvision
 
-        return torchvision.models.get_model(name, weights=None)
+        # As with the published weights, which were trained on other means.
+        more = {"transform_input": True} if name in ("googlenet", "inception_v3") else {}
+        return torchvision.models.get_model(name, weights=None, **more)
 
     return build
 
@@ -65,3 +71,70 @@ ENTRIES = (
         dream={"steps": 1200, "rate": 1e-2, "scale": (0.4, 0.9)},
     ),
 )
+
+
+@functools.cache
+def named(name: str) -> Entry:
+    """Any of torchvision's classification models.
+
+    Raises
+    ------
+    ChoiceError
+        If torchvision has no such model.
+    """
+    import torchvision
+
+    from boldreams_cli.features.backbones import graph
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise ChoiceError(
+            f"torchvision has no model {name!r}{meant(name, known)}; torchvision.models.list_models() lists them "
+            "(--backbone)"
+        )
+    published = torchvision.models.get_model_weights(name).DEFAULT
+    preset = published.transforms()
+    size = int(preset.crop_size[0])
+    sketch = _sketch(name)
+    shapes = graph.shapes_of(sketch, size)
+    layers = graph.layers_of(shapes)
+
+    def read(network: nn.Module, wanted: Sequence[str], pixels: Tensor) -> dict[str, Tensor]:
+        given = network(pixels)
+        return {layer: graph.to_maps(sketch, given[layer]) for layer in wanted}
+
+    return Entry(
+        name=f"torchvision:{name}",
+        source=f"torchvision {name}",
+        layers=same(*layers),
+        filters=tuple(shapes[layer][0] for layer in layers),
+        shapes=tuple(shapes[layer][1:] for layer in layers),
+        preprocessing=Preprocessing(
+            size, tuple(preset.mean), tuple(preset.std), interpolation(preset.interpolation.value)
+        ),
+        stages=_whole(name),
+        cut=graph.graph_of,
+        pretrained=lambda: _downloaded(name),
+        classifier=_whole(name) if len(published.meta["categories"]) == IMAGENET_CLASSES else None,
+        batch_size=8,
+        dream={"steps": round(1024 * size / 224), "rate": 1e-2, "scale": (0.5, 1.0)},
+        read=read,
+        other_layer=lambda layer: graph.a_node(sketch, f"torchvision:{name}", layer),
+        library=f"torchvision {torchvision.__version__}",
+    )
+
+
+def _sketch(name: str) -> nn.Module:
+    """The network without weights, for its graph; RegNets compute with them while they are built."""
+    try:
+        with torch.device("meta"):
+            return _whole(name)().eval()
+    except (NotImplementedError, RuntimeError):
+        return _whole(name)().eval()
+
+
+def _downloaded(name: str) -> dict[str, Tensor]:
+    import torchvision
+
+    weight_files.check_reachable("", (), torchvision.models.get_model_weights(name).DEFAULT.url)
+    return _pretrained(name)()

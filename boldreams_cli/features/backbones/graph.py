@@ -1,0 +1,99 @@
+"""Readout layers of torchvision's models, found in their graphs: the last rectifier or sum of each resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from boldreams_cli.console import ChoiceError, meant
+from boldreams_cli.features.backbones.modules import Shape, default_layers, tokens_to_maps
+
+RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU)
+JOINS = ("relu", "add", "cat")  # operations, as nodes are called: a rectifier, a sum, or rectified branches together
+TOKENS_OF = 3  # dimensions of (images, tokens, filters)
+
+
+def shapes_of(network: nn.Module, size: int) -> dict[str, Shape]:
+    """Candidate layers -> (filters, height, width), in the graph's order; sees no images.
+
+    Parameters
+    ----------
+    network : in evaluation mode, on any device.
+    size : of its input.
+    """
+    nodes = get_graph_node_names(network)[1]
+    candidates = [node for node in nodes if _is_candidate(network, node)]
+    pixels = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
+    with torch.no_grad():
+        given = create_feature_extractor(network, return_nodes=candidates)(pixels)
+    maps = {name: value for name, value in given.items() if value.ndim == 4 and _is_map(network, value)}
+    shapes = {name: _shape(to_maps(network, value)) for name, value in maps.items()}
+    if shapes:
+        return shapes
+    tokens = {name: value for name, value in given.items() if value.ndim == TOKENS_OF and _last(name, given)}
+    return {name: _shape(to_maps(network, value)) for name, value in tokens.items()}
+
+
+def _is_candidate(network: nn.Module, node: str) -> bool:
+    if node.rpartition(".")[2].rstrip("0123456789").rstrip("_") in JOINS:
+        return True
+    try:
+        return isinstance(network.get_submodule(node), RECTIFIERS)
+    except AttributeError:
+        return False
+
+
+def _is_map(network: nn.Module, value: Tensor) -> bool:
+    height, width = to_maps(network, value).shape[-2:]
+    return height == width and height > 1
+
+
+def _last(name: str, nodes: Mapping[str, Tensor]) -> bool:
+    """Whether a node is the last of its block, so that each block of a transformer counts once."""
+    block = name.rpartition(".")[0]
+    return [node for node in nodes if node.rpartition(".")[0] == block][-1] == name
+
+
+def _shape(maps: Tensor) -> Shape:
+    return (maps.shape[1], maps.shape[2], maps.shape[3])
+
+
+def to_maps(network: nn.Module, value: Tensor) -> Tensor:
+    """What a node gives, as (images, filters, height, width)."""
+    if value.ndim == TOKENS_OF:
+        return tokens_to_maps(value, 1)
+    # By the class's name, as a graph made of the network keeps it.
+    return value.permute(0, 3, 1, 2) if "Swin" in type(network).__name__ else value
+
+
+def layers_of(shapes: Mapping[str, Shape]) -> list[str]:
+    """Those that are read where the user names none: before each drop in resolution the last."""
+    order = list(shapes)
+    heights = [shapes[name][1] for name in order]
+    falling = {}
+    for index, name in enumerate(order):
+        if all(height <= heights[index] for height in heights[index:]):  # branches aside, nothing larger comes later
+            falling[name] = shapes[name]
+    return default_layers(falling)
+
+
+def a_node(network: nn.Module, backbone: str, name: str) -> str:
+    """`name`, if the graph has such a node.
+
+    Raises
+    ------
+    ChoiceError
+        If it has none.
+    """
+    nodes = get_graph_node_names(network)[1]
+    if name not in nodes:
+        raise ChoiceError(f"{backbone} has no node {name!r}{meant(name, nodes)} in its graph (--layers)")
+    return name
+
+
+def graph_of(network: nn.Module, layers: Sequence[str]) -> nn.Module:
+    """The network up to its last layer, giving layer -> maps; parameters keep their names."""
+    return create_feature_extractor(network, return_nodes=list(layers))

@@ -1,0 +1,113 @@
+"""Maps of any module of a network, which layers to read where the user names none, and whether faster layers fit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, listing, meant
+from boldreams_cli.features.backbones.frozen import hasten
+
+Shape = tuple[int, int, int]
+BLOCKS = 4  # that are read of a network whose resolution does not change
+CLOSE = 1e-3  # relative; faster layers are off by some 1e-6, a norm folded where it does not belong by far more
+
+
+@contextmanager
+def outputs(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """What some modules give while the network runs within the block."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, output: object) -> None:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
+            raise ChoiceError(f"{name} gives no maps, but {shape}; name a module that gives (filters, height, width)")
+        found[name] = output
+
+    handles = []
+    for name in names:
+        module = network.get_submodule(name)
+        handles.append(module.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def a_module(network: nn.Module, backbone: str, name: str, known: Iterable[str]) -> str:
+    """`name`, if it is that of a module.
+
+    Raises
+    ------
+    ChoiceError
+        If there is no such module.
+    """
+    paths = [path for path, _ in network.named_modules() if path]
+    if name not in paths:
+        near = meant(name, paths)
+        raise ChoiceError(
+            f"{backbone} has no module {name!r}{near}; by default it reads {listing(known)}. Any module that gives "
+            "maps can be named (--layers)"
+        )
+    return name
+
+
+def default_layers(shapes: Mapping[str, Shape]) -> list[str]:
+    """The last layer of each resolution; of a network that has one or two, four evenly spaced ones.
+
+    Parameters
+    ----------
+    shapes : candidate -> (filters, height, width), in the network's order.
+    """
+    names = list(shapes)
+    last = {shapes[name][1:]: name for name in names}
+    if len(last) > 2:
+        return [name for name in names if name in last.values()]
+    count = min(BLOCKS, len(names))
+    return [names[round((index + 1) * len(names) / count) - 1] for index in range(count)]
+
+
+def hastened(network: nn.Module, read: object, pixels: Tensor) -> nn.Module:
+    """The network with faster equals of its layers, where these give the same maps; else as it is.
+
+    Parameters
+    ----------
+    network : in evaluation mode; its weights no longer change.
+    read : (network, pixels) -> maps.
+    pixels : to compare on.
+    """
+    assert callable(read)
+    faster = copy.deepcopy(network)
+    try:
+        hasten(faster)
+        with torch.inference_mode():
+            before, after = read(network, pixels), read(faster, pixels)
+    except (BoldreamsError, RuntimeError, ValueError, TypeError, AttributeError):
+        return network
+    same = all((after[name] - maps).abs().max() <= CLOSE * maps.abs().max() for name, maps in before.items())
+    return faster if same else network
+
+
+def tokens_to_maps(tokens: Tensor, prefix: int) -> Tensor:
+    """(images, prefix + side², filters) -> (images, filters, side, side), without the class tokens.
+
+    Raises
+    ------
+    ChoiceError
+        If the rest is no square.
+    """
+    images, count, filters = tokens.shape
+    side = round((count - prefix) ** 0.5)
+    if side**2 != count - prefix:
+        raise ChoiceError(f"{count - prefix} tokens make no square map")
+    return tokens[:, prefix:].transpose(1, 2).reshape(images, filters, side, side)
+
+
+def joined_prefix(tokens: Sequence[Tensor]) -> Tensor:
+    """Class and register tokens, (images, n, filters) each, as one layer of one pixel: (images, filters, 1, 1)."""
+    return torch.cat([value.flatten(1) for value in tokens], 1)[:, :, None, None]

@@ -1,0 +1,184 @@
+"""Backbones by a library's name: layers, maps, preprocessing, and every architecture of timm and torchvision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from boldreams_cli.console import BoldreamsError, ChoiceError
+from boldreams_cli.features import backbones
+from boldreams_cli.features.backbones.modules import default_layers, tokens_to_maps
+from boldreams_cli.features.feature_store import folder_name
+from boldreams_cli.features.preprocessing import IMAGENET, Preprocessing
+
+from ..conftest import Run
+
+
+def pixels(name: str, count: int = 2) -> torch.Tensor:
+    size = backbones.entry(name).preprocessing.size
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "swin_s3_tiny_224"])
+def test_stages_are_timms_own_features(name: str) -> None:
+    """Whatever form the library gives them in: Swin's have their filters last."""
+    import timm
+
+    backbone = backbones.load(f"timm:{name}", "random")
+    images = pixels(f"timm:{name}")
+    with torch.inference_mode():
+        found = backbone(images)
+        plain = timm.create_model(name, features_only=True).eval()
+        whole = timm.create_model(name).eval()
+        whole.load_state_dict(backbones.load(f"timm:{name}", "random", trainable=True).network.state_dict())
+        normal = backbone.entry.preprocessing.normalise(images)
+        given = whole.forward_intermediates(normal, intermediates_only=True, output_fmt="NCHW")
+    assert len(plain.feature_info) >= len(found)
+    assert [tuple(value.shape[1:]) for value in found.values()] == [
+        (filters, *shape) for filters, shape in zip(backbone.entry.filters, backbone.entry.shapes, strict=True)
+    ]
+    for value, expected in zip(list(found.values())[::-1], given[::-1], strict=False):
+        assert_close(value, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_blocks_of_a_vision_transformer_and_its_class_token() -> None:
+    name = "timm:test_vit"
+    backbone = backbones.load(name, "random")
+    normal = backbone.entry.preprocessing.normalise(pixels(name))
+    with torch.inference_mode():
+        found = backbone(pixels(name))
+        given = backbone.network.forward_intermediates(
+            normal, indices=[1, 2, 3, 5], intermediates_only=True, return_prefix_tokens=True, norm=False
+        )
+    assert list(found) == ["blocks.1", "blocks.2", "blocks.3", "blocks.5", "blocks.5.tokens"]
+    for value, (maps, _) in zip(found.values(), given, strict=False):
+        assert_close(value, maps)
+    assert_close(found["blocks.5.tokens"][:, :, 0, 0], given[-1][1][:, 0])
+
+
+def test_any_module_can_be_named_and_one_that_gives_no_maps_is_refused() -> None:
+    found = backbones.load("timm:test_resnet", "random", layers=["layer2", "layer1.0.conv1"])
+    with torch.inference_mode():
+        maps = found(pixels("timm:test_resnet"))
+    assert set(maps) == {"layer2", "layer1.0.conv1"}
+    with pytest.raises(ChoiceError, match="no module 'layer9'"):
+        backbones.load("timm:test_resnet", "random", layers=["layer9"])
+    tokens = backbones.load("timm:test_vit", "random", layers=["blocks.0.mlp"])
+    with pytest.raises(ChoiceError, match="gives no maps"), torch.inference_mode():
+        tokens(pixels("timm:test_vit"))
+
+
+def test_rectified_maps_are_the_positive_part() -> None:
+    plain = backbones.load("timm:test_convnext", "random")
+    rectified = backbones.load("timm:test_convnext", "random", rectified=True)
+    with torch.inference_mode():
+        signed, positive = plain(pixels("timm:test_convnext")), rectified(pixels("timm:test_convnext"))
+    for name, value in signed.items():
+        assert float(value.min()) < 0
+        assert_close(positive[name], value.clamp(min=0))
+    assert rectified.reading()["map"] == "rectified"
+    assert "map" not in plain.reading()
+
+
+def test_a_file_of_weights_is_matched_by_name_and_digests_alike(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(3)
+    whole = timm.create_model("test_resnet")
+    torch.save(whole.state_dict(), tmp_path / "weights.pt")
+    found = backbones.load("timm:test_resnet", str(tmp_path / "weights.pt"))
+    again = backbones.load("timm:test_resnet", str(tmp_path / "weights.pt"), trainable=True)
+    assert found.digest == again.digest
+    assert_close(again.network.state_dict()["conv1.0.weight"], whole.state_dict()["conv1.0.weight"])
+
+
+def test_preprocessing_is_the_models_own_and_old_stores_keep_their_fingerprint() -> None:
+    vit = backbones.entry("timm:test_vit").preprocessing
+    assert (vit.size, vit.mean, vit.interpolation) == (160, (0.5, 0.5, 0.5), "bicubic")
+    assert backbones.entry("open_clip:ViT-B-32/openai").preprocessing.interpolation == "bicubic"
+    assert Preprocessing(227, *IMAGENET).to_dict() == {
+        "size": 227,
+        "mean": IMAGENET[0],
+        "std": IMAGENET[1],
+        "resize": "bilinear, antialias, uint8",
+    }
+
+
+def test_oblong_images_are_cropped_to_their_middle_and_not_squashed() -> None:
+    image = np.zeros((1, 40, 80, 3), np.uint8)
+    image[:, :, 20:60] = 200
+    resized = Preprocessing(20, *IMAGENET).resize(torch.from_numpy(image))
+    assert resized.shape == (1, 3, 20, 20)
+    assert (resized == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("timm:resnet19", "timm has no model 'resnet19'"),
+        ("torchvision:resnet19", "torchvision has no model 'resnet19'"),
+        ("open_clip:ViT-B-33", "open_clip has no model 'ViT-B-33'"),
+        ("open_clip:ViT-B-32/nobody", "no weights 'nobody' of ViT-B-32"),
+        ("torchhub:x", "timm:NAME"),
+    ],
+)
+def test_unknown_names_are_refused_with_what_there_is(name: str, said: str) -> None:
+    with pytest.raises(ChoiceError, match=said):
+        backbones.entry(name)
+
+
+def test_weights_that_cannot_be_had_are_said_at_once() -> None:
+    with pytest.raises(BoldreamsError, match="--weights FILE"):
+        backbones.load("timm:test_vit.r160_in1k", "pretrained")
+    with pytest.raises(BoldreamsError, match="open_clip:MODEL/TAG"):
+        backbones.load("open_clip:RN50", "pretrained")
+
+
+def test_layers_are_one_a_resolution_or_four_blocks() -> None:
+    assert default_layers({"a": (8, 56, 56), "b": (8, 56, 56), "c": (8, 28, 28), "d": (8, 14, 14)}) == ["b", "c", "d"]
+    assert default_layers({f"{n}": (8, 14, 14) for n in range(12)}) == ["2", "5", "8", "11"]
+    assert default_layers({"a": (8, 14, 14)}) == ["a"]
+    with pytest.raises(ChoiceError, match="no square"):
+        tokens_to_maps(torch.zeros(1, 6, 3), 1)
+
+
+def test_names_become_parts_of_paths() -> None:
+    assert folder_name("open_clip:ViT-B-32/openai") == "open_clip-ViT-B-32-openai"
+    assert folder_name("alexnet") == "alexnet"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "swin_t", "regnet_y_400mf"])
+def test_torchvisions_models_give_layers(name: str) -> None:
+    chosen = backbones.entry(f"torchvision:{name}")
+    assert len(chosen.layers) >= 3
+    sizes = [height for height, _ in chosen.shapes]
+    assert sizes == sorted(sizes, reverse=True)
+    backbone = backbones.load(f"torchvision:{name}", "random")
+    with torch.inference_mode():
+        maps = backbone(pixels(f"torchvision:{name}", 1))
+    shapes = [(f, *s) for f, s in zip(chosen.filters, chosen.shapes, strict=True)]
+    assert [tuple(value.shape[1:]) for value in maps.values()] == shapes
+
+
+SWIN = pytest.param("timm:swin_s3_tiny_224", marks=pytest.mark.architectures)  # there is no small one
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_convnext", "timm:test_vit", SWIN])
+def test_from_extract_to_dream(name: str, run: Run, tmp_path: Path) -> None:
+    cache = {"BOLDREAMS_CACHE": tmp_path}
+    stored = run("extract", "--backbone", name, "--weights", "random", "--subject", 1, "--json", **cache).json
+    assert folder_name(name) in stored["store"]
+    fitted = run("fit", "--backbone", name, "--subject", 1, "--readout", "ridge", "--grid", 2, "--json", **cache).json
+    scores = run("score", "--json", **cache).json
+    assert scores["backbone"] == name
+    assert np.isfinite(scores["r_mean"])
+    dreamt = run(
+        *("dream", "--roi", "V1", "--steps", 2, "--count", 1, "--model", fitted["model"], "--json"), **cache
+    ).json
+    assert Path(dreamt["images"][0]).is_file()
+    image = run("predict", "--image", "test", "--json", **cache).json
+    assert Path(image["file"]).is_file()
