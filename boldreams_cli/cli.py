@@ -22,6 +22,7 @@ COMMANDS = {
     "dream": "Find the images that excite an area, a voxel or a filter most.",
     "attribute": "Show which pixels of an image drive an area's response.",
     "wordcloud": "Draw the words that fit an image, a dream or an area best.",
+    "gallery": "Show areas by models: their dreams, words and attributions.",
     "compare": "Compare two models of one subject: which predicts better, and where.",
     "minimal": "Find the smallest percent of filters that will do, per area.",
     "info": "Say what the cache holds, or list layers and areas.",

@@ -109,14 +109,18 @@ def _pictures(
 
     selectors = (*common, *root, "--model", model)
     found: dict[str, Any] = {}
-    for area in FEW_DREAMS if small else DREAMS:
-        steps = FEW_STEPS if small else DREAMING
-        dreamt = shell.run("dream", *selectors, "--roi", area, *steps, "--seed", str(seed))
-        words = shell.run("wordcloud", *selectors, "--roi", area, "--vocabulary", "imagenet")
-        found[area] = {name: dreamt[name] for name in ("images", "response", "best_natural")}
-        found[area]["words"] = [word for word, _ in words["words"][:3]]
+    several = [argument for area in (FEW_DREAMS if small else DREAMS) for argument in ("--roi", area)]
+    dreamt = shell.run("dream", *selectors, *several, *(FEW_STEPS if small else DREAMING), "--seed", str(seed))
+    for one in dreamt["results"]:
+        words = shell.run("wordcloud", *selectors, "--roi", one["roi"], "--vocabulary", "imagenet")
+        found[one["roi"]] = {name: one[name] for name in ("images", "response", "best_natural")}
+        found[one["roi"]]["words"] = [word for word, _ in words["words"][:3]]
+    photograph = str(found["V1"]["best_natural"]["test"]["image"])
+    accentuate = ("--roi", "faces", "--start", photograph, "--no-natural", "--steps", "2" if small else "64")
+    found["accentuated"] = shell.run("dream", *selectors, *accentuate, "--seed", str(seed))
+    found["eccentricity"] = dreamt["eccentricity"]
     path = folder / "gallery.jpg"
-    gallery.draw(path, folder / "nsd", found)
+    gallery.draw(path, folder / "nsd", {one["roi"]: found[one["roi"]] for one in dreamt["results"]})
     several = [argument for area in ATTRIBUTED for argument in ("--roi", area)]
     attributed = shell.run("attribute", *selectors, *several, "--count", "1", *(("--steps", "16") if small else ()))
     found["gallery"] = str(path)

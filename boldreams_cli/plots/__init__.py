@@ -4,9 +4,11 @@ from boldreams_cli.plots.accuracy import accuracy
 from boldreams_cli.plots.attribution import attribution, intensity_mask
 from boldreams_cli.plots.bands import bands
 from boldreams_cli.plots.dreams import dream_difference, dream_sheet, dream_trace, gallery, over_paper
+from boldreams_cli.plots.grid import areas_by_models, lit
 
 __all__ = [
     "accuracy",
+    "areas_by_models",
     "attribution",
     "bands",
     "dream_difference",
@@ -14,5 +16,6 @@ __all__ = [
     "dream_trace",
     "gallery",
     "intensity_mask",
+    "lit",
     "over_paper",
 ]

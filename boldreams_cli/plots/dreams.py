@@ -148,7 +148,7 @@ def dream_trace(
         above.plot(step[known], still[known], "o-", color=COLOUR, linewidth=1.4, markersize=3, label="untransformed")
         for (name, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
             above.axhline(level, color=LINE, linewidth=1, linestyle=style, label=_passed(name, level, step, score))
-        above.set_ylabel(f"{unit}, mean of images")
+        above.set_ylabel(wrapped(f"{unit}, mean of images", 2.6, 10))
         titled(drawn, title, 9)
         if two:
             panels[1].plot(step, loss + score, color=COLOUR, linewidth=1)

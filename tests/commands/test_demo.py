@@ -22,6 +22,8 @@ def test_demo_runs_every_step_and_compares_with_the_truth(run: Run, tmp_path: Pa
     for area in ("V1", "faces"):
         assert len(pictures[area]["words"]) == 3
         assert all(Path(file).is_file() for file in pictures[area]["images"])
+    assert Path(pictures["accentuated"]["images"][0]).is_file()
+    assert pictures["accentuated"]["start"]["feature_distance"][0] < 0.5
     echoed = [line.split()[2] for line in done.err.splitlines() if line.startswith("$ boldreams ")]
     assert set(echoed) == {"prepare", "extract", "rank", "fit", "score", "predict", "dream", "wordcloud", "attribute"}
     assert "--device cpu" in next(line for line in done.err.splitlines() if line.startswith("$ boldreams dream"))

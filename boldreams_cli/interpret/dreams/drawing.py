@@ -44,7 +44,7 @@ def draw(folder: Path, record: Record, start: Mapping[str, Any] | None, nsd_root
     beside = []
     if natural:
         shown = pictures([item.image for item in natural.values()], target.full, nsd_root) or []
-        beside = list(zip(shown, natural_captions(natural), strict=False))
+        beside = list(zip(shown, natural_captions(natural, request.objective.name), strict=False))
     if request.photograph is not None and start is not None:
         photograph = request.photograph.pixels[0].permute(1, 2, 0).cpu().numpy()
         plots.dream_difference(
@@ -96,9 +96,14 @@ def _unit(record: Record) -> str:
     return unit
 
 
-def natural_captions(natural: Mapping[str, Natural]) -> list[str]:
+def natural_captions(natural: Mapping[str, Natural], objective: str = "mean") -> list[str]:
     """What is written over the natural images, in their order; the model was fitted to the training images."""
-    said = {"train": " (fitted)"}
-    return [
-        f"best {name} image, {best.image}: {best.response:.2f}{said.get(name, '')}" for name, best in natural.items()
-    ]
+    found = []
+    for name, best in natural.items():
+        other = ""
+        if objective in ("contrast", "both"):  # the other area's response, as its dreams have it
+            value = best.response - best.score if objective == "contrast" else 2 * best.score - best.response
+            other = f", {value:.2f}"
+        fitted = " (fitted)" if name == "train" else ""
+        found.append(f"best {name} image, {best.image}: {best.response:.2f}{other}{fitted}")
+    return found

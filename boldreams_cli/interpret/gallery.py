@@ -1,0 +1,216 @@
+"""Areas by models, as the paper prints figures 5 to 8: dreams, words and attributions, from what there is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from boldreams_cli import plots
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
+from boldreams_cli.encoding.evaluation.score_files import SCORES
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.features.backbones import entry
+from boldreams_cli.files import DAMAGED_NPZ, read_json
+from boldreams_cli.interpret.products import Description, Kept, Product, find_products
+from boldreams_cli.interpret.words.comparison import dream_of
+from boldreams_cli.plots.grid import Cell
+
+KINDS = ("dreams", "words", "attributions")
+PLAIN = "integrated-gradients"  # the paper's
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and what was made from it.
+
+    Parameters
+    ----------
+    model : fitted.
+    products : of it that are whole.
+    """
+
+    model: FittedModel
+    products: Sequence[Kept]
+
+    @classmethod
+    def of(cls, model: FittedModel) -> Source:
+        """Find what there is."""
+        return cls(model, [item for item in find_products(model.folder) if item.state == "done"])
+
+    @property
+    def title(self) -> str:
+        """For the top of a column."""
+        spec = self.model.spec
+        kind = spec.recipe or spec.readout
+        return f"{spec.backbone} {spec.percent:g} %\n{kind}{', finetuned' * spec.finetuned}, subject {spec.subject}"
+
+    def of_kind(self, kind: str, area: str) -> list[Kept]:
+        """Products of a kind that are of an area, the newest first."""
+        named = {"attribution": "roi", "words": "image", "dream": "area"}[kind]
+        found = [item for item in self.products if item.kind == kind and item.description.get(named) == area]
+        return sorted(found, key=lambda item: item.date, reverse=True)
+
+    @property
+    def areas(self) -> list[str]:
+        """Areas that something was made of, in the data set's order."""
+        there = {str(item.description.get("area")) for item in self.products if item.kind == "dream"}
+        there |= {str(item.description.get("roi")) for item in self.products if item.kind == "attribution"}
+        try:
+            order = list(read_json(self.model.folder / SCORES)["rois"])
+        except (BoldreamsError, KeyError, TypeError):
+            order = []
+        known = [area for area in order if area in there]
+        return known or sorted(there)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a gallery has no picture of, and the command that makes it."""
+
+    kind: str
+    area: str
+    model: str
+    run: str
+
+
+def gallery(
+    models: Sequence[FittedModel], areas: Sequence[str], kinds: Sequence[str], folder: Path, stop: StopFlag
+) -> Description:
+    """Draw what there is of areas (rows) and models (columns), a figure a kind.
+
+    Parameters
+    ----------
+    models : in the order of the columns.
+    areas : of the rows; where none are named, all that something was made of.
+    kinds : of KINDS.
+    folder : to write ``dreams.png`` and so on into, each as .pdf too, and gallery.json; ours there are replaced.
+    stop : looked at while waiting for another process.
+
+    Returns
+    -------
+    models, areas, there, missing, files.
+
+    Raises
+    ------
+    ChoiceError
+        If there is nothing to show, or files of others are in the way.
+    """
+    sources = [Source.of(model) for model in models]
+    rows = list(areas) or list(dict.fromkeys(area for source in sources for area in source.areas))
+    found = {kind: [[CELLS[kind](source, area, sources) for source in sources] for area in rows] for kind in kinds}
+    there = {kind: sum(isinstance(c, Kept) for row in cells for c in row) for kind, cells in found.items()}
+    if not any(there.values()):
+        raise ChoiceError(
+            f"none of the {len(models)} models has {' or '.join(kinds)} of {', '.join(rows) or 'any area'} yet; run "
+            "boldreams dream, wordcloud and attribute with --roi AREA first"
+        )
+    shown = [kind for kind in kinds if there[kind]]
+    product = Product(
+        kind="gallery",
+        folder=folder,
+        stem="gallery",
+        files=tuple(f"{kind}.{suffix}" for kind in shown for suffix in ("png", "pdf")),
+        decides={"cells": {k: [[c.key if isinstance(c, Kept) else None for c in r] for r in found[k]] for k in kinds},
+                 "models": [str(model.folder) for model in models], "areas": rows},
+        chosen=True,
+    )  # fmt: skip
+    missing = [vars(cell) for kind in kinds for row in found[kind] for cell in row if isinstance(cell, Missing)]
+
+    def make(place: Path, stem: str) -> Description:
+        for kind in shown:
+            cells = [[DRAWN[kind](cell) if isinstance(cell, Kept) else None for cell in row] for row in found[kind]]
+            plots.areas_by_models(place / f"{kind}.png", cells, rows, [source.title for source in sources], kind)
+        names = [str(model.folder) for model in models]
+        return {"models": names, "areas": rows, "there": there, "missing": missing}
+
+    with product.held(stop):
+        made = product.found() or product.write(make, overwrite=True)
+    names = ("models", "areas", "there", "missing")
+    return {name: made[name] for name in names} | {"files": [str(path) for path in made["files"]]}
+
+
+def _dream(source: Source, area: str, sources: Sequence[Source]) -> Kept | Missing:
+    try:
+        return dream_of(source.model, area)
+    except ChoiceError:
+        return _missing("dreams", source, area, "dream")
+
+
+def _words(source: Source, area: str, sources: Sequence[Source]) -> Kept | Missing:
+    found = source.of_kind("words", area)
+    return found[0] if found else _missing("words", source, area, "wordcloud")
+
+
+def _attribution(source: Source, area: str, sources: Sequence[Source]) -> Kept | Missing:
+    """Of the image that most of the models have, so that a row can be compared."""
+    found = [item for item in source.of_kind("attribution", area) if "image" in item.description]
+    if not found:
+        return _missing("attributions", source, area, "attribute")
+    everywhere = Counter(
+        str(item.description.get("image")) for other in sources for item in other.of_kind("attribution", area)
+    )
+    return max(
+        found,
+        key=lambda item: (
+            item.description.get("method", PLAIN) == PLAIN,
+            everywhere[str(item.description["image"])],
+            str(item.description["image"]),
+        ),
+    )
+
+
+def _missing(kind: str, source: Source, area: str, command: str) -> Missing:
+    folder = source.model.folder
+    return Missing(kind, area, str(folder), f"boldreams {command} --roi {area} --model {folder}")
+
+
+def _drawn_dream(item: Kept) -> Cell:
+    path = next(path for path in item.files if path.name == "dream-1.png")
+    pixels = np.asarray(Image.open(path).convert("RGB")) / 255
+    beyond = item.description.get("beyond_data") or [False]
+    return Cell(pixels, f"{item.description['response'][0]:.2f}{' *' if beyond[0] else ''}")
+
+
+def _drawn_words(item: Kept) -> Cell:
+    path = next(path for path in item.files if path.suffix == ".png")
+    score = item.description.get("score", "")
+    return Cell(np.asarray(Image.open(path).convert("RGB")) / 255, f"{item.description.get('vocabulary', '')} {score}")
+
+
+def _drawn_attribution(item: Kept) -> Cell:
+    path = next(path for path in item.files if path.suffix == ".npz")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            pixels, signed = arrays["pixels"].transpose(1, 2, 0), arrays["map"]
+    except DAMAGED_NPZ as error:
+        raise BoldreamsError(f"{path} is damaged ({error}); attribute again with --overwrite") from error
+    said = f"image {item.description['image']}: {item.description['prediction']:.2f}"
+    return Cell(plots.lit(pixels, plots.intensity_mask(signed)), said)
+
+
+CELLS: Mapping[str, Callable[[Source, str, Sequence[Source]], Kept | Missing]] = {
+    "dreams": _dream,
+    "words": _words,
+    "attributions": _attribution,
+}
+DRAWN: Mapping[str, Callable[[Kept], Cell]] = {
+    "dreams": _drawn_dream,
+    "words": _drawn_words,
+    "attributions": _drawn_attribution,
+}
+
+
+def ordered(models: Sequence[FittedModel]) -> list[FittedModel]:
+    """By subject, backbone, frozen before finetuned, and percent, as the paper's columns; none that reads captions."""
+
+    def key(model: FittedModel) -> tuple[Any, ...]:
+        spec = model.spec
+        return spec.subject, spec.backbone, spec.finetuned, spec.percent, str(model.folder)
+
+    return sorted((model for model in models if entry(model.spec.backbone).reads == "images"), key=key)
