@@ -125,7 +125,9 @@ def gallery(
     def make(place: Path, stem: str) -> Description:
         for kind in shown:
             cells = [[DRAWN[kind](cell) if isinstance(cell, Kept) else None for cell in row] for row in found[kind]]
-            plots.areas_by_models(place / f"{kind}.png", cells, rows, [source.title for source in sources], kind)
+            some = [number for number, row in enumerate(cells) if any(row)]  # rows without any picture say nothing
+            names = [source.title for source in sources]
+            plots.areas_by_models(place / f"{kind}.png", [cells[n] for n in some], [rows[n] for n in some], names, kind)
         names = [str(model.folder) for model in models]
         return {"models": names, "areas": rows, "there": there, "missing": missing}
 

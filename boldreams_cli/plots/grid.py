@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli.plots.style import Pictures, printed, titled, wrapped
 
-FLOOR = 0.25  # how much of a grey picture shows where nothing matters
+FLOOR = 0.4  # how much of a grey picture shows where nothing matters
 NOTES = {
     "dreams": "images that excite an area most, and the mean beta predicted for them; * beyond all that was measured",
     "words": "words that fit the dreams best",
@@ -39,8 +39,9 @@ def areas_by_models(
     kind : of NOTES.
     """
     wide = 1.75
-    tall = wide * (0.72 if kind == "words" else 1.1) + 0.12
-    with printed(path, max(wide * len(models) + 0.5, 3.6), tall * len(areas) + 1.05) as drawn:
+    tall = wide * (0.66 if kind == "words" else 1) + 0.22
+    with printed(path, max(wide * len(models) + 0.4, 3.6), tall * len(areas) + 0.85) as drawn:
+        drawn.set_layout_engine("constrained", h_pad=0.02, w_pad=0.03, hspace=0, wspace=0)
         titled(drawn, NOTES[kind], 8)
         grid = drawn.subplots(len(areas), len(models), squeeze=False)
         for name, row, places in zip(areas, cells, grid, strict=True):

@@ -30,6 +30,7 @@ SEVERAL = {
     "count": (),
     "dry-run": ("extract",),
     "image": (),
+    "layers": ("extract",),  # to read; info's is a backbone whose layers to list
     "lr": ("fit", "sweep"),
     "output": (),
     "overwrite": (),

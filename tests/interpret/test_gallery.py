@@ -1,0 +1,92 @@
+"""`boldreams gallery`: each picture in its own row and column, and what is missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boldreams_cli import plots
+from boldreams_cli.plots.grid import Cell
+from tests.conftest import Run
+from tests.interpret.conftest import Fitted
+from tests.interpret.test_dreams_asked import QUICK
+
+
+@pytest.fixture
+def two(run: Run, copied: Fitted) -> Fitted:
+    """Two models: the first with dreams of V1 and faces and an attribution, the second with none."""
+    other = copied.model.folder.with_name("percent-50-paper-aaaaaa")
+    shutil.copytree(copied.model.folder, other)
+    spec = json.loads((other / "spec.json").read_text())
+    (other / "spec.json").write_text(json.dumps(spec | {"percent": 50}))
+    chosen = ("--model", copied.model.folder, "--cache", copied.cache)
+    run("dream", "--roi", "faces", "--roi", "V1", *QUICK, *chosen)
+    run("attribute", "--roi", "V1", "--image", copied.responses.test_images[0], "--steps", 8, *chosen)
+    return copied
+
+
+def test_pictures_stand_in_their_rows_and_columns(
+    run: Run, two: Fitted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: dict[str, tuple[list[list[Cell | None]], list[str], list[str]]] = {}
+    original = plots.areas_by_models
+
+    def remember(path: Path, cells: list[list[Cell | None]], areas: list[str], models: list[str], kind: str) -> None:
+        drawn[kind] = (cells, areas, models)
+        original(path, cells, areas, models, kind)
+
+    monkeypatch.setattr(plots, "areas_by_models", remember)
+    done = run("gallery", "--roi", "V1", "--roi", "faces", "--roi", "V2", "--json", "--cache", two.cache)
+    assert done.json["there"] == {"dreams": 2, "words": 0, "attributions": 1}
+    assert done.json["areas"] == ["V1", "faces", "V2"]
+    cells, areas, models = drawn["dreams"]
+    assert areas == ["V1", "faces"]
+    assert ["10 %" in models[0], "50 %" in models[1]] == [True, True]
+    for row, area in zip(cells, areas, strict=True):
+        (path,) = (two.model.folder / "dreams").glob(f"{area}-steps*/dream-1.png")
+        assert row[0] is not None
+        np.testing.assert_array_equal(row[0].pixels, np.asarray(Image.open(path)) / 255)
+        assert row[1] is None
+    missing = [item["run"] for item in done.json["missing"] if item["kind"] == "dreams"]
+    other = two.model.folder.with_name("percent-50-paper-aaaaaa")
+    assert missing == [
+        f"boldreams dream --roi V1 --model {other}",
+        f"boldreams dream --roi faces --model {other}",
+        f"boldreams dream --roi V2 --model {two.model.folder}",
+        f"boldreams dream --roi V2 --model {other}",
+    ]
+    assert {Path(file).name for file in done.json["files"]} == {
+        *("dreams.png", "dreams.pdf", "attributions.png", "attributions.pdf"),
+    }
+    kept = run(
+        "gallery", "--kind", "dreams", "--percent", 10, "--output", tmp_path / "own", "--json", "--cache", two.cache
+    )
+    assert set(kept.json["areas"]) == {"V1", "faces"}
+    assert kept.json["missing"] == []
+    assert {path.name for path in (tmp_path / "own").iterdir()} == {"dreams.png", "dreams.pdf", "gallery.json"}
+
+
+def test_nothing_to_show_and_files_of_others_are_said(run: Run, copied: Fitted, tmp_path: Path) -> None:
+    assert "run boldreams dream" in run("gallery", "--cache", copied.cache, code=2).err
+    run("dream", "--roi", "V1", *QUICK, "--cache", copied.cache)
+    (tmp_path / "dreams.png").write_text("mine")
+    refused = run("gallery", "--output", tmp_path, "--cache", copied.cache, code=2)
+    assert "not made by boldreams" in refused.err
+    assert (tmp_path / "dreams.png").read_text() == "mine"
+    assert "no fitted model" in run("gallery", "--percent", 33, "--cache", copied.cache, code=2).err
+
+
+def test_what_matters_is_in_colour_and_the_rest_is_dim_but_seen() -> None:
+    pixels = np.zeros((4, 4, 3))
+    pixels[..., 0] = 0.9
+    mask = np.zeros((4, 4))
+    mask[0] = 1
+    shown = plots.lit(pixels, mask)
+    np.testing.assert_allclose(shown[0], pixels[0])
+    assert (np.ptp(shown[1:], axis=-1) < 1e-9).all()
+    assert (shown[1:] > 0.1).all()
