@@ -21,7 +21,7 @@ import numpy as np
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
 from boldreams_cli.data.choosing import at_hand, responses_for
 from boldreams_cli.features.choosing import the_store
-from boldreams_cli.features.feature_store import FeatureStore, paths
+from boldreams_cli.features.feature_store import FeatureStore, folder_name, paths
 from boldreams_cli.files import fingerprint, write_text
 from boldreams_cli.study.grid import Cell
 from boldreams_cli.study.manifest import FAILED, MISSING, Study
@@ -132,7 +132,7 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
     needs = lacking(study, todo, stop)
     before: dict[str, str] = {}
     for backbone, subjects in needs.items():
-        name = f"boldreams.extract.{backbone}.{fingerprint([str(study.cache.absolute()), subjects])[:6]}"
+        name = f"boldreams.extract.{folder_name(backbone)}.{fingerprint([str(study.cache.absolute()), subjects])[:6]}"
         if queue is not None and (known := queue.job(name)) is not None:
             before[backbone] = known
             continue
@@ -251,10 +251,15 @@ def _extraction(
     given = {
         "job-name": name,
         "array": f"0-{shards - 1}",
-        "output": _escaped(study.folder / "logs") + f"/extract-{backbone}-%a.log",
+        "output": _escaped(study.folder / "logs") + f"/extract-{folder_name(backbone)}-%a.log",
     }
     words = [_command(), "extract", "--cache", shlex.quote(str(study.cache.absolute()))]
-    words += ["--nsd-root", shlex.quote(str((study.nsd_root or Path()).absolute())), "--backbone", backbone]
+    words += [
+        "--nsd-root",
+        shlex.quote(str((study.nsd_root or Path()).absolute())),
+        "--backbone",
+        shlex.quote(backbone),
+    ]
     for subject in subjects:
         words += ["--subject", str(subject)]
     optional = {
@@ -265,7 +270,7 @@ def _extraction(
     for option, value in optional.items():
         words += [option, shlex.quote(str(value))] if value else []
     words += ["--shard-index", "$SLURM_ARRAY_TASK_ID", "--shard-count", str(shards)]
-    script = study.folder / f"extract-{backbone}.sh"
+    script = study.folder / f"extract-{folder_name(backbone)}.sh"
     said = f"Maps of {backbone}, which the study {study.name} needs."
     return _submitted(script, said, given | _asked(sbatch), " ".join(words), [], [])
 

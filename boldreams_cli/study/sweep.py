@@ -169,7 +169,9 @@ def recognise(study: Study, numbers: Iterable[int], stop: StopFlag) -> None:
 
 
 def _candidates(cache: Path, cell: Cell) -> bool:
-    parent = cache / "models" / f"subj{cell.subject:02d}" / cell.backbone
+    from boldreams_cli.features.feature_store import folder_name
+
+    parent = cache / "models" / f"subj{cell.subject:02d}" / folder_name(cell.backbone)
     name = f"percent-{cell.percent:g}-{cell.kind}" + ("-finetuned" if cell.finetune else "")
     return any(parent.glob(f"{name}-*/scores.json"))
 

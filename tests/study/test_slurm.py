@@ -148,6 +148,22 @@ def test_arrays_are_split_and_logs_named_by_cells(
     assert queue.cells(study) == {103: "RUNNING", 209: "PENDING"}
 
 
+def test_a_backbone_of_any_name_makes_files_of_its_folders_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, submitted: Path
+) -> None:
+    name = "open_clip:RN50/openai"
+    monkeypatch.setattr(module, "lacking", lambda study, todo, stop: {name: [1]})
+    grid = make_grid({"subject": (1, 2), "backbone": (name,), "percent": (1.0,)})
+    study = Study.make(tmp_path / "cache", "any", grid, tmp_path, "cpu", 1)
+    found = module.submit(study, look(study), {}, 5, 3, None)  # type: ignore[arg-type]
+    assert [(job.cells, job.after) for job in found] == [([], []), ([0], ["40"]), ([1], [])]
+    assert {job.script.parent for job in found} == {study.folder}
+    extraction = found[0].script.read_text()
+    assert f"--backbone {name} --subject 1 " in extraction
+    (log,) = [line for line in extraction.splitlines() if "--output" in line]
+    assert log.rpartition("/logs/")[2].count("/") == 0
+
+
 def test_index_lists() -> None:
     assert index_list([0]) == "0"
     assert index_list([5, 0, 1, 2, 7, 8]) == "0-2,5,7-8"
