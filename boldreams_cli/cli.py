@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": "Compare two models of one subject: which predicts better, and where.",
     "minimal": "Find the smallest percent of filters that will do, per area.",
     "info": "Say what the cache holds, or list layers and areas.",
+    "report": "Write one page of all that the cache holds.",
     "remove": "Delete fitted models, with all that was made from them.",
     "demo": "Make a small experiment with a known brain and run everything on it.",
 }

@@ -88,6 +88,10 @@ class Dataset(Protocol):
         """Subjects whose responses are there."""
         ...
 
+    def background(self, subject: int) -> tuple[NDArray[np.float32], str] | None:
+        """(X, Y, Z) volume that the subject's maps may be laid on, and what it is; None where there is none."""
+        ...
+
     def images(self, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
         """Ids of the images shown: those of the test first, then the others, each sorted."""
         ...

@@ -99,6 +99,14 @@ class Layout:
         """A map of one subject in the functional space: ``prf_angle`` and the like, ``mean`` of the EPIs."""
         return self.anatomy_folder(subject) / f"{volume}.nii.gz"
 
+    def backgrounds(self, subject: int) -> dict[str, Path]:
+        """Volumes in the functional space that maps may be laid on, in order of preference, with what they are."""
+        masks = {f"brain mask ({path.name})": path for path in self.brain_masks(subject)}
+        return {
+            "mean functional image (mean.nii.gz)": self.functional(subject, "mean"),
+            "T1 in the functional space (T1_to_func1pt8mm.nii.gz)": self.functional(subject, "T1_to_func1pt8mm"),
+        } | masks
+
     def subjects(self) -> list[int]:
         """Subjects whose betas lie under the root."""
         folder = self.root / "nsddata_betas/ppdata"

@@ -23,6 +23,7 @@ from boldreams_cli.data.nsd.retinotopy import read_retinotopy
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.retinotopy import Retinotopy
+from boldreams_cli.data.volumes import read_float_volume
 
 
 class NSD:
@@ -42,6 +43,13 @@ class NSD:
         self.layout = Layout.at(root)
         self.root = self.layout.root
         self._captions: dict[Path | None, caption_files.Captions] = {}
+
+    def background(self, subject: int) -> tuple[NDArray[np.float32], str] | None:
+        """The first volume there is among those that maps may be laid on."""
+        for name, path in self.layout.backgrounds(subject).items():
+            if path.is_file():
+                return read_float_volume(path)[0], name
+        return None
 
     def subjects(self) -> list[int]:
         """Subjects whose betas lie under the root."""

@@ -1,0 +1,230 @@
+"""Accuracy by percent, by area, and its histogram (paper, figures 2 and 4)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import compress
+from typing import Any
+
+import numpy as np
+
+from boldreams_cli.plots.areas import areas as draw_areas
+from boldreams_cli.plots.distributions import distributions
+from boldreams_cli.plots.percents import Point, percents
+from boldreams_cli.study.report.assets import Assets, columns, listed
+from boldreams_cli.study.report.blocks import Figure, Section, Table
+from boldreams_cli.study.report.collect import Holdings, Model
+
+BINS = np.linspace(-0.5, 1, 61)
+MOST_MODELS = 8  # in one figure of areas, as many as there are colours
+NOTHING_SCORED = "No model has scores. `boldreams fit` and `boldreams score` make them."
+
+
+def by_percent(held: Holdings, assets: Assets) -> Section:
+    """Figure 2."""
+    section = Section(
+        "accuracy",
+        "Accuracy by percent of filters",
+        "Pearson r of each voxel between prediction and betas averaged over repeats, over the test images; then the "
+        "mean over the voxels that have one. Thin bars with caps are the standard error over test images, the random "
+        "sample. Wide pale bars are what the paper draws, the standard error over voxels: voxels share images and "
+        "noise, so it is a spread and does not say how certain the mean is.",
+        missing=NOTHING_SCORED,
+    )
+    if not held.scored:
+        return section
+    rows = [_row(model) for model in held.scored]
+    section.blocks.append(_percents(assets, held.scored, rows, "r_mean", "r_image_se", "mean r over voxels"))
+    if any(row["accuracy"] is not None for row in rows):
+        known = [row["accuracy"] is not None for row in rows]
+        models, rows = list(compress(held.scored, known)), list(compress(rows, known))
+        label = "noise-normalised accuracy"
+        section.blocks.append(_percents(assets, models, rows, "accuracy", "accuracy_image_se", label))
+    return section
+
+
+def _row(model: Model) -> dict[str, Any]:
+    """What is known of a model's accuracy over all voxels."""
+    scores = dict(model.scores or {})
+    known = model.r[np.isfinite(model.r)].astype(np.float64)
+    spread = float(known.std(ddof=1) / math.sqrt(len(known))) if len(known) > 1 else math.nan
+    low, high = scores.get("r_ci") or (None, None)
+    accuracy_low, accuracy_high = scores.get("accuracy_ci") or (None, None)
+    names = ("r_median", "r_image_se", "accuracy", "accuracy_image_se", "ceiling_mean", "r_single_mean", "images")
+    return {
+        "model": model.row.folder.name,
+        "subject": model.subject,
+        "backbone": model.row.backbone,
+        "kind": model.kind,
+        "percent": model.row.percent,
+        "seed": model.row.seed,
+        "voxels": len(known),
+        "r_mean": scores["r_mean"],
+        **{name: scores.get(name) for name in names},
+        "r_ci_low": low,
+        "r_ci_high": high,
+        "accuracy_ci_low": accuracy_low,
+        "accuracy_ci_high": accuracy_high,
+        "r_spread_over_voxels": spread,
+    }
+
+
+PERCENT_COLUMNS = columns(
+    ("subject", "subject"),
+    ("backbone", "backbone"),
+    ("kind", "recipe or readout"),
+    ("percent", "%", 0),
+    ("seed", "seed"),
+    ("voxels", "voxels"),
+    ("r_mean", "mean r"),
+    ("r_image_se", "s.e. over images", 4),
+    ("r_ci_low", "95 % from"),
+    ("r_ci_high", "to"),
+    ("r_spread_over_voxels", "spread over voxels", 4),
+    ("r_median", "median r"),
+    ("ceiling_mean", "ceiling"),
+    ("accuracy", "A"),
+    ("accuracy_image_se", "s.e. of A", 4),
+    ("accuracy_ci_low", "95 % from"),
+    ("accuracy_ci_high", "to"),
+    ("r_single_mean", ""),
+    ("images", ""),
+    ("model", ""),
+)
+
+
+def _percents(
+    assets: Assets, models: Sequence[Model], rows: Sequence[dict[str, Any]], value: str, error: str, label: str
+) -> Figure:
+    several = len({model.row.seed for model in models}) > 1
+    points = [
+        Point(
+            model.row.backbone,
+            model.kind,
+            f"subject {model.subject}" + (f", seed {model.row.seed}" if several else ""),
+            model.row.percent,
+            _float(row[value]),
+            _float(row[error]),
+            row["r_spread_over_voxels"] if value == "r_mean" else math.nan,
+        )
+        for model, row in zip(models, rows, strict=True)
+    ]
+    best = max(rows, key=lambda row: -math.inf if math.isnan(_float(row[value])) else row[value])
+    alt = (
+        f"{label} by percent of filters, {len(points)} models, a panel for each backbone and readout, a line for each "
+        f"subject. Highest: {_float(best[value]):.3f}, subject {best['subject']}, {best['backbone']} "
+        f"{best['percent']:g} %, {best['kind']}."
+    )
+    what = "A = sum of r / sum of ceilings over voxels with a ceiling of at least 0.2. " if value == "accuracy" else ""
+    without = sum(math.isnan(point.error) for point in points)
+    note = f"{without} of {len(points)} models have no error over images yet." if without else ""
+    name = "percent" if value == "r_mean" else "percent-accuracy"
+    table = Table(name, f"{label} of each model", PERCENT_COLUMNS, rows, folded=True)
+    caption = f"{label.capitalize()} by percent of filters (paper, figure 2). {what}{note}".strip()
+    return assets.figure(table, label.capitalize(), caption, alt, lambda: percents(points, label), value == "r_mean")
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def by_area(held: Holdings, assets: Assets) -> Section:
+    """Figure 4."""
+    section = Section(
+        "areas",
+        "Areas and histogram",
+        "Of each backbone and readout the percent with the highest mean r, as in the paper; it was chosen by the same "
+        "test images, so it flatters a little. Means over subjects; bars are standard errors over test images where "
+        "the scores have them.",
+        missing=NOTHING_SCORED,
+    )
+    if not held.scored:
+        return section
+    chosen = _best(held.scored)
+    section.blocks.append(_areas(chosen, assets))
+    section.blocks.append(_histogram(chosen, assets))
+    return section
+
+
+def _best(models: Sequence[Model]) -> dict[str, list[Model]]:
+    """Of each family, the models of all its subjects with the percent of the highest mean r; the best families."""
+    families: dict[Any, dict[float, list[Model]]] = defaultdict(lambda: defaultdict(list))
+    for model in models:
+        families[model.family][model.row.percent].append(model)
+
+    def mean(found: Sequence[Model]) -> float:
+        values = [_float((model.scores or {}).get("r_mean")) for model in found]
+        return float(np.nan_to_num(np.mean(values), nan=-9.0))
+
+    best = [max(percents.values(), key=lambda found: (len(found), mean(found))) for percents in families.values()]
+    best = sorted(sorted(best, key=mean, reverse=True)[:MOST_MODELS], key=lambda found: found[0].order)
+    return {found[0].label: found for found in best}
+
+
+def _areas(chosen: dict[str, list[Model]], assets: Assets) -> Figure:
+    rows, values, ceilings = [], defaultdict(dict), {}  # type: ignore[var-annotated]
+    names = list(dict.fromkeys(area for models in chosen.values() for m in models for area in (m.scores or {})["rois"]))
+    for label, models in chosen.items():
+        for area in names:
+            found = [row for m in models if (row := (m.scores or {})["rois"].get(area)) and row["r_mean"] is not None]
+            if not found:
+                continue
+            errors = [_float(row.get("r_image_se")) for row in found]
+            mean = float(np.mean([row["r_mean"] for row in found]))
+            error = float(np.sqrt(np.sum(np.square(errors))) / len(errors))
+            ceiling = float(np.mean([_float(row["ceiling_mean"]) for row in found]))
+            values[label][area], ceilings[area] = (mean, error), ceiling
+            spread = float(np.mean([_float(row.get("r_se")) for row in found]))
+            row = {"model": label, "area": area, "subjects": len(found), "r_mean": mean, "r_image_se": error}
+            voxels = sum(row["voxels"] for row in found)
+            rows.append(row | {"voxels": voxels, "ceiling_mean": ceiling, "r_spread_over_voxels": spread})
+    table = Table(
+        "areas",
+        "mean r of each area",
+        columns(
+            ("area", "area"),
+            ("model", "model"),
+            ("subjects", "subjects"),
+            ("voxels", "voxels"),
+            ("r_mean", "mean r"),
+            ("r_image_se", "s.e. over images", 4),
+            ("r_spread_over_voxels", "spread over voxels", 4),
+            ("ceiling_mean", "ceiling"),
+        ),
+        rows,
+        folded=True,
+    )
+    highest = max(rows, key=lambda row: row["r_mean"], default=None)
+    alt = f"Mean r of {len(names)} areas for {listed(list(chosen))}, with noise ceilings."
+    if highest:
+        alt += f" Highest: {highest['area']}, {highest['r_mean']:.3f}, {highest['model']}."
+    ylabel = "mean r over voxels"
+    return assets.figure(
+        table, "Accuracy by area", "Accuracy by area (paper, figure 4a).", alt,
+        lambda: draw_areas(names, values, ceilings, ylabel),
+    )  # fmt: skip
+
+
+def _histogram(chosen: dict[str, list[Model]], assets: Assets) -> Figure:
+    counts = {}
+    for label, models in chosen.items():
+        r = np.concatenate([model.r[np.isfinite(model.r)] for model in models])
+        counts[label], _ = np.histogram(np.clip(r, BINS[0], BINS[-1]), BINS)
+    rows = [
+        {"model": label, "r_from": round(float(low), 6), "r_to": round(float(high), 6), "voxels": int(count)}
+        for label, found in counts.items()
+        for low, high, count in zip(BINS[:-1], BINS[1:], found, strict=True)
+        if count
+    ]
+    named = columns(("model", "model"), ("r_from", "r from"), ("r_to", "to"), ("voxels", "voxels"))
+    table = Table("histogram", "voxels by r", named, rows, folded=True)
+    modes = [
+        f"{label}: most voxels at r of {BINS[int(np.argmax(found))]:.2f} to {BINS[int(np.argmax(found)) + 1]:.2f}"
+        for label, found in counts.items()
+    ]
+    return assets.figure(
+        table, "Histogram of r", "How many voxels have which r (paper, figure 4b).", "; ".join(modes) + ".",
+        lambda: distributions(counts, BINS, "r with test betas"),
+    )  # fmt: skip

@@ -1,0 +1,310 @@
+"""What a cache holds, as the report needs it; what cannot be read is said, and left out."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boldreams_cli.data.preparing import complete_stores
+from boldreams_cli.data.responses import Responses
+from boldreams_cli.encoding.model.folder import ModelRow, find_models
+from boldreams_cli.files import read_json
+from boldreams_cli.interpret.products import Kept, find_products
+from boldreams_cli.study.manifest import MANIFEST, MISSING, RUNNING
+from boldreams_cli.study.manifest import Study as Sweep
+from boldreams_cli.study.report.findings import Findings
+from boldreams_cli.study.sweep import look
+
+ARRAYS = ("r", "r_single", "ceiling", "ceiling_single", "excluded_voxels")
+FAR_OFF = 0.01  # an attribution that misses the difference of the predictions by more is said
+Scores = Mapping[str, Any]
+
+
+@dataclass
+class Model:
+    """One fitted model.
+
+    Parameters
+    ----------
+    row : what tells it from others.
+    spec : its spec.json.
+    scores : its scores.json but the arrays of voxels; None where there are none.
+    r, ceiling : (voxels,) float32; empty where there are no scores.
+    products : finished dreams, attributions, words.
+    """
+
+    row: ModelRow
+    spec: dict[str, Any]
+    scores: Scores | None = None
+    r: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    ceiling: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    products: list[Kept] = field(default_factory=list)
+
+    @property
+    def subject(self) -> int:
+        """Its number."""
+        return self.row.subject
+
+    @property
+    def kind(self) -> str:
+        """Recipe or readout, and whether the backbone was trained too."""
+        return self.row.kind + (", finetuned" if self.row.finetuned else "")
+
+    @property
+    def family(self) -> tuple[str, str]:
+        """Models of a family differ in percent, subject and seed only."""
+        return self.row.backbone, self.kind
+
+    @property
+    def label(self) -> str:
+        """What people call it, beside others of its subject."""
+        return f"{self.row.backbone} {self.row.percent:g} %, {self.kind}"
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Position in lists."""
+        return self.row.backbone, self.row.finetuned, self.kind, self.row.percent, self.row.seed or 0, self.subject
+
+    @cached_property
+    def voxel_table(self) -> dict[str, list[str]]:
+        """Columns of its voxels.csv as text; empty where there is none."""
+        path = self.row.folder / "voxels.csv"
+        if not path.is_file():
+            return {}
+        with path.open(newline="", encoding="utf-8") as stream:
+            header, *rows = csv.reader(stream)
+        return {name: [row[place] for row in rows] for place, name in enumerate(header)}
+
+    def column(self, name: str) -> NDArray[np.float64] | None:
+        """Numbers of a column of its voxels.csv, NaN where empty; None where there is no such column."""
+        if name not in self.voxel_table:
+            return None
+        return np.array([float(text) if text else np.nan for text in self.voxel_table[name]])
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where the voxels of a subject lie.
+
+    Parameters
+    ----------
+    shape : (X, Y, Z) of its volumes.
+    affine : (4, 4), voxel indices to mm.
+    voxels : (V, 3) indices.
+    areas : name -> (V,) bool.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    voxels: NDArray[np.int32]
+    areas: dict[str, NDArray[np.bool_]]
+
+
+@dataclass
+class Subject:
+    """One subject: its prepared responses, if the cache holds them, and its models, in the order of lists."""
+
+    number: int
+    responses: dict[str, Any] | None
+    space: Space | None
+    models: list[Model]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished comparison or minimal model: its folder, and its JSON object."""
+
+    folder: Path
+    said: dict[str, Any]
+
+
+@dataclass
+class Holdings:
+    """All that the cache holds.
+
+    Parameters
+    ----------
+    cache : folder.
+    subjects : by number.
+    compares, minimals : studies.
+    findings : what went wrong so far.
+    """
+
+    cache: Path
+    subjects: list[Subject]
+    compares: list[Study]
+    minimals: list[Study]
+    findings: Findings
+
+    @property
+    def models(self) -> list[Model]:
+        """Of all subjects, in the order of lists."""
+        return sorted((model for subject in self.subjects for model in subject.models), key=lambda model: model.order)
+
+    @property
+    def scored(self) -> list[Model]:
+        """Those with scores."""
+        return [model for model in self.models if model.scores is not None]
+
+
+def collect(cache: Path) -> Holdings:
+    """Look through a cache. Weights and betas are not read."""
+    findings = Findings()
+    found: dict[int, list[Model]] = {}
+    for row in find_models(cache):
+        with findings.kept_going(row.folder, "fit it again, or remove it"):
+            found.setdefault(row.subject, []).append(_model(row, findings))
+    _say_what_is_no_model(cache, {model.row.folder for models in found.values() for model in models}, findings)
+    _say_of_sweeps(cache, findings)
+    subjects = [
+        _subject(cache, number, sorted(found.get(number, []), key=lambda model: model.order), findings)
+        for number in sorted(found.keys() | _prepared(cache))
+    ]
+    return Holdings(
+        cache,
+        subjects,
+        _studies(cache, "compare", findings),
+        _studies(cache, "minimal", findings),
+        findings,
+    )
+
+
+def _model(row: ModelRow, findings: Findings) -> Model:
+    model = Model(row, read_json(row.folder / "spec.json"))
+    scores_file = row.folder / "scores.json"
+    again = f"`boldreams score --model {row.folder} --overwrite`"
+    if scores_file.is_file():
+        with findings.kept_going(scores_file, again):
+            _add_scores(model, read_json(scores_file), findings, again)
+    else:
+        findings.warn(row.folder, "has no scores", f"`boldreams score --model {row.folder}`")
+    with findings.kept_going(row.folder, "`boldreams info` lists what is damaged"):
+        model.products = [kept for kept in find_products(row.folder) if _usable(kept, row.folder, findings)]
+    return model
+
+
+def _add_scores(model: Model, scores: Any, findings: Findings, again: str) -> None:
+    where = model.row.folder / "scores.json"
+    if not isinstance(scores, dict):
+        raise ValueError("it is no JSON object")
+    if scores.get("weights_digest") != model.spec.get("weights_digest"):
+        findings.error(where, "belongs to other weights and is left out", again)
+        return
+    r, ceiling = (np.array(scores[name], np.float32) for name in ("r", "ceiling"))
+    if not len(r) == len(ceiling) == scores["voxels"] == model.spec["voxels"]:
+        raise ValueError(f"it has {len(r)} correlations of {model.spec['voxels']} voxels")
+    for row in [scores, *scores["rois"].values()]:
+        _ = row["r_mean"], row["ceiling_mean"], row["voxels"]
+    model.r, model.ceiling = r, ceiling
+    model.scores = {name: value for name, value in scores.items() if name not in ARRAYS}
+    if scores.get("excluded"):
+        said = f"{scores['excluded']} of {scores['voxels']} voxels have no correlation and are left out of all means"
+        findings.warn(where, said, "scores.json names them")
+    if "r_image_se" not in scores:
+        findings.warn(where, "is of an earlier version: no errors over images", again)
+
+
+def _usable(kept: Kept, folder: Path, findings: Findings) -> bool:
+    where = f"{folder}: {kept.kind} {kept.name}"
+    if kept.state == "damaged":
+        findings.error(where, "is damaged and left out", "make it again with `--overwrite`")
+    elif kept.state != "done":
+        findings.warn(where, "was stopped before it was finished and is left out", "the same command goes on")
+    error = kept.description.get("completeness_error")
+    if kept.kind == "attribution" and isinstance(error, float) and error > FAR_OFF:
+        said = f"the attribution misses the difference of the predictions by {100 * error:.1f} %"
+        findings.warn(where, said, "use more `--steps`")
+    return kept.state == "done"
+
+
+def _say_what_is_no_model(cache: Path, known: Iterable[Path], findings: Findings) -> None:
+    there = set(known) | set((cache / "models").glob("subj*/*/.*"))
+    for folder in sorted(set((cache / "models").glob("subj*/*/*")) - there):
+        if (folder / "spec.json").is_file():
+            findings.error(folder, "its spec.json cannot be read", "fit it again, or remove it")
+        elif any(folder.glob("checkpoint*")) or (folder / "spans").is_dir():
+            findings.warn(folder, "is not finished", "the same `boldreams fit` goes on")
+
+
+def _say_of_sweeps(cache: Path, findings: Findings) -> None:
+    """Cells of sweeps that failed or are to do."""
+    for path in sorted((cache / "studies").glob(f"*/{MANIFEST}")):
+        with findings.kept_going(path, "run the sweep again"):
+            study = Sweep.load(path)
+            state = look(study)
+            for number, why in state.why.items():
+                again = "the same `boldreams sweep` runs it again"
+                findings.error(f"{study.name}, cell {number} ({study.cells[number]})", f"failed: {why}", again)
+            if unfinished := state.of(RUNNING, MISSING):
+                said = f"{len(unfinished)} of {len(study.cells)} cells are not done"
+                findings.warn(study.name, said, "the same `boldreams sweep` runs what is missing")
+
+
+def _prepared(cache: Path) -> set[int]:
+    names = (path.name for path in (cache / "responses").glob("subj[0-9][0-9]-*.zarr"))
+    return {int(name[4:6]) for name in names}
+
+
+def _subject(cache: Path, number: int, models: list[Model], findings: Findings) -> Subject:
+    wanted = Counter(str(model.spec.get("responses")) for model in models)
+    if len(wanted) > 1:
+        said = f"its models were fitted to {len(wanted)} different sets of responses; they are not comparable"
+        findings.warn(f"subject {number}", said, "models of one set of sessions and one mask are")
+    stores = []
+    with findings.kept_going(f"responses of subject {number}", f"`boldreams prepare --subject {number}`"):
+        stores = complete_stores(cache, number)
+    chosen = [path for name, _ in wanted.most_common() for path in stores if path.stem.endswith(name)] or stores
+    for path in chosen[:1]:
+        with findings.kept_going(path, f"`boldreams prepare --subject {number}`"):
+            opened = Responses.open(path)
+            areas = {name: opened.areas.select(name) for name in opened.areas.counts()}
+            return Subject(number, _described(opened), Space(opened.shape, opened.affine, opened.voxels, areas), models)
+    if not stores:
+        said = "the cache does not hold its responses: no split, and a map only where scores have voxel tables"
+        findings.warn(f"subject {number}", said, f"`boldreams prepare --subject {number}`")
+    space = None
+    with findings.kept_going(f"voxel tables of subject {number}"):
+        space = next((found for model in models if (found := _space_of(model)) is not None), None)
+    return Subject(number, None, space, models)
+
+
+def _described(responses: Responses) -> dict[str, Any]:
+    repeats = responses.repeats(responses.test_images)
+    ncsnr = responses.ncsnr[np.isfinite(responses.ncsnr)]
+    facts = {"mask": responses.mask, "test_repeats": float(repeats.mean()), "fingerprint": responses.fingerprint}
+    return responses.summary() | facts | {"ncsnr_median": float(np.median(ncsnr)) if len(ncsnr) else None}
+
+
+def _space_of(model: Model) -> Space | None:
+    """Of a model's own files, where the responses are gone."""
+    import nibabel
+
+    path = model.row.folder / "correlation.nii.gz"
+    table = model.voxel_table
+    if not path.is_file() or {"x", "y", "z", "areas"} - table.keys():
+        return None
+    image: Any = nibabel.load(path)
+    voxels = np.array([table[axis] for axis in "xyz"], np.float64).T.astype(np.int32)
+    inside = [set(names.split(";")) for names in table["areas"]]
+    groups = (model.scores or {}).get("rois", {})
+    areas = {name: np.array([name in names for names in inside]) for name in groups}
+    x, y, z = image.shape
+    return Space((x, y, z), np.asarray(image.affine), voxels, areas)
+
+
+def _studies(cache: Path, name: str, findings: Findings) -> list[Study]:
+    found = []
+    for path in sorted((cache / "studies" / name).glob(f"*/{name}.json")):
+        with findings.kept_going(path, f"run `boldreams {name}` again"):
+            said = read_json(path)
+            _ = dict(said["rois"])
+            found.append(Study(path.parent, said))
+    return found

@@ -1,0 +1,185 @@
+"""The page: all sections put into one file, with what lies beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from boldreams_cli import __version__
+from boldreams_cli.console import logger, size
+from boldreams_cli.data.dataset import Dataset
+from boldreams_cli.files import to_json, write_text
+from boldreams_cli.study.report import accuracy, brain_map, differences, pictures, tables
+from boldreams_cli.study.report.assets import Assets
+from boldreams_cli.study.report.blocks import Section
+from boldreams_cli.study.report.collect import Holdings, collect
+from boldreams_cli.study.report.methods import Methods, methods
+from boldreams_cli.study.report.references import REFERENCES
+
+ECCENTRICITY = (
+    "Dreams of the eccentricity areas, from the middle of the visual field outwards: the paper's litmus test."
+)
+DREAMS = (
+    "The image that drives each area's mean predicted response most, and under it the words that fit it best, larger "
+    "the better they fit. Of several dreams of one area by one model the newest is shown, and its image of the highest "
+    "response; the number is that response."
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Parameters
+    ----------
+    file : the page.
+    figures : files beside it.
+    warnings : on it, as text.
+    left_out : kind of picture -> how many did not fit.
+    bytes : of the page.
+    """
+
+    file: Path
+    figures: list[Path]
+    warnings: list[str]
+    left_out: dict[str, int]
+    bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``report``."""
+        return asdict(self)
+
+
+def write_report(cache: Path, file: Path, largest: int, dataset: Dataset | None = None) -> Report:
+    """Write a page of all that a cache holds.
+
+    Parameters
+    ----------
+    cache : to look through; it is only read, but for the page's own place in it.
+    file : the page; its figures go to ``<stem>_files`` beside it.
+    largest : bytes of the page; pictures beyond are left out, and it says how many.
+    dataset : for the volumes that maps are laid on; None lays them on the voxels used.
+    """
+    held = collect(cache)
+    assets = Assets(file.parent / f"{file.stem}_files", largest)
+    sections, text = _sections(held, assets, dataset), methods(held)
+    overview = _overview(held)
+    _write_beside(assets, text, overview)
+    left_out = {what: count for what, count in assets.left_out.items() if count}
+    if left_out:
+        names = ", ".join(f"{count} {what}" for what, count in left_out.items())
+        held.findings.warn(
+            file.name, f"{names} left out: the page would be larger than {size(largest)}", "`--max-size` allows more"
+        )
+    page = _rendered(held, sections, text, assets, overview)
+    write_text(file, page)
+    assets.forget_former()
+    return Report(
+        file,
+        sorted(assets.written),
+        [f"{found.where}: {found.what}" for group in held.findings.grouped() for found in group.found],
+        left_out,
+        len(page.encode()),
+    )
+
+
+def _sections(held: Holdings, assets: Assets, dataset: Dataset | None) -> list[Section]:
+    """All of them in the page's order; made in the order in which they may take room on it."""
+
+    def dreams(name: str, title: str, intro: str, areas: tuple[str, ...] | None) -> Section:
+        return pictures.dreams(held, assets, name, title, intro, areas)
+
+    made = {
+        "data": lambda: tables.data(held, assets),
+        "accuracy": lambda: accuracy.by_percent(held, assets),
+        "difference": lambda: differences.differences(held, assets),
+        "areas": lambda: accuracy.by_area(held, assets),
+        "minimal": lambda: tables.minimal(held, assets),
+        "retinotopy": lambda: tables.retinotopy(held, assets),
+        "settings": lambda: tables.settings(held, assets),
+        "contrast": lambda: pictures.eccentricity_contrast(held, assets),
+        "brain": lambda: brain_map.brain_maps(held, assets, dataset),
+        "eccentricity": lambda: dreams("eccentricity", "Eccentricity dreams", ECCENTRICITY, pictures.ECCENTRICITY),
+        "category": lambda: dreams("category", "Dreams of category areas", DREAMS, pictures.CATEGORY),
+        "early": lambda: dreams("early", "Dreams of early areas", DREAMS, pictures.EARLY),
+        "attention": lambda: pictures.attention(held, assets),
+        "others": lambda: dreams("others", "Dreams of other areas", DREAMS, None),
+    }
+    found: dict[str, Any] = {}
+    for name, make in made.items():
+        start = time.monotonic()
+        found[name] = make()
+        logger.debug("report, %s: %.2f s", name, time.monotonic() - start)
+    found["eccentricity"].blocks += found.pop("contrast")
+    order = (
+        "data", "accuracy", "difference", "areas", "eccentricity", "early", "category", "others", "attention",
+        "minimal", "brain", "retinotopy", "settings",
+    )  # fmt: skip
+    if not found["others"].blocks:
+        found["others"] = None
+    return [found[name] for name in order if found[name] is not None]
+
+
+def _write_beside(assets: Assets, text: Methods, overview: Mapping[str, int]) -> None:
+    assets.text("methods.md", text.markdown())
+    assets.text("methods.bib", text.bibtex())
+    numbers = {name: value for name, (value, _) in text.numbers.items()}
+    assets.text("methods.json", json.dumps(to_json(numbers), indent=1) + "\n")
+    assets.text("overview.json", json.dumps(overview, indent=1) + "\n")
+
+
+def _overview(held: Holdings) -> dict[str, int]:
+    return {
+        "subjects": len(held.subjects),
+        "models": len(held.models),
+        "scored": len(held.scored),
+        "products": sum(len(model.products) for model in held.models),
+    }
+
+
+def _rendered(
+    held: Holdings, sections: list[Section], text: Methods, assets: Assets, overview: Mapping[str, int]
+) -> str:
+    folder = resources.files("boldreams_cli.study.report") / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["coded"] = _coded
+    now = datetime.now(UTC)
+    found: str = environment.get_template("report.html").render(
+        sections=sections,
+        groups=held.findings.grouped(),
+        css=(folder / "report.css").read_text(encoding="utf-8"),
+        script=(folder / "brain.js").read_text(encoding="utf-8"),
+        cache=str(held.cache),
+        version=__version__,
+        made=now.strftime("%Y-%m-%d %H:%M UTC"),
+        iso=now.isoformat(timespec="seconds"),
+        overview=overview,
+        files=assets.folder.name,
+        methods_html=text.html(),
+        methods_markdown=text.markdown(),
+        methods_bibtex=text.bibtex(),
+        references=[(key, REFERENCES[key].text.replace("{", "").replace("}", "")) for key in text.cited],
+    )
+    return found
+
+
+def _coded(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    plain = str(escape(text))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", plain))  # escaped just now

@@ -1,0 +1,269 @@
+"""Dreams with their word clouds, and attention maps, as grids of areas by models (paper, figures 5 to 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from boldreams_cli.data.retinotopy import STIMULUS_DEGREES
+from boldreams_cli.files import DAMAGED_NPZ
+from boldreams_cli.interpret.dreams.eccentricity import Profile, litmus, radial_profile
+from boldreams_cli.interpret.products import Kept
+from boldreams_cli.plots.attribution import intensity_mask
+from boldreams_cli.plots.mosaic import SIDE, mosaic
+from boldreams_cli.plots.radial import radial
+from boldreams_cli.study.report.assets import Assets, columns, square
+from boldreams_cli.study.report.blocks import Cell, Figure, Grid, Section, Table
+from boldreams_cli.study.report.collect import Holdings, Model, Subject
+
+ECCENTRICITY = tuple(f"ecc_{number}" for number in range(1, 6))
+EARLY = ("V1", "V2", "V3", "hV4", "V3ab")
+CATEGORY = ("faces", "places", "words", "bodies")
+STIMULUS = STIMULUS_DEGREES["nsd"]  # of visual angle that a picture spans
+MOST_COLUMNS = 10  # of one drawing
+MOST_IMAGES = 2  # of an area's attention maps
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of a grid: pixels for the drawing, and what the page says of it."""
+
+    image: Image.Image
+    alt: str
+    note: str
+    value: float | None
+    file: str
+    css: str = ""
+
+
+Found = dict[tuple[str, str], Shown]  # (row, column)
+
+
+def dreams(held: Holdings, assets: Assets, name: str, title: str, intro: str, areas: Sequence[str] | None) -> Section:
+    """A grid for each subject; of all other areas where `areas` is None."""
+    section = Section(
+        name, title, intro, missing="No dreams of these areas yet. `boldreams dream --roi AREA` makes one."
+    )
+    for subject in held.subjects:
+        known = {area for model in subject.models for area in [*_dreams(model), *_words(model)]}
+        named = set(ECCENTRICITY + EARLY + CATEGORY)
+        wanted = sorted(known - named) if areas is None else [area for area in areas if area in known]
+        found: Found = {}
+        for model in subject.models:
+            with held.findings.kept_going(model.row.folder, "make its dreams and words again with `--overwrite`"):
+                _add_dreams(found, model, wanted)
+        rows = [row for area in wanted for row in (area, f"{area}: words") if any(key[0] == row for key in found)]
+        if rows:
+            section.blocks += _grids(assets, subject, name, title, rows, found)
+    return section
+
+
+def _dreams(model: Model) -> dict[str, Kept]:
+    """Area -> the newest dream of its mean response."""
+    found: dict[str, Kept] = {}
+    for kept in sorted(model.products, key=lambda kept: kept.date):
+        if kept.kind == "dream" and kept.description.get("objective") == "mean":
+            found[str(kept.description["area"])] = kept
+    return found
+
+
+def _words(model: Model) -> dict[str, Kept]:
+    """Area -> words for its dream; of several those of the dream that is shown, and the newest."""
+    shown, found = {kept.name for kept in _dreams(model).values()}, {}
+    words = [kept for kept in model.products if kept.kind == "words"]
+    for kept in sorted(words, key=lambda kept: (kept.description.get("dream") in shown, kept.date)):
+        if kept.description.get("dream") or kept.description.get("score") == "beta":
+            found[kept.files[0].parent.name] = kept
+    return found
+
+
+def _add_dreams(found: Found, model: Model, areas: Sequence[str]) -> None:
+    dreamt, words = _dreams(model), _words(model)
+    for area in areas:
+        if area in dreamt:
+            said = dreamt[area].description
+            best = int(np.argmax(said["response"]))
+            response = float(said["response"][best])
+            path = next(file for file in dreamt[area].files if file.name == said["images"][best])
+            unit = str(said.get("unit", "response"))
+            alt = f"Dream of {area} by {model.label}: {unit} {response:.2f}."
+            found[area, model.label] = Shown(_opened(path), alt, unit, response, str(path))
+        if area in words:
+            said = words[area].description
+            path = next(file for file in words[area].files if file.suffix == ".png")
+            best_words = ", ".join(str(word) for word, _ in said["words"][:8])
+            alt = f"Words for {area} by {model.label}: {best_words}."
+            found[f"{area}: words", model.label] = Shown(_opened(path), alt, "", None, str(path), css="cloud")
+
+
+def _opened(path: Path) -> Image.Image:
+    """A picture, read whole, so that a damaged one is found here; what is transparent is grey."""
+    with Image.open(path) as image:
+        if "A" in image.getbands():
+            grey = Image.new("RGBA", image.size, (128, 128, 128, 255))
+            return Image.alpha_composite(grey, image.convert("RGBA")).convert("RGB")
+        return image.convert("RGB")
+
+
+def _grids(assets: Assets, subject: Subject, name: str, title: str, rows: Sequence[str], found: Found) -> list[Grid]:
+    """Write the drawing and its table; a grid for every few models."""
+    labels = list(dict.fromkeys(column for _, column in found))
+    parts = [labels[start : start + MOST_COLUMNS] for start in range(0, len(labels), MOST_COLUMNS)]
+    grids: list[Grid] = []
+    for number, part in enumerate(parts, 1):
+        stem = f"{name}-subj{subject.number:02d}" + (f"-{number}" if len(parts) > 1 else "")
+        of_part = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
+        heading = f"Subject {subject.number}: {title.lower()}{of_part}"
+        listed = [{"row": row, "column": column, "value": found[row, column].value, "file": found[row, column].file}
+                  for row in rows for column in part if (row, column) in found]  # fmt: skip
+        table = Table(stem, heading, columns(*((key, key) for key in ("row", "column", "value", "file"))), listed)
+        pixels = [[_pixels(found.get((row, column))) for column in part] for row in rows]
+        files = assets.drawing(stem, _drawn(pixels, rows, part)) | assets.table(table, on_page=False)
+        cells = [(row, [_cell(found.get((row, column)), assets) for column in part]) for row in rows]
+        first = number == 1 and not any(grid.opened for grid in grids) and subject.number >= 0
+        grids.append(Grid(stem, heading, "", part, cells, files, opened=first))
+    return grids
+
+
+def _drawn(pixels: list[list[Pixels | None]], rows: Sequence[str], part: Sequence[str]) -> Callable[[], Any]:
+    return lambda: mosaic(pixels, rows, [label.replace(" ", "\n", 1).replace(", ", "\n") for label in part])
+
+
+def _pixels(shown: Shown | None) -> Pixels | None:
+    return None if shown is None else square(np.asarray(shown.image.convert("RGB")), SIDE)
+
+
+def _cell(shown: Shown | None, assets: Assets) -> Cell | None:
+    if shown is None:
+        return None
+    what = {"cloud": "word clouds", "attention": "attention maps"}.get(shown.css, "dreams")
+    uri = assets.picture(shown.image, what)
+    number = None if shown.value is None else repr(shown.value)
+    return Cell(uri, shown.alt, shown.note, number, shown.css)
+
+
+def eccentricity_contrast(held: Holdings, assets: Assets) -> list[Figure]:
+    """The radial profiles of the eccentricity dreams of each subject."""
+    figures = []
+    for subject in held.subjects:
+        profiles: dict[str, dict[str, Profile]] = {}
+        for model in subject.models:
+            with held.findings.kept_going(model.row.folder, "make its dreams again with `--overwrite`"):
+                dreamt = _dreams(model)
+                lines = {area: _profile(dreamt[area]) for area in ECCENTRICITY if area in dreamt}
+                profiles |= {model.label: lines} if lines else {}
+        if profiles:
+            figures.append(_profiles(assets, subject, profiles))
+    return figures
+
+
+def _profile(kept: Kept) -> Profile:
+    """As the dream itself says; of dreams of earlier versions from their pictures."""
+    known = kept.description.get("radial_profile")
+    if known:
+        return Profile(np.array(known["radius"]), np.array(known["contrast"]))
+    names = set(kept.description["images"])
+    pictures = [np.asarray(_opened(file)) for file in kept.files if file.name in names]
+    return radial_profile(np.stack(pictures).transpose(0, 3, 1, 2) / 255)
+
+
+def _profiles(assets: Assets, subject: Subject, profiles: dict[str, dict[str, Profile]]) -> Figure:
+    rows, drawn = [], {}
+    for model, lines in profiles.items():
+        test = litmus(lines)
+        relative = {area: found.contrast / found.contrast.mean() for area, found in lines.items()}
+        drawn[model] = {area: (found.radius * STIMULUS / 2, relative[area]) for area, found in lines.items()}
+        for area, found in lines.items():
+            row: dict[str, Any] = {"model": model, "area": area, "mean_radius": found.mean_radius * STIMULUS / 2}
+            row["rank_correlation"] = None if test is None else test.correlation
+            at = [f"{radius * STIMULUS / 2:.3f}" for radius in found.radius]
+            rows.append(row | dict(zip(at, relative[area].tolist(), strict=True)))
+    rings = [key for key in dict.fromkeys(key for row in rows for key in row) if key[0].isdigit()]
+    heads = (("mean_radius", "mean distance, degrees", 2), ("rank_correlation", "rank correlation of the model", 2))
+    table = Table(
+        f"contrast-subj{subject.number:02d}",
+        "contrast of the eccentricity dreams by distance from the middle in degrees, relative to its mean",
+        columns(("model", "model"), ("area", "area"), *heads, *((key, f"{float(key):.2f}°", 2) for key in rings)),
+        rows,
+        folded=True,
+    )
+    said = "; ".join(f"{row['model']} {row['area']}: {row['mean_radius']:.2f}" for row in rows[:15])
+    caption = (
+        "Local contrast of the eccentricity dreams in rings around the middle, relative to its mean over rings; a "
+        "picture spans 8.4 degrees. A model that knows retinotopy has it farther out from ecc_1 to ecc_5: then the "
+        "rank correlation of mean distance with the band is 1."
+    )
+    return assets.figure(
+        table,
+        f"Subject {subject.number}: radial contrast of eccentricity dreams",
+        caption,
+        f"Mean distance of contrast from the middle, in degrees: {said}.",
+        lambda: radial(drawn),
+    )
+
+
+def attention(held: Holdings, assets: Assets) -> Section:
+    """Figure 8."""
+    section = Section(
+        "attention",
+        "Attention maps",
+        "Integrated gradients of an area's mean response, shown as a mask: bright pixels are those that drive the "
+        "response up. The number is the predicted mean beta of the image.",
+        missing="No attributions yet. `boldreams attribute --roi AREA` makes them.",
+    )
+    for subject in held.subjects:
+        found: Found = {}
+        for area, images in _attributed(subject).items():
+            for image, made in images[:MOST_IMAGES]:
+                row = f"{area}, image {image}"
+                for model, kept in made:
+                    where = f"{model.row.folder}: {kept.kind} {kept.name}"
+                    with held.findings.kept_going(where, "make it again with `--overwrite`"):
+                        _add_attention(found, row, model, kept)
+        rows = list(dict.fromkeys(row for row, _ in found))
+        if rows:
+            section.blocks += _grids(assets, subject, "attention", section.title, rows, found)
+    return section
+
+
+def _attributed(subject: Subject) -> dict[str, list[tuple[str, list[tuple[Model, Kept]]]]]:
+    """Area -> its images, those of most models first, with the newest attribution of each model."""
+    found: dict[str, dict[str, dict[str, tuple[Model, Kept]]]] = {}
+    for model in subject.models:
+        for kept in sorted(model.products, key=lambda kept: kept.date):
+            if kept.kind == "attribution":
+                image = str(kept.description["image"]).rsplit("/", 1)[-1]
+                place = found.setdefault(str(kept.description["roi"]), {}).setdefault(image, {})
+                place[model.label] = (model, kept)
+    order = [*EARLY, *ECCENTRICITY, *CATEGORY]
+    areas = sorted(found, key=lambda area: (order.index(area) if area in order else len(order), area))
+    return {
+        area: sorted(((image, list(made.values())) for image, made in found[area].items()), key=lambda p: -len(p[1]))
+        for area in areas
+    }
+
+
+def _add_attention(found: Found, row: str, model: Model, kept: Kept) -> None:
+    path = next(file for file in kept.files if file.suffix == ".npz")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            pixels, signed = arrays["pixels"].transpose(1, 2, 0), arrays["map"]
+    except DAMAGED_NPZ as error:
+        raise ValueError(f"{path.name} is damaged ({error})") from error
+    prediction = float(kept.description["prediction"])
+    masked = pixels * intensity_mask(signed)[..., None]
+    if (row, "image") not in found:
+        found[row, "image"] = Shown(_image(pixels), f"The image of {row}.", "", None, str(path))
+    alt = f"What drives {row} by {model.label}: predicted mean beta {prediction:.2f}."
+    found[row, model.label] = Shown(_image(masked), alt, "mean beta", prediction, str(path), css="attention")
+
+
+def _image(pixels: NDArray[np.floating]) -> Image.Image:
+    return Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8))

@@ -1,0 +1,73 @@
+"""Orientation and values of brain maps, against nibabel."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+
+import nibabel
+import numpy as np
+import pytest
+
+from boldreams_cli.study.report.brain_map import MISSING, Canonical, scaled
+from boldreams_cli.study.report.collect import Space
+
+from .conftest import Reported
+
+AFFINES = {
+    "RAS": np.diag([1.8, 1.8, 1.8, 1]),
+    "LPI": np.diag([-1.8, -1.8, -1.8, 1]),
+    "turned": np.array([[0, 0, 2.0, -9], [-1.5, 0, 0, 4], [0, 3.0, 0, -7], [0, 0, 0, 1]]),
+    "oblique": np.array([[1.7, 0.3, 0, -9], [-0.3, 1.7, 0.1, 4], [0, -0.1, 1.8, -7], [0, 0, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_canonical_is_nibabels(name: str) -> None:
+    shape, affine = (4, 5, 6), AFFINES[name]
+    volume = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    expected = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume, affine))
+    voxels = np.argwhere(volume % 7 == 0).astype(np.int32)
+    space = Canonical.of(Space(shape, affine, voxels, {}))
+    assert space.shape == expected.shape
+    np.testing.assert_allclose(space.affine, expected.affine)
+    np.testing.assert_array_equal(space.turned(volume), expected.get_fdata())
+    placed = space.volume(volume[tuple(voxels.T)].astype(float))
+    known = np.isfinite(placed)
+    np.testing.assert_array_equal(placed[known], expected.get_fdata()[known])
+    assert known.sum() == len(voxels)
+    x, y, z = space.shape
+    np.testing.assert_array_equal(np.unravel_index(space.linear, (z, y, x))[::-1], space.voxels.T)
+
+
+@pytest.mark.parametrize(("largest", "exponent"), [(0.9, -4), (3.2767, -4), (3.3, -3), (360.0, -1), (1e6, 2)])
+def test_scaled_values_are_read_to_their_last_digit(largest: float, exponent: int) -> None:
+    values = np.random.default_rng(0).uniform(-largest, largest, 1000)
+    values[0], values[1] = largest, np.nan
+    multiples, found = scaled(values)
+    assert found == exponent
+    assert multiples[1] == MISSING
+    read = multiples[2:] * 10.0**exponent
+    assert np.abs(read - values[2:]).max() <= 0.5001 * 10.0**exponent
+
+
+def test_nothing_known_is_no_error() -> None:
+    multiples, _ = scaled(np.full(3, np.nan))
+    assert (multiples == MISSING).all()
+
+
+def test_embedded_values_are_those_of_the_volumes(reported: Reported) -> None:
+    data = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', reported.html, re.DOTALL)[0])
+    shape, places = data["shape"], np.frombuffer(base64.b64decode(data["voxels"]), "<u4")
+    z, y, x = np.unravel_index(places, shape[::-1])
+    folder = next(reported.cache.glob("models/subj01/*/percent-10*"))
+    files = {"r: ": "correlation.nii.gz", "r / ceiling: ": "r_over_ceiling.nii.gz", "q ": "q.nii.gz"}
+    for begins, file in files.items():
+        shown = next(item for item in data["maps"] if item["name"].startswith(begins) and "10 %" in item["name"])
+        values = np.frombuffer(base64.b64decode(shown["values"]), "<i2").astype(float)
+        values = np.where(values == MISSING, np.nan, values) * 10.0 ** shown["exponent"]
+        expected = nibabel.as_closest_canonical(nibabel.load(folder / file)).get_fdata()
+        np.testing.assert_allclose(values, expected[x, y, z], atol=0.51 * 10.0 ** shown["exponent"])
+    assert data["maps"][0]["name"].startswith("r: ")
+    assert "mean functional image" in reported.html

@@ -1,0 +1,251 @@
+"""`boldreams report` without a browser: what it writes, its numbers, what is missing or damaged."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boldreams_cli.files import digest
+
+from ...conftest import Run
+from .conftest import Reported
+
+VOID = {"meta", "link", "img", "input", "br", "source", "hr"}
+
+
+class Page(HTMLParser):
+    """Numbers with the file that each is said to be from, sections, pictures, links."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.sources: list[str | None] = []
+        self.numbers: list[tuple[str, str | None]] = []
+        self.alts: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        source = found.get("data-source") or (self.sources[-1] if self.sources else None)
+        if tag not in VOID:
+            self.sources.append(source)
+        if tag == "data":
+            self.numbers.append((found["value"] or "", source))
+        if tag == "img":
+            self.alts.append(found["alt"] or "")
+        if tag == "a":
+            self.links.append(found["href"] or "")
+        if "id" in found:
+            self.ids.append(found["id"] or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            self.sources.pop()
+
+
+def findings(html: str) -> str:
+    """The text of the first section."""
+    return html.split('<section id="findings"', 1)[1].split("</section>", 1)[0]
+
+
+def numbers_in(path: Path) -> set[str]:
+    if path.suffix == ".json":
+        return {repr(value) for value in json.loads(path.read_text()).values()}
+    with path.open(newline="") as stream:
+        return {cell for row in csv.reader(stream) for cell in row}
+
+
+def models(cache: Path) -> list[Path]:
+    return sorted(path.parent for path in cache.glob("models/*/*/*/spec.json"))
+
+
+def test_page_and_what_lies_beside(reported: Reported) -> None:
+    assert reported.page == reported.cache / "studies/report/report.html"
+    assert reported.json.keys() >= {"file", "figures", "warnings"}
+    assert reported.json["bytes"] == reported.page.stat().st_size < 15_000_000
+    assert all(Path(file).is_file() for file in reported.json["figures"])
+    names = {Path(file).name for file in reported.json["figures"]}
+    drawn = {"percent", "percent-accuracy", "difference", "areas", "histogram", "contrast-subj01", "brain-subj01"}
+    drawn |= {"eccentricity-subj01", "early-subj01", "category-subj01", "attention-subj01", "brain-subj02"}
+    for name in drawn:
+        assert {f"{name}.png", f"{name}.pdf", f"{name}.csv"} <= names, name
+    assert {"methods.md", "methods.bib", "data.csv", "settings.csv"} <= names
+    page = Page(reported.html)
+    sections = ("findings", "data", "accuracy", "difference", "areas", "eccentricity", "early", "category",
+                "attention", "minimal", "brain", "settings", "methods")  # fmt: skip
+    places = [page.ids.index(name) for name in sections]
+    assert places == sorted(places), "warnings first, methods last"
+    (warning,) = reported.json["warnings"]
+    assert "the attribution misses the difference of the predictions" in warning
+    assert warning.partition(": attribution")[0] in findings(reported.html)
+
+
+def test_nothing_on_the_page_is_fetched(reported: Reported) -> None:
+    html = reported.html
+    for link in Page(html).links:
+        assert link.startswith("#") or (reported.page.parent / link).is_file(), link
+    assert not re.search(r'(?:src|srcset|href)="(?:https?:)?//', html)
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_numbers_are_in_the_files_beside(reported: Reported) -> None:
+    found = Page(reported.html).numbers
+    assert len(found) > 100
+    assert all(source for _, source in found), "every number says where it is from"
+    for value, source in random.Random(0).sample(found, 10):
+        assert value in numbers_in(reported.page.parent / str(source)), (value, source)
+    missing = [pair for pair in found if pair[0] not in numbers_in(reported.page.parent / str(pair[1]))]
+    assert not missing
+
+
+def test_numbers_are_those_of_the_scores(reported: Reported) -> None:
+    with (reported.beside / "percent.csv").open(newline="") as stream:
+        rows = {row["model"]: row for row in csv.DictReader(stream)}
+    for folder in models(reported.cache):
+        scores, row = json.loads((folder / "scores.json").read_text()), rows[folder.name]
+        r = np.array(scores["r"], float)
+        assert float(row["r_mean"]) == scores["r_mean"]
+        assert float(row["r_image_se"]) == scores["r_image_se"]
+        assert float(row["accuracy"]) == scores["accuracy"]
+        assert float(row["r_spread_over_voxels"]) == pytest.approx(r.std(ddof=1) / len(r) ** 0.5, rel=1e-5)
+    with (reported.beside / "areas.csv").open(newline="") as stream:
+        area = next(row for row in csv.DictReader(stream) if row["area"] == "V1")
+    of_subjects = [json.loads((m / "scores.json").read_text())["rois"]["V1"] for m in models(reported.cache)
+                   if m.name.startswith("percent-10")]  # fmt: skip
+    assert float(area["r_mean"]) == pytest.approx(np.mean([row["r_mean"] for row in of_subjects]))
+    error = np.linalg.norm([row["r_image_se"] for row in of_subjects]) / len(of_subjects)
+    assert float(area["r_image_se"]) == pytest.approx(error)
+
+
+def test_differences_count_every_voxel(reported: Reported) -> None:
+    folder = {m.name.split("-")[1]: m for m in models(reported.cache) if "subj01" in str(m)}
+    small, large = (np.array(json.loads((folder[p] / "scores.json").read_text())["r"]) for p in ("1", "10"))
+    with (reported.beside / "difference.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["percents"] for row in rows} == {"1 − 10 %"}
+    assert sum(int(row["voxels"]) for row in rows) == len(small)
+    worse = sum(int(row["voxels"]) for row in rows if float(row["difference_to"]) <= 0)
+    assert worse == pytest.approx((small < large).sum(), abs=2), "rounding at 0"
+
+
+def test_every_picture_has_words(reported: Reported) -> None:
+    page = Page(reported.html)
+    assert all(page.alts)
+    assert len(page.ids) == len(set(page.ids))
+    dream = next(reported.cache.glob("models/subj01/*/percent-10*/dreams/V1*/dream.json"))
+    response = json.loads(dream.read_text())["response"][0]
+    assert f"Dream of V1 by efficientnet_lite0 10 %, fast: mean beta {response:.2f}." in page.alts
+    words = json.loads(next(reported.cache.glob("models/subj01/*/*/words/faces/*.json")).read_text())["words"]
+    assert any(words[0][0] in alt and alt.startswith("Words for faces") for alt in page.alts)
+
+
+def test_methods_say_the_numbers_and_cite(reported: Reported) -> None:
+    text, bib = ((reported.beside / name).read_text() for name in ("methods.md", "methods.bib"))
+    with (reported.beside / "data.csv").open(newline="") as stream:
+        first = next(csv.DictReader(stream))
+    assert f"{int(first['train_trials']):,} trials of {int(first['train_images']):,} images for training" in text
+    assert "[@boldreams]" in text
+    assert "2501.14854" in bib
+    cited = set(re.findall(r"\[@(\w+)\]", text))
+    assert cited == set(re.findall(r"^@\w+\{(\w+),$", bib, re.MULTILINE))
+    assert "[[" not in text + reported.html.split('id="methods"')[1].split("<script")[0]
+
+
+def test_an_empty_cache_is_a_page_that_says_what_to_run(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    done = run("report", "--cache", tmp_path / "cache", "--json").json
+    html = Path(done["file"]).read_text()
+    assert "Nothing went wrong." in findings(html)
+    for command in ("prepare", "fit", "score", "dream", "attribute", "minimal", "compare"):
+        assert f"<code>boldreams {command}" in html, command
+    assert not done["warnings"]
+    refused = run("report", "--cache", tmp_path / "none", code=2)
+    assert "--cache" in refused.err
+
+
+def test_what_is_damaged_is_said_first_and_left_out(run: Run, own: Path) -> None:
+    """Scores cut short, a dream cut short, a lost file, older scores, scores of other weights."""
+    one, ten, other = models(own)
+    (one / "scores.json").write_text((one / "scores.json").read_text()[:500])
+    picture = next(ten.glob("dreams/V1*/dream-1.png"))
+    picture.write_bytes(picture.read_bytes()[:3000])
+    next(ten.glob("attributions/V1*/*.npz")).unlink()
+    scores = json.loads((ten / "scores.json").read_text())
+    older = {name: value for name, value in scores.items() if "_se" not in name and "_ci" not in name}
+    names = ("voxels", "r_mean", "ceiling_mean")
+    older["rois"] = {area: {name: row[name] for name in names} for area, row in scores["rois"].items()}
+    (ten / "scores.json").write_text(json.dumps(older))
+    (ten / "voxels.csv").unlink()
+    scores = json.loads((other / "scores.json").read_text())
+    (other / "scores.json").write_text(json.dumps(scores | {"weights_digest": "of others", "r_mean": 0.987654321}))
+    done = run("report", "--cache", own, "--json").json
+    html = Path(done["file"]).read_text()
+    said = {where: what for where, _, what in (line.partition(": ") for line in done["warnings"])}
+    assert "cannot be used" in said[str(one / "scores.json")]
+    assert "belongs to other weights" in said[str(other / "scores.json")]
+    assert "earlier version" in said[str(ten / "scores.json")]
+    assert "attribution" in said[str(ten)]
+    assert any("truncated" in line or "cannot be used" in line for line in done["warnings"] if str(ten) in line)
+    assert html.rindex('<li class="error">') < html.index('<li class="warning">') < html.index('id="data"')
+    assert "0.987" not in html
+    assert "Dream of V1 by" not in html
+    assert "Dream of faces by" in html, "what is whole is shown"
+
+
+def test_without_responses_and_with_an_odd_name(run: Run, own: Path, reported: Reported, tmp_path: Path) -> None:
+    (models(own)[2] / "spec.json").write_text("{")
+    shutil.rmtree(own / "responses")
+    odd = tmp_path / "<b>&'\"cache"
+    own.rename(odd)
+    done = run("report", "--cache", odd, "--json").json
+    said = "\n".join(done["warnings"])
+    assert "does not hold its responses" in said
+    assert "spec.json cannot be read" in said
+    html = Path(done["file"]).read_text()
+    assert "<b>" not in html
+    assert "&lt;b&gt;" in html
+    beside = Path(done["file"]).with_name("report_files")
+    with (beside / "brain-subj01.csv").open() as mine, (reported.beside / "brain-subj01.csv").open() as theirs:
+        mine_rows, rows = list(csv.DictReader(mine)), list(csv.DictReader(theirs))
+    assert [{key: row[key] for key in "xyz"} for row in mine_rows] == [{key: row[key] for key in "xyz"} for row in rows]
+    assert [set(row["areas"].split(";")) for row in mine_rows] == [set(row["areas"].split(";")) for row in rows]
+
+
+def test_size_has_a_cap_and_files_of_a_former_page_go(run: Run, own: Path, tmp_path: Path) -> None:
+    before = {path: digest(path) for path in own.rglob("*") if path.is_file()}
+    page = tmp_path / "out" / "mine.html"
+    done = run("report", "--cache", own, "--output", page, "--max-size", "220K", "--json").json
+    assert done["bytes"] == page.stat().st_size <= 220 * 1024
+    assert sum(done["left_out"].values()) > 0
+    html = page.read_text()
+    assert "left out: the page would be larger" in findings(html)
+    assert "eft out for the page" in html
+    assert all(Path(file).is_file() for file in done["figures"]), "the files are whole all the same"
+    assert {path: digest(path) for path in own.rglob("*") if path.is_file()} == before, "the cache is only read"
+    beside = page.with_name("mine_files")
+    foreign = beside / "notes.txt"
+    foreign.write_text("somebody's")
+    assert (beside / "attention-subj01.png").is_file()
+    shutil.rmtree(next(own.glob("models/subj01/*/percent-10*/attributions")))
+    done = run("report", "--cache", own, "--output", page, "--json").json
+    assert not (beside / "attention-subj01.png").exists()
+    assert foreign.read_text() == "somebody's"
+    assert str(foreign) not in done["figures"]
+
+
+def test_drawings_are_of_the_size_of_the_paper(reported: Reported) -> None:
+    for name in ("percent", "areas", "category-subj01", "brain-subj01"):
+        with Image.open(reported.beside / f"{name}.png") as image:
+            assert image.width > 350
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 10, "not empty"
