@@ -180,7 +180,11 @@ def dream(
         {"model": str(model.folder), "results": made, "eccentricity": test},
         f"model: {model.folder}",
         *lines,
-        *([] if test is None else [f"contrast follows the bands: rho {test['correlation']:.2f}  {test['files'][0]}"]),
+        *(
+            []
+            if test is None
+            else [f"distance of contrast and rank of band: rho {test['correlation']:.2f}  {test['files'][0]}"]
+        ),
     )
 
 
@@ -206,12 +210,11 @@ def _lines(summary: dict[str, Any]) -> list[str]:
     ]
     if any(beyond):
         images.append(f"* beyond all that was measured: at most {summary['measured']['beta']:.4f}")
-    beat = summary["steps_to_beat"] or {}
-    natural = [
-        f"best {name} image: {best['image']}  {unit} {best['response']:.4f}, "
-        + ("not reached" if beat.get(name) is None else f"passed at step {beat[name]}")
-        for name, best in (summary["best_natural"] or {}).items()
-    ]
+    beat = summary["steps_to_beat"]
+    natural = []
+    for name, best in (summary["best_natural"] or {}).items():
+        passed = "" if beat is None else ", not reached" if beat[name] is None else f", passed at step {beat[name]}"
+        natural.append(f"best {name} image: {best['image']}  {unit} {best['response']:.4f}{passed}")
     sides = [f"{area}: {', '.join(f'{v:.4f}' for v in values)}" for area, values in (summary["sides"] or {}).items()]
     start = []
     if summary["start"] is not None:

@@ -26,7 +26,7 @@ def bands(path: Path, rows: Sequence[Row], correlation: float, title: str) -> No
     """
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(rows)))
     with printed(path, max(1.5 * len(rows), 5.0), 4.6) as drawn:
-        titled(drawn, f"{title}\ncontrast moves outwards with the bands: Spearman's rho {correlation:.2f}", 9)
+        titled(drawn, f"{title}\ndoes contrast move outwards with the bands? Spearman's rho {correlation:.2f}", 9)
         grid = drawn.add_gridspec(2, len(rows), height_ratios=[1, 1.5])
         for column, (name, pixels, _, _, _) in enumerate(rows):
             axes = drawn.add_subplot(grid[0, column])

@@ -15,6 +15,7 @@ from boldreams_cli.console import StopFlag
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.interpret.dreams import closeness, measured, natural, parameterization, record
+from boldreams_cli.interpret.dreams.bands import profile_of
 from boldreams_cli.interpret.dreams.closeness import BOUND, Photograph, feature_distance
 from boldreams_cli.interpret.dreams.eccentricity import band, litmus, radial_profile
 from boldreams_cli.interpret.dreams.loop import Dream, Dreamer, Settings, steps_to_beat
@@ -117,6 +118,10 @@ def test_several_areas_share_one_network_and_give_what_each_gives(
     assert test["radius"] == pytest.approx([radius[name] for name in test["areas"]])
     assert all(Path(file).is_file() for file in test["files"])
     assert {Path(file).suffix for file in test["files"]} == {".png", ".pdf"}
+    older = [{**one, "radial_profile": None} for one in done.json["results"]]
+    assert [profile_of(one).mean_radius for one in older] == pytest.approx(
+        [radius[name] for name in bands], abs=0.01
+    ), "of a dream that was made before profiles were"
     alone = run("dream", "--roi", "ecc_1", *QUICK, "--output", tmp_path / "one", "--cache", copied.cache)
     assert "results" not in alone.json
     assert alone.json["response"] == done.json["results"][1]["response"]

@@ -12,7 +12,7 @@ from PIL import Image
 from boldreams_cli import plots
 from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.interpret.dreams.eccentricity import Litmus, Profile, litmus
+from boldreams_cli.interpret.dreams.eccentricity import Litmus, Profile, litmus, radial_profile
 from boldreams_cli.interpret.products import (
     Description,
     Product,
@@ -73,8 +73,11 @@ def compare(
 
 
 def profile_of(dream: Mapping[str, Any]) -> Profile:
-    """The radial profile that a dream's description has."""
-    known = dream["radial_profile"]
+    """The radial profile that a dream's description has; of an older one without, that of its pictures."""
+    known = dream.get("radial_profile")
+    if known is None:
+        pictures = [np.asarray(Image.open(path).convert("RGB")) / 255 for path in dream["images"]]
+        return radial_profile(np.stack(pictures).transpose(0, 3, 1, 2))
     return Profile(np.array(known["radius"]), np.array(known["contrast"]))
 
 
