@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,11 @@ def _whole(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         import torchvision
 
-        # As with the published weights, which were trained on other means.
-        more = {"transform_input": True} if name in ("googlenet", "inception_v3") else {}
+        more: dict[str, Any] = {}
+        if name in ("googlenet", "inception_v3"):
+            more["transform_input"] = True  # as with the published weights, which were trained on other means
+        if name.startswith("vit_"):  # built for one size of image, that of its weights
+            more["image_size"] = torchvision.models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
         return torchvision.models.get_model(name, weights=None, **more)
 
     return build
