@@ -62,7 +62,13 @@ if TYPE_CHECKING:
     "--grid",
     type=click.IntRange(1),
     default=None,
-    help="Nodes along each side of a field, of --recipe fast and --readout ridge (default: 9).",
+    help="Nodes along each side of a field, of --recipe fast and --readout ridge (default: 9) or local (5).",
+)
+@options.option(
+    "--compress",
+    type=click.Choice(["none", "sqrt"]),
+    default=None,
+    help="Take the square root of each map value first, of --readout ridge and local (default: none).",
 )
 @options.option(
     "--precision",
@@ -98,6 +104,7 @@ def fit(
     lr: float | None,
     batch_size: int | None,
     grid: int | None,
+    compress: str | None,
     precision: str | None,
     folds: int | None,
     resume: bool,
@@ -135,7 +142,8 @@ def fit(
     if precision == "tf32" and where.type != "cuda":
         raise ChoiceError("--precision tf32 needs a CUDA device; choose fp32 or bf16")
     backbone = options.choose_backbone(cache, backbone)
-    asked = {"epochs": epochs, "rate": lr, "batch_size": batch_size, "grid": grid, "precision": precision}
+    asked = {"epochs": epochs, "rate": lr, "batch_size": batch_size, "precision": precision}
+    asked |= {"grid": grid, "compress": compress}
     chosen = choose_readout(readout, recipe, entry(backbone).reads, asked)
     if tuning is not None and chosen.name != "separable":
         raise ChoiceError("--finetune trains the separable readout of an image backbone; leave --readout and --recipe")

@@ -15,7 +15,19 @@ if TYPE_CHECKING:
     from boldreams_cli.study.grid import Grid
 
 AXES = ("percent", "backbone", "subject", "readout", "recipe", "finetune", "seed")
-SETTINGS = ("sessions", "mask", "features", "weights", "rf", "epochs", "lr", "batch_size", "grid", "precision")
+SETTINGS = (
+    "sessions",
+    "mask",
+    "features",
+    "weights",
+    "rf",
+    "epochs",
+    "lr",
+    "batch_size",
+    "grid",
+    "compress",
+    "precision",
+)
 
 
 def grid_options(command: Command) -> Command:
@@ -39,7 +51,10 @@ def grid_options(command: Command) -> Command:
     @option("--epochs", type=click.IntRange(1), help="Passes over the training data, of readouts that have them.")
     @option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate of Adam, of readouts that have it.")
     @option("--batch-size", type=click.IntRange(1), help="Trials in a step, of readouts that have steps.")
-    @option("--grid", type=click.IntRange(1), help="Nodes along each side of a field, of --recipe fast and ridge.")
+    @option(
+        "--grid", type=click.IntRange(1), help="Nodes along each side of a field, of --recipe fast, ridge and local."
+    )
+    @option("--compress", type=click.Choice(["none", "sqrt"]), help="Square roots of map values, of ridge and local.")
     @option("--precision", type=click.Choice(["fp32", "tf32", "bf16"]), help="The precision of matrix products.")
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:

@@ -128,7 +128,9 @@ def model_spec(inputs: Inputs, settings: FitSettings, readout: Readout) -> Model
         store=store.fingerprint,
         responses=responses.fingerprint,
         voxels=len(responses.voxels),
-        training=asdict(settings) | asdict(readout.settings) | {"solver": readout.name, "device": inputs.device.type},
+        training=asdict(settings)
+        | readout.settings.recorded()
+        | {"solver": readout.name, "device": inputs.device.type},
         recipe=readout.recipe,
         sessions=list(responses.sessions),
         mask=responses.request.get("mask"),

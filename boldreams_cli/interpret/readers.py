@@ -14,6 +14,7 @@ from boldreams_cli.encoding.inputs.layout import MapLayout
 from boldreams_cli.encoding.inputs.maps import open_maps
 from boldreams_cli.encoding.model.full import IMAGE_BLOCK, FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.features.feature_store import FeatureStore
 
 Reader = Callable[[Sequence[Tensor]], Tensor]
@@ -50,10 +51,11 @@ class Betas:
         chosen = torch.from_numpy(voxels)
         self.readers = [model.weights.reader(group, False, device, chosen) for group in model.spec.groups]
         self.bias = model.weights.bias[chosen].to(device)
+        self.compress = model.spec.compress
 
     def __call__(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of each group, (images, K, P) -> (images, voxels of the area)."""
-        shares = [reader(group) for group, reader in zip(maps, self.readers, strict=True)]
+        shares = [reader(compressed(group, self.compress)) for group, reader in zip(maps, self.readers, strict=True)]
         return torch.stack(shares).sum(0) + self.bias
 
 

@@ -14,7 +14,19 @@ from boldreams_cli.files import fingerprint, reading
 
 PUBLISHED = (1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 50.0, 75.0, 100.0)  # the paper's percents
 # The names are those of fit's options.
-SETTINGS = ("sessions", "mask", "features", "weights", "rf", "epochs", "lr", "batch_size", "grid", "precision")
+SETTINGS = (
+    "sessions",
+    "mask",
+    "features",
+    "weights",
+    "rf",
+    "epochs",
+    "lr",
+    "batch_size",
+    "grid",
+    "compress",
+    "precision",
+)
 TUNING = ("backbone_lr", "clip_gradient", "warmup", "batch_norm", "micro_batch", "validation_fraction", "early_stop")
 TEXT = ("clip-text",)  # reads all of its embedding whatever the percent
 

@@ -134,10 +134,12 @@ def test_fit_json(run: Run, own: Path) -> None:
     assert run("score", "--cache", own, "--percent", 1, "--json").json["model"] == done.json["model"]
 
 
-@pytest.mark.parametrize("readout", ["ridge", "gaussian"])
-def test_other_readouts_go_through_the_same_commands(run: Run, own: Path, readout: str) -> None:
+@pytest.mark.parametrize(("readout", "settings"), [("ridge", ()), ("ridge", ("--compress", "sqrt")), ("gaussian", ())])
+def test_other_readouts_go_through_the_same_commands(
+    run: Run, own: Path, readout: str, settings: tuple[str, ...]
+) -> None:
     common = ("--subject", 1, "--cache", own, "--readout", readout)
-    fitted = run("fit", "--percent", 2, *common, "--json").json
+    fitted = run("fit", "--percent", 2, *common, *settings, "--json").json
     assert f"/percent-2-{readout}-" in fitted["model"]
     assert (fitted["epochs"], fitted["train_loss"], len(fitted["left_out_loss"])) == (0, [], 1)
     assert run("score", *common, "--json").json["model"] == fitted["model"]

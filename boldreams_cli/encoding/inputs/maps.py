@@ -67,7 +67,7 @@ class StoredMaps:
         self.store, self.rows, self.layouts, self.device = store, rows, layouts, device
         self.scratch, self.limit = scratch, limit
         self._opened: ResidentMaps | ScratchMaps | None = None
-        self._pooled: dict[int, list[PooledMaps]] = {}
+        self._pooled: dict[tuple[int, str], list[PooledMaps]] = {}
 
     @property
     def resident_bytes(self) -> int:
@@ -82,16 +82,15 @@ class StoredMaps:
             self._opened = open_maps(*where) if self.nested is None else self.nested.open(self.layouts, self.limit)
         return self._opened.batches(order)
 
-    def pooled(self, grid: int, memory: int) -> list[PooledMaps]:
-        """Maps of every group pooled on a grid, in a file where they do not fit; made once and kept."""
+    def pooled(self, grid: int, memory: int, compress: str = "none") -> list[PooledMaps]:
+        """Maps of every group, compressed and pooled on a grid, in a file where they do not fit; made once and kept."""
         from boldreams_cli.encoding.inputs.pooled import pool_maps  # which reads maps as this file does
 
-        if grid not in self._pooled:
+        if (grid, compress) not in self._pooled:
             where = (self.store, self.rows, self.layouts, grid, memory, self.scratch, self.device)
-            self._pooled[grid] = pool_maps(
-                *where, None if self.nested is None else self.nested.pools(self.layouts, grid)
-            )
-        return self._pooled[grid]
+            pools = None if self.nested is None else self.nested.pools(self.layouts, grid, compress)
+            self._pooled[grid, compress] = pool_maps(*where, pools, compress)
+        return self._pooled[grid, compress]
 
 
 class ResidentMaps:

@@ -39,7 +39,7 @@ class NestedMaps:
     ) -> None:
         self.store, self.rows, self.device, self.scratch, self.room = store, rows, device, scratch, room
         self._whole: ResidentMaps | None = None
-        self._pools: dict[tuple[int, tuple[Group, ...]], list[KeptPool]] = {}
+        self._pools: dict[tuple[int, str, tuple[Group, ...]], list[KeptPool]] = {}
 
     def open(self, layouts: Sequence[MapLayout], limit: int) -> ResidentMaps | ScratchMaps:
         """Whole maps: parts of those in memory where these are among them, else read, and kept if they are in memory.
@@ -64,9 +64,9 @@ class NestedMaps:
         self._whole = found if isinstance(found, ResidentMaps) else None
         return found
 
-    def pools(self, layouts: Sequence[MapLayout], grid: int) -> Sequence[Pool] | None:
+    def pools(self, layouts: Sequence[MapLayout], grid: int, compress: str = "none") -> Sequence[Pool] | None:
         """Pooled maps of each group, read once for the largest filters; None where there is no place for them."""
-        key = (grid, tuple(layout.group for layout in layouts))
+        key = (grid, compress, tuple(layout.group for layout in layouts))
         held = self._pools.get(key)
         if held is not None and _among(layouts, [pool.layout for pool in held]):
             return held
@@ -79,7 +79,7 @@ class NestedMaps:
             if 2 * sum(sizes) > free_bytes(self.scratch):  # the fit may put as much there
                 logger.info("%s has no %s free: maps are read for each percent", self.scratch, size(2 * sum(sizes)))
                 return None
-        source = StoredPool(self.store, self.rows, grid)
+        source = StoredPool(self.store, self.rows, grid, compress)
         scratch = None if in_memory else self.scratch
         self._pools[key] = [KeptPool(source, len(self.rows), layout, grid, scratch) for layout in layouts]
         return self._pools[key]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, logger, size
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout, read_groups
+from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.encoding.numerics.contraction import contract
 from boldreams_cli.encoding.numerics.fields import interpolation_along, summed_along
 from boldreams_cli.features.feature_store import FeatureStore
@@ -51,6 +52,7 @@ def pool_maps(
     scratch: Path,
     device: torch.device,
     pools: Sequence[Pool] | None = None,
+    compress: str = "none",
 ) -> list[PooledMaps]:
     """Pool the maps of every group.
 
@@ -64,6 +66,7 @@ def pool_maps(
     scratch : folder for that file.
     device : to use them on.
     pools : of each group, what an earlier fit has read; None reads the store.
+    compress : what becomes of each map value first (numerics/compression.py).
 
     Raises
     ------
@@ -71,7 +74,7 @@ def pool_maps(
         If the disk has no room for that file.
     """
     needed = pooled_bytes(layouts, len(rows), grid)
-    pools = pools or [StoredPool(store, rows, grid)] * len(layouts)
+    pools = pools or [StoredPool(store, rows, grid, compress)] * len(layouts)
     if needed <= memory:
         return [
             PooledMaps(pool, len(rows), layout, grid, None, device) for pool, layout in zip(pools, layouts, strict=True)
@@ -127,11 +130,13 @@ class StoredPool:
     store : to read from.
     rows : (images,) of the store.
     grid : nodes along each side.
+    compress : what becomes of each map value first.
     """
 
     store: FeatureStore
     rows: NDArray[np.int64]
     grid: int
+    compress: str = "none"
 
     def blocks(self, layout: MapLayout) -> Iterator[Block]:
         """See `Pool`."""
@@ -146,8 +151,10 @@ class StoredPool:
         for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
             images = by_row[start:stop]
             stored = torch.from_numpy(read_groups(store, rows[images], [plain])[0])
-            maps = stored.float()
-            exact = maps if stored.dtype == torch.float16 else maps.double()  # squares of float16 are exact in float32
+            maps = compressed(stored.float(), self.compress)
+            # Squares of float16 are exact in float32.
+            short = stored.dtype == torch.float16 and self.compress == "none"
+            exact = maps if short else maps.double()
             sums = [maps.sum(2, dtype=torch.float64), exact.square().sum(2, dtype=torch.float64)]
             pooled = summed_along(maps.view(*maps.shape[:2], group.height, group.width), down, 2)
             yield Block(images, torch.stack(sums), summed_along(pooled, across, 3).flatten(2))

@@ -15,6 +15,7 @@ from boldreams_cli.console import MismatchError, logger
 from boldreams_cli.encoding.inputs.layout import MapLayout, grouped, laid_out
 from boldreams_cli.encoding.inputs.maps import open_maps
 from boldreams_cli.encoding.model.spec import BACKBONE, FittedModel
+from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.encoding.numerics.contraction import template
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
@@ -70,9 +71,10 @@ class Predictor:
         """
         out = self.bias.expand(len(maps[0]), -1).clone()
         for group, reader in zip(maps, self.readers, strict=True):
+            values = compressed(group, self.model.spec.compress)
             for start in range(0, out.shape[1], VOXEL_BLOCK):
                 voxels = slice(start, start + VOXEL_BLOCK)
-                out[:, voxels] += reader(group, voxels)
+                out[:, voxels] += reader(values, voxels)
         return out
 
 
@@ -213,7 +215,8 @@ class ResponseOfArea(nn.Module):
 
     def read(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of each group, (images, K, P) as `FullModel.maps` gives them -> (images,) response."""
-        shares = [(group * pattern).sum((1, 2)) for group, pattern in zip(maps, self.templates, strict=True)]
+        values = [compressed(group, self.full.model.spec.compress) for group in maps]
+        shares = [(group * pattern).sum((1, 2)) for group, pattern in zip(values, self.templates, strict=True)]
         return torch.stack(shares).sum(0) + self.bias
 
 

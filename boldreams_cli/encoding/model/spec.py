@@ -76,6 +76,11 @@ class ModelSpec:
         """K: filters that are read from a group's layers."""
         return sum(len(self.layers[name]) for name in group.layers)
 
+    @property
+    def compress(self) -> str:
+        """What becomes of each map value before it is read (numerics/compression.py)."""
+        return str(self.training.get("compress", "none"))
+
     def to_dict(self) -> dict[str, Any]:
         """For ``spec.json``."""
         return asdict(self)

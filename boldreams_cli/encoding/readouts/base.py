@@ -9,7 +9,7 @@ that readouts have in common: reading, spans of voxels, checkpoints, saving.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from boldreams_cli.encoding.inputs.pooled import PooledMaps
 
 R = TypeVar("R", bound="Readout")
+
+LATER = {"later": True}  # metadata of a setting that was added to a readout; see ReadoutSettings.recorded
 
 
 class MapSource(Protocol):
@@ -44,8 +46,8 @@ class MapSource(Protocol):
         """Yield, for each array of image indices, the maps of every group, (images, A, C) float32."""
         ...
 
-    def pooled(self, grid: int, memory: int) -> list[PooledMaps]:
-        """Maps of every group pooled on a grid, with scales over all training images; made once and kept.
+    def pooled(self, grid: int, memory: int, compress: str = "none") -> list[PooledMaps]:
+        """Maps of every group, compressed and pooled on a grid, scaled over all training images; made once and kept.
 
         Beyond `memory` bytes they go to a file; that changes no number.
         """
@@ -124,6 +126,14 @@ class ReadoutSettings:
 
     def check(self) -> None:
         """Raise ChoiceError for values that make no sense."""
+
+    def recorded(self) -> dict[str, Any]:
+        """What the spec says and the key hashes.
+
+        A field with `LATER` is left out while it has its default: models from before it was there keep their keys.
+        """
+        known = {one.name: one.default for one in fields(self) if one.metadata.get("later")}
+        return {name: value for name, value in asdict(self).items() if name not in known or value != known[name]}
 
 
 class Readout(Protocol):

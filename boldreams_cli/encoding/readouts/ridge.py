@@ -9,7 +9,7 @@ looked at.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -20,8 +20,10 @@ from torch import Tensor
 from boldreams_cli.console import ChoiceError, StopFlag, logger, progress
 from boldreams_cli.encoding.inputs.pooled import PooledMaps, on_grid, pooled_bytes
 from boldreams_cli.encoding.numerics.blocks import aligned_blocks, in_block
+from boldreams_cli.encoding.numerics.compression import COMPRESSIONS
 from boldreams_cli.encoding.numerics.ridge import PENALTIES, Ridge, add_products, weighted
 from boldreams_cli.encoding.readouts.base import (
+    LATER,
     Checkpoint,
     MapSource,
     Problem,
@@ -44,10 +46,12 @@ class RidgeSettings(ReadoutSettings):
     ----------
     grid : nodes of a field along each side; a layer with fewer pixels has one node a pixel.
     penalties : to choose from, as multiples of the features' mean eigenvalue.
+    compress : what becomes of each map value before pooling (numerics/compression.py).
     """
 
     grid: int = 9
     penalties: tuple[float, ...] = PENALTIES
+    compress: str = field(default="none", metadata=LATER)
 
     def check(self) -> None:
         """Raise ChoiceError for values that make no sense."""
@@ -55,6 +59,8 @@ class RidgeSettings(ReadoutSettings):
             raise ChoiceError(f"--grid takes a number from 1 up, not {self.grid}")
         if not self.penalties or min(self.penalties) <= 0:
             raise ChoiceError("penalties are numbers above 0, at least one")
+        if self.compress not in COMPRESSIONS:
+            raise ChoiceError(f"--compress takes {' or '.join(COMPRESSIONS)}, not {self.compress!r}")
 
 
 @register
@@ -100,7 +106,7 @@ class RidgeReadout(Readout):
         return problem.memory - self._working_bytes(problem) - VOXELS * self.bytes_per_voxel(problem)
 
     def _pooled(self, problem: Problem) -> list[PooledMaps]:
-        return problem.maps.pooled(self.settings.grid, self._room(problem))
+        return problem.maps.pooled(self.settings.grid, self._room(problem), self.settings.compress)
 
     def prepare(self, problem: Problem, checkpoint: Checkpoint, stop: StopFlag) -> None:
         """Decompose the features; their sums of products so far, or the decomposition, are kept."""
@@ -159,7 +165,8 @@ class RidgeReadout(Readout):
         self.prepare(problem, checkpoint, stop)
         places = np.searchsorted(problem.betas.columns, voxels)
         found = self._choose(problem, places, voxels, checkpoint, stop)
-        weights, bias = self._weights(problem, places, found, stop)
+        assert self._ridge is not None
+        weights, bias = self.fold(problem, places, found, self._ridge.share, stop)
         self._warn(found["penalty"])
         pooled = self._pooled(problem)
         basis = [group.pool.T.contiguous() for group in pooled]
@@ -199,21 +206,36 @@ class RidgeReadout(Readout):
                 shown.advance(len(offsets))
         return found
 
-    def _weights(
-        self, problem: Problem, places: NDArray[np.int64], found: dict[str, Tensor], stop: StopFlag
+    def fold(
+        self,
+        problem: Problem,
+        places: NDArray[np.int64],
+        found: dict[str, Tensor],
+        share: Tensor,
+        stop: StopFlag,
+        priors: list[Tensor] | None = None,
     ) -> tuple[list[Tensor], Tensor]:
-        """Weights (voxels, K, nodes) of each group's maps as they are, and the bias."""
-        assert self._ridge is not None
+        """Weights (voxels, K, nodes) of each group's maps as they are, and the bias.
+
+        Parameters
+        ----------
+        places : of the voxels among all.
+        found : ``images``, the weights of the images (images, voxels), and ``mean``, of the betas (voxels,).
+        share : (images,) weights of the images in means.
+        priors : of each group (voxels, nodes), by which the weights at each node are multiplied; None is 1.
+        """
         bias, weights = found["mean"].clone(), []
-        for group in self._pooled(problem):
+        for number, group in enumerate(self._pooled(problem)):
             flat = torch.empty(len(places), group.values)
             for _, some in _feature_blocks([group]):
                 stop.check("what was chosen for finished spans of voxels is kept")
                 features = group.columns(some)
-                centre = (self._ridge.share @ features.double()).cpu() + group.centre.flatten()[some]
+                centre = (share @ features.double()).cpu() + group.centre.flatten()[some]
                 for part, offsets in aligned_blocks(places, VOXELS):
                     images = in_block(found["images"][:, part], offsets, VOXELS).to(problem.device)
                     mine = (features.T @ images).cpu()[:, offsets]
+                    if priors is not None:
+                        mine *= priors[number][part][:, _nodes_of(group, some)].T
                     flat[part, some] = mine.T
                     bias[part] -= (centre[:, None] * mine).sum(0)
             shaped = flat.view(len(places), *group.layout.shape)
@@ -230,6 +252,12 @@ class RidgeReadout(Readout):
                 "of %d voxels %d take the smallest penalty and %d the largest: their best may lie beyond",
                 *(len(chosen), lowest, highest),
             )
+
+
+def _nodes_of(group: PooledMaps, some: slice) -> Tensor:
+    """The node of each of some features."""
+    place = torch.arange(some.start, some.stop)
+    return place // group.layout.count if group.layout.pixels_first else place % group.layout.group.pixels
 
 
 def _feature_blocks(pooled: list[PooledMaps]) -> Iterator[tuple[PooledMaps, slice]]:
