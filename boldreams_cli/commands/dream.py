@@ -176,16 +176,10 @@ def dream(
             return
         test = bands.compare(model, made, wish.folder, stop, overwrite)
     lines = [line for one in made for line in _lines(one)[1:]]
-    output.show(
-        {"model": str(model.folder), "results": made, "eccentricity": test},
-        f"model: {model.folder}",
-        *lines,
-        *(
-            []
-            if test is None
-            else [f"distance of contrast and rank of band: rho {test['correlation']:.2f}  {test['files'][0]}"]
-        ),
-    )
+    if test is not None:
+        lines.append(f"contrast's distance and the band's rank: rho {test['correlation']:.2f}  {test['files'][0]}")
+    found = {"model": str(model.folder), "results": made, "eccentricity": test}
+    output.show(found, f"model: {model.folder}", *lines)
 
 
 def _responses(model: FittedModel, cache: Path, nsd_root: Path | None, needed: bool) -> Responses | None:
