@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from boldreams_cli import plots
 from boldreams_cli.plots import style
+from boldreams_cli.plots.attribution import FLOOR, limit_of
 
 
 @pytest.fixture
@@ -92,20 +93,63 @@ def test_sheet_has_each_caption_over_its_picture(drawn: list[Figure], tmp_path: 
         np.testing.assert_array_equal(shown[caption], pixels)
 
 
-def test_mask_shows_the_positive_part_of_the_map(drawn: list[Figure], tmp_path: Path) -> None:
+def test_attribution_is_laid_over_the_image_in_grey(drawn: list[Figure], tmp_path: Path) -> None:
     signed = np.zeros((20, 20))
-    signed[:, :10], signed[:, 10:] = 1, -1
-    plots.attribution(tmp_path / "a.png", [(np.ones((20, 20, 3)), signed, "caption")], "title")
+    signed[:, :5], signed[:, 15:] = 2, -2
+    row = plots.Row(np.zeros((20, 20, 3)), signed, "image 7: mean beta 1.00")
+    plots.attribution(tmp_path / "a.png", [row], "V1 of a model", "beta per value")
     panels = {axes.get_title(): axes.get_images()[0] for axes in drawn[0].axes if axes.get_title()}
-    mask = np.asarray(panels["intensity mask"].get_array())
-    assert (mask[:, :10] == 1).all()
-    assert (mask[:, 10:] == 0).all()
-    map_shown = panels["attribution, signed"]
-    np.testing.assert_array_equal(map_shown.get_array(), signed)
-    assert map_shown.get_clim() == (-1, 1)
-    red, blue = map_shown.get_cmap()(1.0), map_shown.get_cmap()(0.0)
+    over = np.asarray(panels["attribution over the image"].get_array())
+    assert (over[:, :5, 0] > over[:, :5, 2] + 0.3).all(), "positive is red, on black ground too"
+    assert (over[:, 15:, 2] > over[:, 15:, 0] + 0.3).all(), "negative is blue"
+    np.testing.assert_allclose(over[:, 5:15], FLOOR)
+    alone = panels["attribution"]
+    np.testing.assert_array_equal(alone.get_array(), signed)
+    assert alone.get_clim() == (-2, 2)
+    red, blue = alone.get_cmap()(1.0), alone.get_cmap()(0.0)
     assert red[0] > red[2]
     assert blue[2] > blue[0]
+    said = drawn[0].axes[-1].get_ylabel()
+    assert "beta per value" in said
+    assert "99.5th percentile" in said
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_limits_are_a_percentile_of_each_row(drawn: list[Figure], tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    maps = [random.normal(size=(40, 40)), 100 * random.normal(size=(40, 40))]
+    maps[0][3, 3] = 1e6  # one spot is not all
+    plots.attribution(tmp_path / "a.png", [plots.Row(np.ones((40, 40, 3)), one, "x") for one in maps], "title", "unit")
+    limits = [axes.get_images()[0].get_clim()[1] for axes in drawn[0].axes if axes.get_title() == "attribution"]
+    assert limits == pytest.approx([np.percentile(np.abs(one), 99.5) for one in maps])
+    assert limits[0] < 5
+    assert limit_of(np.zeros((4, 4))) == 1
+
+
+def test_long_titles_are_not_cut_off(drawn: list[Figure], tmp_path: Path) -> None:
+    title = "V1,V2,V3,hV4,faces,places,words,bodies minus ecc_1,ecc_2,ecc_3, subject 1, efficientnet_lite0 10 %, fast"
+    row = plots.Row(np.ones((20, 20, 3)), np.ones((20, 20)), "image a-file-of-a-very-long-name-indeed: mean beta 1.00")
+    plots.attribution(tmp_path / "a.png", [row], f"{title}, finetuned", "unit")
+    figure = drawn[0]
+    figure.draw_without_rendering()
+    for text in [figure._suptitle, *(axes.title for axes in figure.axes)]:
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+
+
+def test_curves_and_maps_of_checks_are_those_given(drawn: list[Figure], tmp_path: Path) -> None:
+    names = ("deletion", "insertion", "chance_deletion", "chance_insertion")
+    curves = {name: np.linspace(number, 5, 3) for number, name in enumerate(names)} | {"fractions": [0, 0.5, 1]}
+    maps = [("own", np.eye(8)), ("random", -np.eye(8))]
+    plots.attribution_checks(tmp_path / "a.png", maps, curves, "title", "mean beta")
+    axes = {each.get_title(): each for part in drawn[0].subfigs for each in part.axes}
+    np.testing.assert_array_equal(axes["random"].get_images()[0].get_array(), -np.eye(8))
+    for title, name in (("pixels deleted", "deletion"), ("pixels put into the blurred image", "insertion")):
+        lines = {line.get_label(): line for line in axes[title].get_lines()}
+        np.testing.assert_array_equal(lines["highest first"].get_ydata(), curves[name])
+        np.testing.assert_array_equal(lines["by chance"].get_ydata(), curves[f"chance_{name}"])
+        np.testing.assert_array_equal(lines["by chance"].get_xdata(), [0, 50, 100])
 
 
 def test_intensity_mask_is_in_zero_to_one() -> None:

@@ -1,20 +1,22 @@
-"""`boldreams attribute`: which pixels drive an area's response."""
+"""`boldreams attribute`: which pixels drive a response."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
 
 import click
 
 from boldreams_cli.commands import options
+from boldreams_cli.commands.dream import VoxelPlace
 from boldreams_cli.commands.options import ModelChoice, Output
+from boldreams_cli.interpret.attribution import methods as known_methods
 
 
 @options.command(
     "boldreams attribute --roi faces",
     "boldreams attribute --roi V1 --roi faces --image 1234 --image photo.jpg",
+    "boldreams attribute --roi faces --minus places --method occlusion --method grad-cam --check",
+    "boldreams attribute --voxel 41,20,33 --image test --output voxel-maps",
 )
 @options.output_options
 @options.model_options
@@ -23,26 +25,63 @@ from boldreams_cli.commands.options import ModelChoice, Output
     "--roi",
     "rois",
     multiple=True,
-    required=True,
+    excludes=["voxel", "filter"],
     metavar="AREA",
     help="An area, a comma-joined union, or a NIfTI mask; repeatable, which shares the forward passes.",
 )
 @options.option(
+    "--voxel",
+    type=VoxelPlace(),
+    default=None,
+    excludes=["roi", "filter"],
+    help="One voxel of the volume, counted from 0.",
+)
+@options.option(
+    "--filter",
+    "filter_",
+    default=None,
+    excludes=["roi", "voxel"],
+    metavar="LAYER:K",
+    help="A filter of the backbone: its mean map.",
+)
+@options.option("--minus", default=None, metavar="AREA", help="Area whose mean beta is subtracted, for a contrast.")
+@options.option(
     "--image",
     "images",
     multiple=True,
-    metavar="ID|FILE",
-    help="An nsdId or a picture, repeatable (default: each area's best test images).",
+    metavar="ID|FILE|FOLDER|test|train",
+    help="An nsdId or a picture, a folder of them, or all of a split; repeatable (default: the best test images).",
 )
-@options.option("--count", type=click.IntRange(1), default=5, help="Best test images of each area.")
-@options.option("--steps", type=click.IntRange(2), default=None, help="Points of the integral, at most (default: 256).")
+@options.option("--count", type=click.IntRange(1), default=5, help="Best test images of each target.")
+@options.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(known_methods.names()),
+    default=[known_methods.DEFAULT],
+    help="How to attribute; repeatable.",
+)
+@options.option(
+    "--steps",
+    type=click.IntRange(2),
+    default=None,
+    help="Points of the integral, at most (default: 256); noisy copies of smoothgrad (default: 50).",
+)
 @options.option(
     "--baseline",
     type=click.Choice(["black", "mean", "blur"]),
-    default="black",
-    help="Image to integrate from: black, the backbone's mean colour, or the image blurred.",
+    default=None,
+    help="Image to compare with: black (the default), the backbone's mean colour, or the image blurred.",
 )
-@options.option("--overwrite", is_flag=True, help="Compute again what is done.")
+@options.option("--check", is_flag=True, help="Check the maps: see above. Takes several times as long as the maps.")
+@options.option(
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder to write TARGET/image-ID.png and so on into (default: attributions in the model's folder).",
+)
+@options.option("--overwrite", is_flag=True, help="Compute again what is done, and replace other maps in --output.")
 @options.option("--weights", default=None, metavar="FILE", help="The backbone's weights, if they have moved.")
 @options.memory_option
 @options.device_option
@@ -50,54 +89,68 @@ def attribute(
     choice: ModelChoice,
     nsd_root: Path | None,
     rois: tuple[str, ...],
+    voxel: tuple[int, int, int] | None,
+    filter_: str | None,
+    minus: str | None,
     images: tuple[str, ...],
     count: int,
+    methods: tuple[str, ...],
     steps: int | None,
-    baseline: str,
+    baseline: str | None,
+    check: bool,
+    folder: Path | None,
     overwrite: bool,
     weights: str | None,
     memory: int,
     device: str,
     output: Output,
 ) -> None:
-    """Show which pixels of an image drive an area's response.
+    """Show which pixels of an image drive the response of an area, a voxel or a filter.
 
-    Integrated gradients of the area's mean beta, from a baseline to the image. Writes the signed attribution (.npz)
-    and a picture of each image, and a sheet of all, into attributions/AREA in the model's folder. Images that are done
-    with the same settings are not computed again, so a run that was stopped goes on.
+    Writes the signed attribution (.npz) and a picture (.png, .pdf) of each image, and sheets of all, into
+    attributions/TARGET in the model's folder. Images that are done with the same settings are not computed again, so a
+    run that was stopped goes on.
+
+    In the JSON object, delta is the attribution's sum less the difference of the predictions of image and baseline,
+    with its sign; relative_delta is its share of the sum of absolute values, which says how far the map may be off.
+    completeness_error, delta relative to that difference, is large wherever the two predictions are close, however
+    good the map is. All three are null for methods that are not meant to add up.
+
+    --check adds deletion and insertion curves (and the same in an order by chance), captum's infidelity and
+    sensitivity, and rank correlations with the maps of random weights: a map that stays the same shows the image, not
+    the model.
     """
     from boldreams_cli.console import stop_on_signals
     from boldreams_cli.encoding.evaluation.predict import find_images
     from boldreams_cli.encoding.model.full import FullModel
-    from boldreams_cli.interpret import products, targets
-    from boldreams_cli.interpret.attribution import attributor as attribution
+    from boldreams_cli.interpret import targets
     from boldreams_cli.interpret.attribution import record
+    from boldreams_cli.interpret.attribution.attributor import chosen
 
+    _check(rois, voxel, filter_, minus)
+    settings = chosen(list(dict.fromkeys(methods)), steps, baseline, memory)
     model = choice.resolve()
     targets.check_gradients(model)
     where = options.pick_device(device)
-    responses = options.responses_of(model, choice.cache, nsd_root)
+    split = {"test", "train"} & {*images}
+    needed = rois or minus or not images or split or isinstance(voxel, str)
+    responses = options.responses_of(model, choice.cache, nsd_root) if needed else None
     full = FullModel.rebuild(model, where, weights)
-    settings = attribution.Settings(steps or attribution.STEPS, baseline, memory)
-    attributor = attribution.Attributor(full, rois, responses, settings)
-    if images:
-        jobs = attributor.all_areas(find_images(images, lambda: responses))
-    else:
-        jobs = attributor.best_test_images(choice.cache, nsd_root, count, memory)
+    areas = responses.areas if responses is not None else None
+    aims = [targets.choose(full, areas, roi, voxel, filter_, minus) for roi in (rois or (None,))]
+    wanted = find_images(images, lambda: options.responses_of(model, choice.cache, nsd_root))
+    place = record.Place(folder or model.folder / "attributions", nsd_root, folder is not None, overwrite)
+    request = record.Request(full, aims, responses, choice.cache, wanted, count)
     with stop_on_signals() as stop:
-        made = record.attribute(attributor, jobs, model.folder / "attributions", nsd_root, stop, overwrite)
-    about: dict[str, Any] = {"roi": ",".join(attributor.rois), "rois": attributor.rois}
-    about |= {"baseline": baseline, "steps": settings.steps}
-    output.show(
-        products.said_of_model(model) | about | {"results": made.results, "sheets": made.sheets},
-        f"model: {model.folder}",
-        *(_line(item) for item in made.results),
-    )
+        made = record.attribute_by(settings, request, place, stop, check)
+    output.show(made.described(request, settings), f"model: {model.folder}", *made.lines())
 
 
-def _line(item: dict[str, Any]) -> str:
-    error = math.nan if item["completeness_error"] is None else item["completeness_error"]
-    return (
-        f"{item['roi']}, image {item['image']}: mean beta {item['prediction']:.4f}, of the baseline "
-        f"{item['baseline_prediction']:.4f}; sum off by {100 * error:.2g} %  {item['files'][1]}"
-    )
+def _check(rois: tuple[str, ...], voxel: object, filter_: str | None, minus: str | None) -> None:
+    """Raise ChoiceError for options that do not go together."""
+    from boldreams_cli.console import ChoiceError
+
+    if sum((bool(rois), voxel is not None, filter_ is not None)) != 1:
+        raise ChoiceError("say what to attribute: one of --roi AREA, --voxel X,Y,Z and --filter LAYER:K")
+    if filter_ is not None and minus is not None:
+        raise ChoiceError("--minus is of betas and does not go with --filter")

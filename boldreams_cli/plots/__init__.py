@@ -1,15 +1,17 @@
 """Figures, one file a kind; pure of models and files but the one written."""
 
 from boldreams_cli.plots.accuracy import accuracy
-from boldreams_cli.plots.attribution import attribution, intensity_mask
+from boldreams_cli.plots.attribution import Row, attribution, attribution_checks, intensity_mask
 from boldreams_cli.plots.bands import bands
 from boldreams_cli.plots.dreams import dream_difference, dream_sheet, dream_trace, gallery, over_paper
 from boldreams_cli.plots.grid import areas_by_models, lit
 
 __all__ = [
+    "Row",
     "accuracy",
     "areas_by_models",
     "attribution",
+    "attribution_checks",
     "bands",
     "dream_difference",
     "dream_sheet",

@@ -9,13 +9,14 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
-from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError, StoppedError
 from boldreams_cli.encoding.model.full import predict_stored, store_of
 from boldreams_cli.features import backbones
-from boldreams_cli.interpret.attribution import integration, record
-from boldreams_cli.interpret.attribution.attributor import STEPS, Attributor, Settings, kept
-from boldreams_cli.interpret.attribution.integration import Respond, integrated_gradients
+from boldreams_cli.interpret.attribution import integration, methods, record
+from boldreams_cli.interpret.attribution.attributor import Attributor, Settings, kept
+from boldreams_cli.interpret.attribution.integration import integrated_gradients, signed_map
+from boldreams_cli.interpret.attribution.method import Respond, Scene
+from boldreams_cli.interpret.targets import choose
 from tests.interpret.conftest import CPU, Fitted, by_hand
 from tests.interpret.test_dreaming import After
 
@@ -24,6 +25,15 @@ def two_responses(points: Tensor) -> Tensor:
     """A small smooth function with two outputs."""
     flat = points.flatten(1)
     return torch.stack([(flat**3).sum(1), torch.tanh(flat.sum(1)) * flat[:, 0]], dim=1)
+
+
+STEPS = Settings().steps
+
+
+def attributor_of(fitted: Fitted, *rois: str, **settings: object) -> Attributor:
+    """Of areas of the fitted model."""
+    aims = [choose(fitted.full, fitted.responses.areas, roi) for roi in rois]
+    return Attributor(fitted.full, aims, fitted.responses, Settings(**settings))
 
 
 @pytest.fixture
@@ -49,6 +59,9 @@ def test_equals_captums_on_the_full_model(fitted: Fitted) -> None:
     ours = integrated_gradients(lambda points: area(points)[:, None], image, torch.zeros_like(image), 8, 3, order=8)
     theirs = IntegratedGradients(area).attribute(image[None], n_steps=8, method="gausslegendre", internal_batch_size=4)
     np.testing.assert_allclose(ours.values[0], theirs[0].detach().numpy(), atol=1e-5 * np.abs(ours.values).max())
+    scene = Scene(lambda points: area(points)[:, None], 1, image, torch.zeros_like(image), 8, 4)
+    captums = methods.load("captum-ig").compute(scene)[0]
+    np.testing.assert_allclose(captums, theirs[0].detach().numpy(), atol=1e-5 * np.abs(captums).max())
 
 
 def test_equals_a_riemann_sum(ends: tuple[Tensor, Tensor]) -> None:
@@ -72,27 +85,6 @@ def test_of_a_linear_function_is_exact_in_two_steps(ends: tuple[Tensor, Tensor])
     assert result.prediction[0] - result.baseline_prediction[0] == pytest.approx(result.sums[0])
 
 
-def test_batches_and_shared_passes_do_not_change_the_result(fitted: Fitted) -> None:
-    attributor = Attributor(fitted.full, ["V1", "faces"], fitted.responses, Settings(steps=5))
-    image = torch.rand(3, 227, 227, generator=torch.Generator().manual_seed(0))
-    both = attributor.integrate(image, [0, 1])
-    for area in (0, 1):
-        attributor._batch = {1: 2}
-        single = attributor.integrate(image, [area])
-        np.testing.assert_allclose(single.values[0], both.values[area], atol=1e-5 * np.abs(both.values).max())
-
-
-def test_batches_do_not_change_the_result_of_many_stretches(fitted: Fitted) -> None:
-    """As many as are halved at a time on a CPU."""
-    attributor = Attributor(fitted.full, ["V1"], fitted.responses, Settings(steps=64))
-    image = torch.rand(3, 227, 227, generator=torch.Generator().manual_seed(0))
-    found = []
-    for batch in (3, 16):
-        attributor._batch = {1: batch}
-        found.append(attributor.integrate(image, [0]).values)
-    np.testing.assert_allclose(found[0], found[1], atol=1e-5 * np.abs(found[0]).max())
-
-
 def real_area(backbone: backbones.Backbone) -> tuple[Respond, Tensor]:
     """The sum of twenty filters of each layer over all pixels, and a photograph."""
     size = backbone.entry.preprocessing.size
@@ -102,6 +94,36 @@ def real_area(backbone: backbones.Backbone) -> tuple[Respond, Tensor]:
     area = by_hand(backbone, fields, {name: list(range(20)) for name in shapes}).weighted_sum(torch.ones(1))
     picture = torch.from_numpy(skimage.data.astronaut())[None]
     return lambda points: area(points)[:, None], backbone.entry.preprocessing.resize(picture)[0].float() / 255
+
+
+def test_neither_batches_nor_other_responses_change_the_result(alexnet_weights: Path) -> None:
+    """Each response halves its own stretches, as many at a time whatever fits into memory."""
+    backbone = backbones.load("alexnet", str(alexnet_weights))
+    _, image = real_area(backbone)
+    asked = []
+
+    def several(*chosen: int) -> Respond:
+        def both(points: Tensor) -> Tensor:
+            asked.append(len(points))
+            maps = backbone(points)
+            deep, early = maps["features.12"], maps["features.2"]
+            found = deep[:, 7].mean((1, 2)), deep.std((1, 2, 3)), early.mean((1, 2, 3))
+            return torch.stack([found[number] for number in chosen], dim=1)
+
+        return both
+
+    black = torch.zeros_like(image)
+    together = integrated_gradients(several(0, 1), image, black, 64, 16)
+    assert max(asked) == integration.CPU_PASS
+    for batch in (1, 64):
+        other = integrated_gradients(several(0, 1), image, black, 64, batch)
+        for number in (0, 1):
+            found, expected = signed_map(other.values[number]), signed_map(together.values[number])
+            assert np.linalg.norm(found - expected) <= 1e-4 * np.linalg.norm(expected)
+    for chosen, place in (((0,), 0), ((2, 1, 0), 2)):
+        other = integrated_gradients(several(*chosen), image, black, 64, 16)
+        difference = np.linalg.norm(other.values[place] - together.values[0])
+        assert difference <= 1e-4 * np.linalg.norm(together.values[0])
 
 
 def test_alexnet_is_complete_and_a_riemann_sum_agrees(alexnet_weights: Path) -> None:
@@ -178,16 +200,25 @@ def test_map_averages_colours_and_smooths_by_two_pixels_keeping_signs() -> None:
     assert found[20, 30] == pytest.approx(-found[20, 10])
 
 
-def test_intensity_mask_shows_the_positive_part() -> None:
-    mask = plots.intensity_mask(np.array([[-4.0, 0, 1, 2]]))
-    assert mask[0, :2].tolist() == [0, 0]
-    assert 0 < mask[0, 2] < mask[0, 3] <= 1
-    assert not plots.intensity_mask(np.full((2, 2), -1.0)).any()
+def test_delta_is_captums(ends: tuple[Tensor, Tensor]) -> None:
+    """With its sign; beside it its share of the absolute attributions, which cannot be infinite."""
+    image, baseline = ends
+    ours = integrated_gradients(two_responses, image, baseline, 1, 7, order=1)
+    for number in range(2):
+        explainer = IntegratedGradients(lambda points, n=number: two_responses(points)[:, n])
+        _, delta = explainer.attribute(
+            image[None], baseline[None], n_steps=1, method="gausslegendre", return_convergence_delta=True
+        )
+        assert ours.delta[number] == pytest.approx(float(delta), rel=1e-5, abs=1e-5)
+        assert ours.relative_delta[number] == pytest.approx(ours.delta[number] / np.abs(ours.values[number]).sum())
+    assert abs(ours.delta[0]) > 1e-3
+    same = integrated_gradients(two_responses, image, image, 3, 7)
+    np.testing.assert_allclose([same.delta, same.relative_delta], 0, atol=1e-12)
 
 
 def test_batch_is_halved_when_memory_runs_out(fitted: Fitted, caplog: pytest.LogCaptureFixture) -> None:
-    attributor = Attributor(fitted.full, ["V1"], fitted.responses, Settings(steps=8))
-    area, limit = attributor.means.areas[0], 2
+    attributor = attributor_of(fitted, "V1", steps=8)
+    area, limit = attributor.scores.areas[0], 2
 
     class Small:
         def read(self, maps: list[Tensor]) -> Tensor:
@@ -195,30 +226,30 @@ def test_batch_is_halved_when_memory_runs_out(fitted: Fitted, caplog: pytest.Log
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return area.read(maps)
 
-    image = torch.rand(3, 227, 227)
-    whole = attributor.integrate(image, [0])
-    attributor.means.areas = [Small()]
+    image = torch.rand(3, 227, 227, generator=torch.Generator().manual_seed(0))
+    whole = attributor.attribute(image, [0])
+    attributor.scores.areas = [Small()]
     attributor._batch = {1: 8}
     with caplog.at_level("INFO", logger="boldreams"):
-        halved = attributor.integrate(image, [0])
+        halved = attributor.attribute(image, [0])
     assert attributor._batch == {1: 2}
-    np.testing.assert_allclose(halved.values, whole.values, atol=1e-5 * np.abs(whole.values).max())
+    assert np.linalg.norm(halved.values - whole.values) < 1e-4 * np.linalg.norm(whole.values)
     limit = 0
     with pytest.raises(BoldreamsError, match="--device"):
-        attributor.integrate(image, [0])
+        attributor.attribute(image, [0])
 
 
 def test_batch_follows_from_memory(fitted: Fitted) -> None:
-    attributor = Attributor(fitted.full, ["V1"], fitted.responses, Settings(memory=1))
+    attributor = attributor_of(fitted, "V1", memory=1)
     image = torch.rand(3, 227, 227)
-    assert attributor._fitting_batch(attributor.means.areas[0], image) == 1
-    size = kept(attributor.means.areas[0], image)
-    assert 1e6 < size < 3e7  # AlexNet's maps, without its weights
+    respond = attributor.scores.some([0])
+    assert attributor._fitting_batch(respond, image) == 1
+    assert 1e6 < kept(respond, image) < 3e7  # AlexNet's maps, without its weights
 
 
 def test_default_images_are_each_areas_best_test_images(fitted: Fitted) -> None:
-    attributor = Attributor(fitted.full, ["V1", "faces"], fitted.responses, Settings())
-    jobs = attributor.best_test_images(fitted.cache, None, 3, 2**30)
+    attributor = attributor_of(fitted, "V1", "faces")
+    jobs = attributor.best_test_images(fitted.cache, None, 3)
     images = fitted.responses.test_images
     betas = predict_stored(fitted.model, store_of(fitted.model, fitted.cache), images, CPU, 2**30)
     for area, roi in enumerate(attributor.rois):
@@ -226,11 +257,38 @@ def test_default_images_are_each_areas_best_test_images(fitted: Fitted) -> None:
         assert {job.image.nsd_id for job in jobs if area in job.areas} == set(images[best].tolist())
 
 
+def test_contrast_is_the_difference_of_two_areas(fitted: Fitted) -> None:
+    one, other = (attributor_of(fitted, roi, steps=16) for roi in ("V1", "faces"))
+    both = Attributor(
+        fitted.full, [choose(fitted.full, fitted.responses.areas, "V1", minus="faces")], fitted.responses, one.settings
+    )
+    image = torch.rand(3, 227, 227, generator=torch.Generator().manual_seed(0))
+    predictions = [each.attribute(image, [0]).prediction[0] for each in (one, other, both)]
+    assert predictions[2] == pytest.approx(predictions[0] - predictions[1], abs=1e-5)
+    assert both.rois == ["V1 minus faces"]
+    jobs = both.best_test_images(fitted.cache, None, 1)
+    areas, images = fitted.responses.areas, fitted.responses.test_images
+    betas = predict_stored(fitted.model, store_of(fitted.model, fitted.cache), images, CPU, 2**30)
+    difference = betas[:, areas.select("V1")].mean(1) - betas[:, areas.select("faces")].mean(1)
+    assert jobs[0].image.nsd_id == images[difference.argmax()]
+
+
+def test_silent_filter_gets_nothing(fitted: Fitted) -> None:
+    """The leak that lets dreams start must not count as attribution."""
+    with torch.inference_mode():
+        maps = fitted.full.backbone(torch.zeros(1, 3, 227, 227))["features.12"][0]
+    silent = next(number for number, one in enumerate(maps) if not one.any())
+    target = choose(fitted.full, None, filter_=f"features.12:{silent}")
+    attributor = Attributor(fitted.full, [target], None, Settings(method="saliency", steps=0, baseline=""))
+    assert not attributor.attribute(torch.zeros(3, 227, 227), [0]).values.any()
+    assert attributor.scores.layer() is fitted.full.backbone.network.get_submodule("features.12")
+
+
 def test_stop_keeps_finished_images(fitted: Fitted, tmp_path: Path) -> None:
-    attributor = Attributor(fitted.full, ["V1"], fitted.responses, Settings(steps=2))
-    jobs = attributor.best_test_images(fitted.cache, None, 3, 2**30)
+    attributor = attributor_of(fitted, "V1", steps=2)
+    jobs = attributor.best_test_images(fitted.cache, None, 3)
     with pytest.raises(StoppedError, match="finished maps"):
-        record.attribute(attributor, jobs, tmp_path, fitted.root, After(1))
+        record.attribute(attributor, jobs, record.Place(tmp_path, fitted.root), After(1))
     first = f"image-{jobs[0].image.nsd_id:05d}"
     folder = tmp_path / "V1-steps-2"
-    assert {path.name for path in folder.iterdir()} == {f"{first}.npz", f"{first}.png", f"{first}.json"}
+    assert {path.name for path in folder.iterdir()} == {f"{first}.{suffix}" for suffix in ("npz", "png", "pdf", "json")}

@@ -120,10 +120,13 @@ def test_attribute_shares_passes_and_adds_up(run: Run, fitted: Fitted) -> None:
         difference = entry["prediction"] - entry["baseline_prediction"]
         error = abs(entry["attribution_sum"] - difference) / abs(difference)
         assert entry["completeness_error"] == pytest.approx(error, rel=1e-6)
-        assert ("--steps" in done.err) == any(entry["completeness_error"] > 0.01 for entry in done.json["results"])
+        assert entry["delta"] == pytest.approx(entry["attribution_sum"] - difference, rel=1e-6)
         with np.load(entry["files"][0]) as stored:
             assert stored["attribution"].shape == (3, 227, 227)
             assert stored["map"].shape == (227, 227)
+            absolute = np.abs(stored["attribution"]).sum(dtype=float)
+            assert entry["absolute_sum"] == pytest.approx(absolute, rel=1e-3)
+            assert entry["relative_delta"] == pytest.approx(entry["delta"] / absolute, rel=1e-3)
             assert stored["attribution"].sum(dtype=float) == pytest.approx(entry["attribution_sum"], rel=1e-3, abs=1e-5)
         assert Image.open(entry["files"][1]).width > 800
         assert (Path(entry["files"][1]).parent / "sheet.png").is_file()

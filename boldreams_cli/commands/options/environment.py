@@ -42,6 +42,9 @@ SEVERAL = {
         "fit",
         "sweep",
     ),  # the backbone's; wordcloud's are CLIP's, the others' say where a file has moved to
+    "filter": (),
+    "minus": (),
+    "voxel": (),
 }
 
 

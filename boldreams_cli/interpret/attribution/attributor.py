@@ -1,4 +1,4 @@
-"""Which pixels of an image drive the predicted response of an area (paper, sections 2.4 and 3.3)."""
+"""Which pixels of an image drive a predicted response (paper, sections 2.4 and 3.3): choices, batches, names."""
 
 from __future__ import annotations
 
@@ -10,124 +10,147 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boldreams_cli.console import BoldreamsError, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, logger
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted, pixels_of, read_images
-from boldreams_cli.encoding.model.full import FullModel, store_of
-from boldreams_cli.interpret.attribution.integration import (
-    BASELINES,
-    ORDER,
-    TOLERANCE,
-    Integral,
-    Respond,
-    baseline_of,
-    integrated_gradients,
-)
-from boldreams_cli.interpret.products import (
-    Product,
-    hashed,
-    of_model,
-    spelled,
-    versions_that_matter,
-)
-from boldreams_cli.interpret.readers import Means, read_stored
-from boldreams_cli.interpret.targets import said, voxels_of
+from boldreams_cli.encoding.model.full import FullModel
+from boldreams_cli.files import fingerprint
+from boldreams_cli.interpret.attribution import methods
+from boldreams_cli.interpret.attribution.integration import BASELINES, CPU_PASS, baseline_of
+from boldreams_cli.interpret.attribution.method import Attribution, Method, Respond, Scene
+from boldreams_cli.interpret.attribution.scores import Scores
+from boldreams_cli.interpret.products import Product, hashed, of_model, spelled, versions_that_matter
+from boldreams_cli.interpret.targets import Target
 from boldreams_cli.machine import is_out_of_memory, repeatable
 
-STEPS = 256  # at most; below 1 % on AlexNet and efficientnet_lite0 where half of them would do
-BATCHES = {"cpu": 16, "cuda": 256}  # larger ones are no faster
+BATCHES = {"cpu": CPU_PASS, "cuda": 256}  # larger ones are no faster
+SEED = 0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of the integral.
+    """How to attribute; `chosen` fills in what depends on the method.
 
     Parameters
     ----------
-    steps : points on the line from baseline to image, at most.
-    baseline : of `integration.BASELINES`.
+    method : of `methods.names()`.
+    steps : what they count depends on the method; 0 for one that takes none.
+    baseline : of `integration.BASELINES`; empty for a method that has none.
     memory : bytes that a forward pass may keep for its gradients.
     """
 
-    steps: int = STEPS
-    baseline: str = "black"
+    method: str = methods.DEFAULT
+    steps: int = 256
+    baseline: str = BASELINES[0]
     memory: int = 4 * 2**30
+
+
+def chosen(names: Sequence[str], steps: int | None, baseline: str | None, memory: int) -> list[Settings]:
+    """Settings of each method, with its defaults for what is None; steps and baseline go to those that take them.
+
+    Raises
+    ------
+    ChoiceError
+        If there is no such method, or none of them takes the steps or the baseline.
+    """
+    known = {name: methods.load(name) for name in names}
+    stepping = any(method.steps is not None for method in known.values())
+    comparing = any(method.from_baseline for method in known.values())
+    for option, given, taken in (("--steps", steps, stepping), ("--baseline", baseline, comparing)):
+        if given is not None and not taken:
+            raise ChoiceError(f"{option} does not apply to --method {' --method '.join(known)}")
+    return [
+        Settings(
+            name,
+            0 if method.steps is None else steps or method.steps,
+            (baseline or BASELINES[0]) if method.from_baseline else "",
+            memory,
+        )
+        for name, method in known.items()
+    ]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image and the areas (numbers in the order asked) that it is attributed to."""
+    """One image and the targets (numbers in the order asked) that it is attributed to."""
 
     image: Wanted
     areas: tuple[int, ...]
 
 
 class Attributor:
-    """Integrated gradients of a model's areas; their forward passes are shared.
+    """One method, for targets of one model; their forward passes are shared.
 
     Parameters
     ----------
     full : the full model.
-    rois : areas as asked for.
-    responses : of the model's subject.
-    settings : of the integral.
-
-    Raises
-    ------
-    ChoiceError, BoldreamsError
-        If an area is not there.
+    targets : either areas and voxels, or one filter; the same one twice counts once.
+    responses : of the model's subject; only the default images need them.
+    settings : of the method.
     """
 
-    def __init__(self, full: FullModel, rois: Sequence[str], responses: Responses, settings: Settings) -> None:
+    def __init__(
+        self, full: FullModel, targets: Sequence[Target], responses: Responses | None, settings: Settings
+    ) -> None:
         self.full, self.responses, self.settings = full, responses, settings
-        asked: dict[str, str] = {}
-        for roi in rois:
-            asked.setdefault(responses.areas.canonical(roi), roi)  # V1 and v1 are one
-        self.rois = [said(responses.areas, roi) for roi in asked.values()]
-        self.names = [self._folder_name(area) for area in asked]
-        self.voxels = [voxels_of(full.model, responses.areas, roi) for roi in asked.values()]
-        self.means = Means(full, self.voxels)
+        self.method: Method = methods.load(settings.method)
+        self.targets = list({target.folder: target for target in targets}.values())
+        self.scores = Scores(full, self.targets)
         self.device = full.backbone.device
         self._batch: dict[int, int] = {}
 
-    def _folder_name(self, area: str) -> str:
-        """The area, then whatever is not the default."""
-        baseline = self.settings.baseline if self.settings.baseline != BASELINES[0] else ""
-        return spelled(area, baseline, f"steps-{self.settings.steps}" if self.settings.steps != STEPS else "")
+    @property
+    def rois(self) -> list[str]:
+        """The targets, for people."""
+        return [target.name for target in self.targets]
 
-    def product(self, folder: Path, area: int, image: Wanted, pixels: Tensor) -> Product:
-        """Where an image's attribution to an area is kept under `folder`, and under which key."""
+    def folder_name(self, area: int) -> str:
+        """The target, then whatever is not the default."""
+        settings, known = self.settings, self.method
+        method = settings.method if settings.method != methods.DEFAULT else ""
+        baseline = settings.baseline if settings.baseline != BASELINES[0] else ""
+        steps = f"steps-{settings.steps}" if settings.steps != (known.steps or 0) else ""
+        return spelled(self.targets[area].folder, method, baseline, steps)
+
+    def product(self, folder: Path, area: int, image: Wanted, pixels: Tensor, chosen: bool = False) -> Product:
+        """Where an image's attribution to a target is kept under `folder`, and under which key."""
         decides = {
             **of_model(self.full.model),
-            "voxels": hashed(np.flatnonzero(self.voxels[area])),
+            "target": fingerprint(self.targets[area].identity),
             "pixels": hashed(pixels.cpu().numpy()),
+            "method": {"name": self.settings.method, **self.method.settings},
             "baseline": self.settings.baseline,
-            "integral": [self.settings.steps, ORDER, TOLERANCE],
+            "steps": self.settings.steps,
+            "seed": SEED,
             "device": self.device.type,
             "versions": versions_that_matter(),
         }
         name = f"image-{image.nsd_id:05d}" if image.nsd_id is not None else spelled(Path(str(image.file)).stem)
-        return Product("attribution", folder / self.names[area], name, ("{stem}.npz", "{stem}.png"), decides)
+        files = ("{stem}.npz", "{stem}.png", "{stem}.pdf")
+        return Product("attribution", folder / self.folder_name(area), name, files, decides, chosen=chosen)
 
-    def best_test_images(self, cache: Path, nsd_root: Path | None, count: int, memory: int) -> list[Job]:
-        """The test images that excite each area most, best first: by prediction from the store, or from pixels.
+    def best_test_images(self, cache: Path, nsd_root: Path | None, count: int) -> list[Job]:
+        """The test images that excite each target most, best first: by prediction from the store, or from pixels.
 
         Raises
         ------
+        ChoiceError
+            If the subject's responses, which name the test images, are not in the cache.
         MismatchError
             If the cache lacks the store or it lacks them.
         BoldreamsError
             If the model is finetuned and there are no stimuli.
         """
-        model, images = self.full.model, self.responses.test_images
-        if model.spec.finetuned:
-            wanted = [Wanted(nsd_id=int(image)) for image in images]
+        if self.responses is None:
+            raise ChoiceError("without the subject's responses no test images are known; name some with --image")
+        images = self.responses.test_images
+        if self.full.model.spec.finetuned:
+            wanted, respond = [Wanted(nsd_id=int(image)) for image in images], self._respond()
             with torch.inference_mode():
-                parts = [self.means(self.full.maps(p)) for p in pixels_of(self.full, wanted, cache, nsd_root)]
-            predicted = torch.cat(parts).cpu().numpy()
+                predicted = torch.cat([respond(p).cpu() for p in pixels_of(self.full, wanted, cache, nsd_root)])
         else:
-            predicted = read_stored(model, store_of(model, cache), images, self.means, self.device, memory)
-        best = np.argsort(-predicted, axis=0, kind="stable")[:count]
+            predicted = self.scores.stored(cache, images.tolist(), self.settings.memory)
+        best = np.argsort(-predicted.numpy(), axis=0, kind="stable")[:count]
         chosen: dict[int, list[int]] = {}
         for row in best:
             for area, image in enumerate(row):
@@ -135,8 +158,8 @@ class Attributor:
         return [Job(Wanted(nsd_id=image), tuple(areas)) for image, areas in chosen.items()]
 
     def all_areas(self, images: Sequence[Wanted]) -> list[Job]:
-        """Every image for every area."""
-        return [Job(image, tuple(range(len(self.rois)))) for image in images]
+        """Every image for every target."""
+        return [Job(image, tuple(range(len(self.targets)))) for image in images]
 
     def pixels(self, image: Wanted, nsd_root: Path | None) -> Tensor:
         """(3, size, size) in [0, 1], on the device, resized as `extract` does.
@@ -149,27 +172,44 @@ class Attributor:
         picture = torch.from_numpy(read_images([image], nsd_root)[0])[None]
         return self.full.backbone.entry.preprocessing.resize(picture)[0].to(self.device).float() / 255
 
-    def integrate(self, pixels: Tensor, areas: Sequence[int]) -> Integral:
-        """Attribute one image to some of the areas, with batches that fit into memory.
+    def baseline(self, pixels: Tensor) -> Tensor:
+        """What the image is compared with; black for methods that compare it with nothing."""
+        return baseline_of(self.settings.baseline or BASELINES[0], pixels, self.full.backbone.entry.preprocessing.mean)
+
+    def scene(self, pixels: Tensor, areas: Sequence[int], batch: int = 1) -> Scene:
+        """What the method looks at."""
+        return Scene(
+            respond=self.scores.some(areas),
+            count=len(areas),
+            image=pixels,
+            baseline=self.baseline(pixels),
+            steps=self.settings.steps,
+            batch=batch,
+            layer=self.scores.layer(),
+            seed=SEED,
+        )
+
+    def attribute(self, pixels: Tensor, areas: Sequence[int]) -> Attribution:
+        """Attribute one image to some of the targets, with batches that fit into memory.
 
         Raises
         ------
         BoldreamsError
-            If even one point at a time does not fit.
+            If even one image at a time does not fit.
         """
-        means = [self.means.areas[area] for area in areas]
 
-        def respond(points: Tensor) -> Tensor:
-            maps = self.full.maps(points)
-            return torch.stack([area.read(maps) for area in means], dim=1)
+        def compute(batch: int) -> Attribution:
+            scene = self.scene(pixels, areas, batch)
+            values = self.method.compute(scene)
+            with torch.no_grad():
+                ends = [scene.respond(end[None])[0].double().cpu().numpy() for end in (scene.image, scene.baseline)]
+            return Attribution(values, *ends)
 
-        mean = self.full.backbone.entry.preprocessing.mean
-        baseline = baseline_of(self.settings.baseline, pixels, mean)
-        batch = self._batch.get(len(areas)) or self._fitting_batch(respond, pixels)
+        batch = self.batch(pixels, areas)
         while True:
             try:
                 with repeatable(self.device):
-                    result = integrated_gradients(respond, pixels, baseline, self.settings.steps, batch)
+                    result = compute(batch)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -181,13 +221,18 @@ class Attributor:
             else:
                 self._batch[len(areas)] = batch
                 return result
-            logger.info("out of memory: going on with %d points at a time", batch)
+            logger.info("out of memory: going on with %d images at a time", batch)
+
+    def batch(self, pixels: Tensor, areas: Sequence[int]) -> int:
+        """Images in one pass, as far as is known."""
+        return self._batch.get(len(areas)) or self._fitting_batch(self.scores.some(areas), pixels)
 
     def _fitting_batch(self, respond: Respond, pixels: Tensor) -> int:
-        """Points whose kept tensors take half of --memory."""
-        return max(
-            1, min(self.settings.steps, BATCHES[self.device.type], self.settings.memory // 2 // kept(respond, pixels))
-        )
+        """Images whose kept tensors take half of --memory."""
+        return max(1, min(BATCHES[self.device.type], self.settings.memory // 2 // kept(respond, pixels)))
+
+    def _respond(self) -> Respond:
+        return self.scores.some(range(len(self.targets)))
 
 
 def kept(respond: Respond, pixels: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""What attributions leave on disk: an .npz and a panel of each image and area, and a sheet (paper, section 3.3)."""
+"""What attributions leave on disk: maps and panels of each image and target, sheets, checks (paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -9,53 +9,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted
+from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.files import DAMAGED_NPZ, write_npz
-from boldreams_cli.interpret.attribution.attributor import Attributor, Job
-from boldreams_cli.interpret.attribution.integration import BASELINES, Integral, signed_map
-from boldreams_cli.interpret.products import Description, Product, said_of_model, title_of_model
+from boldreams_cli.interpret.attribution.attributor import Attributor, Job, Settings
+from boldreams_cli.interpret.attribution.checks.record import Checker, summary
+from boldreams_cli.interpret.attribution.integration import signed_map
+from boldreams_cli.interpret.attribution.method import Attribution
+from boldreams_cli.interpret.attribution.sheets import Sheets, title_of, unit_of
+from boldreams_cli.interpret.products import Description, Product, said_of_model
+from boldreams_cli.interpret.targets import Target
 
-LARGEST_ERROR = 0.01
-LONGEST_SHEET = 50  # images; each takes 360 pixels of height
-Row = tuple[NDArray[Any], NDArray[Any], str]
+LARGEST_DELTA = 0.01  # of the sum of absolute attributions, before it is warned of
+Entry = dict[str, Any]
+NUMBERS = (
+    *("prediction", "baseline_prediction", "attribution_sum", "absolute_sum"),
+    *("delta", "relative_delta", "completeness_error"),
+)
 
 
-@dataclass
-class _Sheets:
-    """What the sheets of the areas will show."""
+@dataclass(frozen=True)
+class Request:
+    """What to attribute, by whatever method.
 
-    keys: dict[int, list[str]] = field(default_factory=dict)
-    rows: dict[int, list[Row]] = field(default_factory=dict)
+    Parameters
+    ----------
+    full : the full model.
+    targets : see `Attributor`.
+    responses : of the model's subject; only the default images need them.
+    cache : that holds the model's store.
+    images : to attribute to all targets; none means each target's best test images.
+    count : of these.
+    """
 
-    def add(self, area: int, found: Description) -> None:
-        """One image more, as it is on disk."""
-        self.keys.setdefault(area, []).append(found["key"])
-        rows = self.rows.setdefault(area, [])
-        if len(rows) < LONGEST_SHEET:
-            rows.append(_row(found))
-
-    def write(self, attributor: Attributor, folder: Path, stop: StopFlag) -> list[Path]:
-        """Draw them; one that was drawn of the same images is left."""
-        files = []
-        for area, rows in self.rows.items():
-            place = folder / attributor.names[area]
-            sheet = Product("sheet", place, "sheet", ("{stem}.png",), {"images": self.keys[area]})
-            title = _title(attributor, area)
-
-            def draw(folder: Path, stem: str, rows: list[Row] = rows, title: str = title) -> Description:
-                plots.attribution(folder / f"{stem}.png", rows, title)
-                return {"rows": len(rows), "title": title}
-
-            with sheet.held(stop):
-                files += (sheet.found() or sheet.write(draw))["files"]
-            if len(self.keys[area]) > len(rows):
-                logger.info("%s shows the first %d of %d images", files[-1], len(rows), len(self.keys[area]))
-        return files
+    full: FullModel
+    targets: Sequence[Target]
+    responses: Responses | None
+    cache: Path
+    images: Sequence[Wanted]
+    count: int
 
 
 @dataclass
@@ -65,144 +62,265 @@ class Attributions:
     Parameters
     ----------
     results : the entries of ``results`` in the JSON object of ``attribute``.
-    sheets : pictures of all images of an area.
+    sheets : pictures of all images of a target.
     """
 
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[Entry] = field(default_factory=list)
     sheets: list[Path] = field(default_factory=list)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Which methods' maps survive random weights, where they were checked."""
+        checks: dict[str, list[Description]] = {}
+        for entry in self.results:
+            if "check" in entry:
+                checks.setdefault(entry["method"], []).append(entry["check"])
+        return summary(checks)
+
+    def described(self, request: Request, settings: Sequence[Settings]) -> Description:
+        """The JSON object of ``attribute``."""
+        names = list(dict.fromkeys(target.name for target in request.targets))
+        first = settings[0]
+        return said_of_model(request.full.model) | {
+            "roi": ",".join(names),
+            "rois": names,
+            "methods": [each.method for each in settings],
+            "baseline": first.baseline or None,
+            "steps": first.steps or None,
+            "results": self.results,
+            "verdicts": self.verdicts,
+            "sheets": self.sheets,
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [*map(_line, self.results), *self.verdicts]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where attributions are kept.
+
+    Parameters
+    ----------
+    folder : of all targets.
+    nsd_root : to read nsdIds from.
+    chosen : whether the user named the folder.
+    overwrite : whether to compute again what is done, and to replace others in a folder that the user named.
+    """
+
+    folder: Path
+    nsd_root: Path | None
+    chosen: bool = False
+    overwrite: bool = False
+
+
+def attribute_by(
+    settings: Sequence[Settings], request: Request, place: Place, stop: StopFlag, check: bool = False
+) -> Attributions:
+    """Attribute by several methods, one after the other; see `attribute`."""
+    made = Attributions()
+    for each in settings:
+        attributor = Attributor(request.full, request.targets, request.responses, each)
+        if request.images:
+            jobs = attributor.all_areas(request.images)
+        else:
+            jobs = attributor.best_test_images(request.cache, place.nsd_root, request.count)
+        found = attribute(attributor, jobs, place, stop, check)
+        made.results += found.results
+        made.sheets += found.sheets
+    return made
 
 
 def attribute(
-    attributor: Attributor,
-    jobs: Sequence[Job],
-    folder: Path,
-    nsd_root: Path | None,
-    stop: StopFlag,
-    overwrite: bool = False,
+    attributor: Attributor, jobs: Sequence[Job], place: Place, stop: StopFlag, check: bool = False
 ) -> Attributions:
-    """Attribute images to areas and keep, under ``folder/AREA``, an .npz and a panel of each, and a sheet.
+    """Attribute images to targets and keep, under ``folder/TARGET``, an .npz and a panel of each, and sheets.
 
     Images that are done with all of the same settings are not computed again.
 
     Parameters
     ----------
-    attributor, jobs : what to do.
-    folder : of all areas.
-    nsd_root : to read nsdIds from.
-    stop : looked at between images; finished ones are on disk.
-    overwrite : whether to compute again what is done.
+    attributor, jobs, place : what to do, and where it is kept.
+    stop : looked at between images and checks; finished ones are on disk.
+    check : whether to check the maps too.
 
     Raises
     ------
     StoppedError
         If a signal came.
+    ChoiceError
+        If the folder that the user named holds others of the same name, or files in the way.
     """
-    made, sheets, before = Attributions(), _Sheets(), 0
-    with progress("attribute", len(jobs), "images") as shown:
+    made, sheets, before = Attributions(), Sheets(), 0
+    checker = Checker(attributor) if check else None
+    with progress(f"attribute, {attributor.settings.method}", len(jobs), "images") as shown:
         for job in jobs:
-            stop.check(f"finished maps are in {folder}")
-            found, computed = _attribute_one(attributor, job, folder, nsd_root, stop, overwrite)
+            stop.check(f"finished maps are in {place.folder}")
+            found, computed = _attribute_one(attributor, job, place, stop, checker)
             before += not computed
-            for area, description in found.items():
-                made.results.append(_entry(attributor.rois[area], description, job.image))
+            for area, (description, checked) in found.items():
+                made.results.append(_entry(attributor, area, description, checked, job.image))
                 sheets.add(area, description)
             shown.advance()
     if before:
         logger.info("%d of %d images were done before (--overwrite computes them again)", before, len(jobs))
-    made.sheets = sheets.write(attributor, folder, stop)
+    made.sheets = sheets.write(attributor, place.folder, stop)
     return made
 
 
 def _attribute_one(
-    attributor: Attributor, job: Job, folder: Path, nsd_root: Path | None, stop: StopFlag, overwrite: bool
-) -> tuple[dict[int, Description], bool]:
-    """One image's attributions by area, in the order of the areas, and whether anything had to be computed."""
-    pixels = attributor.pixels(job.image, nsd_root)
-    products = {area: attributor.product(folder, area, job.image, pixels) for area in job.areas}
+    attributor: Attributor, job: Job, place: Place, stop: StopFlag, checker: Checker | None
+) -> tuple[dict[int, tuple[Description, Description | None]], bool]:
+    """One image's attributions and checks by target, in their order, and whether anything had to be computed."""
+    pixels = attributor.pixels(job.image, place.nsd_root)
+    products = {area: attributor.product(place.folder, area, job.image, pixels, place.chosen) for area in job.areas}
     with ExitStack() as locks:
         for area in sorted(products, key=lambda area: str(products[area].folder)):  # in one order, so none waits for us
             locks.enter_context(products[area].held(stop))
-        found = {area: None if overwrite else product.found() for area, product in products.items()}
+        found = {area: None if place.overwrite else product.found() for area, product in products.items()}
         missing = [area for area, description in found.items() if description is None]
+        for area in missing:
+            products[area].place(place.overwrite)  # refused before it is computed
         if missing:
-            result = attributor.integrate(pixels, missing)
-            for place, area in enumerate(missing):
-                one = _One(attributor, area, job.image, pixels, result, place)
-                found[area] = products[area].write(one.write)
-    return {area: description for area, description in found.items() if description is not None}, bool(missing)
+            result = attributor.attribute(pixels, missing)
+            for number, area in enumerate(missing):
+                one = _One(attributor, area, job.image, pixels, result, number)
+                found[area] = products[area].write(one.write, place.overwrite)
+        done = {area: description for area, description in found.items() if description is not None}
+        checks: dict[int, Description] = {}
+        if checker is not None:
+            checks = _check(checker, products, done, pixels, stop, place.overwrite)
+    computed = bool(missing) or any(found["computed"] for found in checks.values())
+    return {area: (description, checks.get(area)) for area, description in done.items()}, computed
+
+
+def _check(
+    checker: Checker,
+    products: dict[int, Product],
+    done: dict[int, Description],
+    pixels: Tensor,
+    stop: StopFlag,
+    overwrite: bool,
+) -> dict[int, Description]:
+    """Checks of one image's maps, while these are held; ``computed`` says whether they were made now."""
+    kept = {area: checker.product(products[area], description) for area, description in done.items()}
+    found = {area: None if overwrite else product.found() for area, product in kept.items()}
+    missing = [area for area, description in found.items() if description is None]
+    random = checker.random_maps(pixels, missing, stop) if missing else {}
+    for number, area in enumerate(missing):
+        stop.check(f"finished maps and checks are in {kept[area].folder.parent}")
+        values = _values(done[area]["files"][0])
+        checked = checker.check(area, pixels, values, {level: maps[number] for level, maps in random.items()})
+        make = checked.writer(title_of(checker.attributor, area), checker.attributor.targets[area].unit)
+        with kept[area].held(stop):
+            found[area] = kept[area].write(make, overwrite)
+    return {
+        area: description | {"computed": area in missing}
+        for area, description in found.items()
+        if description is not None
+    }
 
 
 @dataclass(frozen=True)
 class _One:
-    """One image's attribution to one area; `place` is the area's among the result's."""
+    """One image's attribution to one target; `number` is the target's among the result's."""
 
     attributor: Attributor
     area: int
     image: Wanted
     pixels: Tensor
-    result: Integral
-    place: int
+    result: Attribution
+    number: int
 
     def write(self, folder: Path, stem: str) -> Description:
         """Write .npz and panel; what to say of them."""
-        result, place = self.result, self.place
-        smooth = signed_map(result.values[place]).astype(np.float32)
-        prediction, start = float(result.prediction[place]), float(result.baseline_prediction[place])
-        error = float(result.completeness_error[place])
-        self._warn(prediction - start, error)
+        one, values = self.attributor, self.result.values[self.number]
+        smooth = signed_map(values).astype(np.float32)
+        numbers = self._numbers()
+        self._warn(numbers)
         write_npz(
             folder / f"{stem}.npz",
             compressed=True,
-            attribution=result.values[place].astype(np.float32),
+            attribution=values.astype(np.float32),
             map=smooth,
             pixels=self.pixels.cpu().numpy(),
-            prediction=prediction,
-            baseline_prediction=start,
+            prediction=numbers["prediction"],
+            baseline_prediction=np.nan if numbers["baseline_prediction"] is None else numbers["baseline_prediction"],
             image=str(self.image.name),
         )
         said_image = self.image.name if self.image.nsd_id is not None else stem
-        caption = f"image {said_image}: mean beta {prediction:.2f}"
-        row = (self.pixels.permute(1, 2, 0).cpu().numpy(), smooth, caption)
-        plots.attribution(folder / f"{stem}.png", [row], _title(self.attributor, self.area))
-        settings = self.attributor.settings
-        return said_of_model(self.attributor.full.model) | {
+        caption = f"image {said_image}: {one.targets[self.area].unit} {numbers['prediction']:.2f}"
+        row = plots.Row(self.pixels.permute(1, 2, 0).cpu().numpy(), smooth, caption)
+        plots.attribution(folder / f"{stem}.png", [row], title_of(one, self.area), unit_of(one, self.area))
+        settings = one.settings
+        return said_of_model(one.full.model) | {
             "image": self.image.name,
-            "roi": self.attributor.rois[self.area],
-            "baseline": settings.baseline,
-            "steps": settings.steps,
-            "prediction": prediction,
-            "baseline_prediction": start,
-            "attribution_sum": float(result.sums[place]),
-            "completeness_error": error,
+            "roi": one.rois[self.area],
+            "method": settings.method,
+            "baseline": settings.baseline or None,
+            "steps": settings.steps or None,
+            **numbers,
+            "unit": unit_of(one, self.area),
             "caption": caption,
         }
 
-    def _warn(self, difference: float, error: float) -> None:
-        if not error <= LARGEST_ERROR:
+    def _numbers(self) -> Entry:
+        """The numbers of the JSON object; None where the method has no baseline or is not meant to add up."""
+        result, method = self.result, self.attributor.method
+        arrays = {
+            "prediction": result.prediction,
+            "baseline_prediction": result.baseline_prediction if method.from_baseline else None,
+            "attribution_sum": result.sums,
+            "absolute_sum": result.absolute_sums,
+        }
+        for name in ("delta", "relative_delta", "completeness_error"):
+            arrays[name] = getattr(result, name) if method.adds_up else None
+        return {name: None if array is None else float(array[self.number]) for name, array in arrays.items()}
+
+    def _warn(self, numbers: Entry) -> None:
+        relative, one = numbers["relative_delta"], self.attributor
+        if relative is not None and not abs(relative) <= LARGEST_DELTA:
             logger.warning(
-                "image %s, %s: the attribution misses the difference of the predictions (%.3g) by %.1f %%; "
-                "use more --steps than %d",
-                *(self.image.name, self.attributor.rois[self.area], difference, 100 * error),
-                self.attributor.settings.steps,
+                "image %s, %s: the attribution's sum is off by %+.3g, %.1f %% of its absolute values; use more --steps "
+                "than %d",
+                *(self.image.name, one.rois[self.area], numbers["delta"], 100 * abs(relative), one.settings.steps),
             )
 
 
-def _entry(roi: str, found: Description, image: Wanted) -> dict[str, Any]:
-    names = ("prediction", "baseline_prediction", "attribution_sum", "completeness_error")  # null where infinite
-    return {"image": image.name, "roi": roi, "files": found["files"]} | {name: found[name] for name in names}
+def _entry(attributor: Attributor, area: int, found: Description, checked: Description | None, image: Wanted) -> Entry:
+    about = {"image": image.name, "roi": attributor.rois[area], "method": attributor.settings.method}
+    entry = about | {"files": found["files"]} | {name: found[name] for name in NUMBERS}
+    if checked is not None:
+        own = ("deletion", "insertion", "chance_deletion", "chance_insertion", "infidelity", "relative_infidelity")
+        names = (*own, "sensitivity", "rank_correlation", "survives", "files")
+        entry["check"] = {name: checked[name] for name in names}
+    return entry
 
 
-def _row(found: Description) -> Row:
-    """The row of a sheet, read from disk, so that it is the same whenever the image was computed."""
-    path = found["files"][0]
+def _line(entry: Entry) -> str:
+    said = f"{entry['roi']}, image {entry['image']}, {entry['method']}: {entry['prediction']:.4f}"
+    if entry["baseline_prediction"] is not None:
+        said += f", of the baseline {entry['baseline_prediction']:.4f}"
+    if entry["relative_delta"] is not None:
+        said += f"; sum off by {entry['delta']:+.2g}, {100 * abs(entry['relative_delta']):.2g} % of absolute values"
+    if (found := entry.get("check")) is not None:
+        said += (
+            f"; deletion {found['deletion']:.3f} (by chance {found['chance_deletion']:.3f}), insertion "
+            f"{found['insertion']:.3f} ({found['chance_insertion']:.3f}), relative infidelity "
+            f"{_number(found['relative_infidelity'])}, sensitivity {_number(found['sensitivity'])}"
+        )
+    return f"{said}  {entry['files'][1]}"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
+
+
+def _values(path: Path) -> Any:
+    """(3, H, W) as it is on disk, so that a check is the same whenever the map was computed."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["pixels"].transpose(1, 2, 0), arrays["map"], found["caption"]
+            return arrays["attribution"]
     except DAMAGED_NPZ as error:
         raise BoldreamsError(f"{path} is damaged ({error}); run the command again with --overwrite") from error
-
-
-def _title(attributor: Attributor, area: int) -> str:
-    baseline = attributor.settings.baseline
-    against = f", against {baseline}" if baseline != BASELINES[0] else ""
-    return f"{attributor.rois[area]}, {title_of_model(attributor.full.model)}{against}"
