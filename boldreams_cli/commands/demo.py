@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BACKBONE = "efficientnet_lite0"
 PERCENT = "10"
+STUDY = "1,10,100"  # percents that are compared
 # The published training needs the paper's 25,000 trials; this one also suits a few hundred (docs/models.md).
 TRAINING = ("--recipe", "fast")
 DREAMS = ("V1", "ecc_1", "ecc_2", "ecc_3", "ecc_4", "ecc_5", "faces", "places")
@@ -48,7 +49,8 @@ def demo(folder: Path, subjects: int, pictures: bool, small: bool, device: str, 
     """Make a small experiment with a known brain and run everything on it.
 
     Needs no data and no internet. Writes NSD's layout to OUTPUT/nsd, runs the commands that a user would, and
-    compares what they find with the truth: accuracy with its ceiling, and receptive fields with the true ones.
+    compares what they find with the truth: accuracy with its ceiling, and receptive fields with the true ones. Ends
+    with a study of three percents of the filters, and one page with all that was found (report.html).
     """
     from boldreams_cli.simulation.experiment import Experiment, write
 
@@ -63,13 +65,22 @@ def demo(folder: Path, subjects: int, pictures: bool, small: bool, device: str, 
     for number in chosen:
         shell.run("prepare", *common, *root, "--subject", number)
     extracted = shell.run("extract", *common, *root, "--backbone", BACKBONE, "--weights", "pretrained")
+    shell.run("sweep", *common, *root, *_grid(chosen, seed))
     results: dict[str, Any] = {}
     for number, known in zip(chosen, truth.subjects.values(), strict=True):
         results[number] = _fit_and_score(shell, common, root, number, known, seed)
     result = {"output": str(folder), "store": extracted["store"], "subjects": results}
     if pictures:
         result["pictures"] = _pictures(shell, folder, common, root, results[chosen[0]]["model"], small, seed)
+    result["minimal"] = shell.run("minimal", *common, "--backbone", BACKBONE, *TRAINING)
+    result["report"] = shell.run("report", *common, *root)["file"]
     _show(output, result)
+
+
+def _grid(subjects: list[str], seed: int) -> tuple[str, ...]:
+    """The study: every subject at three percents, by a recipe that converges."""
+    axes = ("--backbone", BACKBONE, "--subject", ",".join(subjects), "--percent", STUDY, "--seed", str(seed))
+    return (*axes, *TRAINING)
 
 
 def _fit_and_score(
@@ -171,7 +182,8 @@ def _show(output: Output, result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    output.show(result, *([result["pictures"]["gallery"]] if "pictures" in result else []))
+    pages = [result["pictures"]["gallery"]] if "pictures" in result else []
+    output.show(result, *pages, result["report"])
     if output.as_json:
         return
     console = Console()

@@ -10,7 +10,7 @@ from tests.conftest import Run
 def test_demo_runs_every_step_and_compares_with_the_truth(run: Run, tmp_path: Path) -> None:
     arguments = ("demo", "--small", "--subjects", 1, "--output", tmp_path / "demo", "--device", "cpu", "--json")
     done = run(*arguments)
-    assert set(done.json) == {"output", "store", "subjects", "pictures"}
+    assert set(done.json) == {"output", "store", "subjects", "pictures", "minimal", "report"}
     (subject,) = done.json["subjects"].values()
     assert Path(subject["predictions"]).is_file()
     for name, row in subject["rois"].items():
@@ -25,7 +25,10 @@ def test_demo_runs_every_step_and_compares_with_the_truth(run: Run, tmp_path: Pa
     assert Path(pictures["accentuated"]["images"][0]).is_file()
     assert pictures["accentuated"]["start"]["feature_distance"][0] < 0.5
     echoed = [line.split()[2] for line in done.err.splitlines() if line.startswith("$ boldreams ")]
-    assert set(echoed) == {"prepare", "extract", "rank", "fit", "score", "predict", "dream", "wordcloud", "attribute"}
+    shown = {"prepare", "extract", "sweep", "rank", "fit", "score", "predict", "dream", "wordcloud", "attribute"}
+    assert set(echoed) == shown | {"minimal", "report"}
+    assert Path(done.json["report"]).is_file()
+    assert len(list((tmp_path / "demo" / "cache" / "models").glob("subj01/*/percent-*"))) == 3
     assert "--device cpu" in next(line for line in done.err.splitlines() if line.startswith("$ boldreams dream"))
 
     images = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("dream-*.png")}
