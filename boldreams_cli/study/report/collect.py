@@ -24,7 +24,7 @@ from boldreams_cli.study.report.findings import Findings
 from boldreams_cli.study.sweep import look
 
 ARRAYS = ("r", "r_single", "ceiling", "ceiling_single", "excluded_voxels")
-FAR_OFF = 0.01  # an attribution that misses the difference of the predictions by more is said
+FAR_OFF = 0.01  # an attribution whose sum is off by more is said
 Scores = Mapping[str, Any]
 
 
@@ -218,10 +218,11 @@ def _usable(kept: Kept, folder: Path, findings: Findings) -> bool:
         findings.error(where, "is damaged and left out", "make it again with `--overwrite`")
     elif kept.state != "done":
         findings.warn(where, "was stopped before it was finished and is left out", "the same command goes on")
-    error = kept.description.get("completeness_error")
-    if kept.kind == "attribution" and isinstance(error, float) and error > FAR_OFF:
-        said = f"the attribution misses the difference of the predictions by {100 * error:.1f} %"
-        findings.warn(where, said, "use more `--steps`")
+    said = kept.description
+    off = said.get("relative_delta", said.get("completeness_error"))  # the latter of earlier versions
+    if kept.kind == "attribution" and isinstance(off, float) and abs(off) > FAR_OFF:
+        text = f"the attribution's sum is off by {100 * abs(off):.1f} % of what it should add up to"
+        findings.warn(where, text, "use more `--steps`")
     return kept.state == "done"
 
 

@@ -188,7 +188,9 @@ def _pictures(held: Holdings, text: Methods) -> str:
             "coefficients under small random transformations [@visualization]."
         )
     if made["attribution"]:
-        steps = sorted({int(kept.description["steps"]) for kept in made["attribution"]})
+        steps = sorted(
+            {int(kept.description["steps"]) for kept in made["attribution"] if kept.description.get("steps")}
+        )
         shown = listed([text.number(f"attribution_steps_{place}", value) for place, value in enumerate(steps)])
         said.append(f"Attention maps are integrated gradients [@ig] of {shown} steps from a black image.")
     if made["words"]:

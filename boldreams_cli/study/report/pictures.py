@@ -13,6 +13,7 @@ from PIL import Image
 
 from boldreams_cli.data.retinotopy import STIMULUS_DEGREES
 from boldreams_cli.files import DAMAGED_NPZ
+from boldreams_cli.interpret.attribution.methods import DEFAULT as METHOD
 from boldreams_cli.interpret.dreams.eccentricity import Profile, litmus, radial_profile
 from boldreams_cli.interpret.products import Kept
 from boldreams_cli.plots.attribution import intensity_mask
@@ -240,7 +241,7 @@ def _attributed(subject: Subject) -> dict[str, list[tuple[str, list[tuple[Model,
         for kept in sorted(model.products, key=lambda kept: kept.date):
             if kept.kind == "attribution":
                 image = str(kept.description["image"]).rsplit("/", 1)[-1]
-                place = found.setdefault(str(kept.description["roi"]), {}).setdefault(image, {})
+                place = found.setdefault(str(kept.description["roi"]), {}).setdefault(image + _other_method(kept), {})
                 place[model.label] = (model, kept)
     order = [*EARLY, *ECCENTRICITY, *CATEGORY]
     areas = sorted(found, key=lambda area: (order.index(area) if area in order else len(order), area))
@@ -248,6 +249,12 @@ def _attributed(subject: Subject) -> dict[str, list[tuple[str, list[tuple[Model,
         area: sorted(((image, list(made.values())) for image, made in found[area].items()), key=lambda p: -len(p[1]))
         for area in areas
     }
+
+
+def _other_method(kept: Kept) -> str:
+    """Of attributions that are no integrated gradients, what they are."""
+    method = str(kept.description.get("method", METHOD))
+    return "" if method == METHOD else f", {method}"
 
 
 def _add_attention(found: Found, row: str, model: Model, kept: Kept) -> None:

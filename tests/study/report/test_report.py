@@ -85,9 +85,11 @@ def test_page_and_what_lies_beside(reported: Reported) -> None:
                 "attention", "minimal", "brain", "settings", "methods")  # fmt: skip
     places = [page.ids.index(name) for name in sections]
     assert places == sorted(places), "warnings first, methods last"
-    (warning,) = reported.json["warnings"]
-    assert "the attribution misses the difference of the predictions" in warning
-    assert warning.partition(": attribution")[0] in findings(reported.html)
+    made = json.loads(next(reported.cache.glob("models/subj01/*/*/attributions/V1*/image-*.json")).read_text())
+    far_off = abs(made["relative_delta"]) > 0.01
+    assert len(reported.json["warnings"]) == far_off
+    said = "the attribution&#39;s sum is off" if far_off else "Nothing went wrong."
+    assert said in findings(reported.html)
 
 
 def test_nothing_on_the_page_is_fetched(reported: Reported) -> None:
