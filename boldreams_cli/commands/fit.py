@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "--readout",
     default="separable",
     metavar="NAME",
-    help="The readout: separable (the paper's); ridge on coarsely pooled maps; or gaussian fields with ridge weights.",
+    help="The readout: separable (the paper's); ridge on pooled maps; local, ridge near a field; or gaussian fields.",
 )
 @options.option(
     "--recipe",
@@ -119,8 +119,8 @@ def fit(
 
     By default exactly the paper's: 10 epochs of Adam on single trials. Prepares the subject where that was not
     done. A run that was stopped goes on from its checkpoint; a model that is there is left as it is. --recipe fast
-    reaches a better fit of the same model much sooner (docs/models.md). --readout ridge and gaussian are other
-    readouts, solved at once. Models of different settings lie side by side.
+    reaches a better fit of the same model much sooner (docs/models.md). --readout ridge, local and
+    gaussian are other readouts, solved at once. Models of different settings lie side by side.
 
     --folds K fits K models besides, each without one part of the training images, and keeps their predictions of that
     part: cross-validated predictions of all training images, which `boldreams score --folds K` measures. The model

@@ -134,7 +134,10 @@ def test_fit_json(run: Run, own: Path) -> None:
     assert run("score", "--cache", own, "--percent", 1, "--json").json["model"] == done.json["model"]
 
 
-@pytest.mark.parametrize(("readout", "settings"), [("ridge", ()), ("ridge", ("--compress", "sqrt")), ("gaussian", ())])
+@pytest.mark.parametrize(
+    ("readout", "settings"),
+    [("ridge", ()), ("ridge", ("--compress", "sqrt")), ("local", ("--compress", "sqrt")), ("gaussian", ())],
+)
 def test_other_readouts_go_through_the_same_commands(
     run: Run, own: Path, readout: str, settings: tuple[str, ...]
 ) -> None:
