@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,30 @@ if TYPE_CHECKING:
     from boldreams_cli.encoding.model.spec import FittedModel
 
 
-@options.command("boldreams wordcloud --roi faces", "boldreams wordcloud --image photo.jpg --vocabulary imagenet")
+@options.command(
+    "boldreams wordcloud --roi faces",
+    "boldreams wordcloud --roi faces --roi places --score contrast",
+    "boldreams wordcloud --image photo.jpg --vocabulary imagenet",
+    'boldreams wordcloud --image 3 --image 7 --subject 1 --prompt "a photo of a {}"',
+)
 @options.output_options
 @options.model_options
 @options.nsd_option
 @options.option(
-    "--image", default=None, excludes=["roi"], metavar="ID|FILE", help="An nsdId or a picture; needs no model."
+    "--image",
+    "images",
+    multiple=True,
+    excludes=["roi"],
+    metavar="ID|FILE",
+    help="An nsdId or a picture; needs no model; repeatable: a figure of all too.",
 )
 @options.option(
-    "--roi", default=None, excludes=["image"], metavar="AREA", help="Its dreams; with a text model, the area itself."
+    "--roi",
+    "rois",
+    multiple=True,
+    excludes=["image"],
+    metavar="AREA",
+    help="Its dreams; with a text model, the area itself; repeatable: a figure of all too.",
 )
 @options.option(
     "--vocabulary",
@@ -31,6 +47,10 @@ if TYPE_CHECKING:
     metavar="brown|imagenet|FILE",
     help="Common nouns; the classes of the backbone's own classifier, without CLIP; or a file of one word a line.",
 )
+@options.option(
+    "--raw", is_flag=True, help="Brown's nouns as published: with formula codes, pronouns, and plurals apart."
+)
+@options.option("--prompt", default="{}", metavar="TEXT", help="What CLIP reads, {} for the word.", show_default=True)
 @options.option(
     "--score",
     type=click.Choice(["cosine", "contrast"]),
@@ -57,9 +77,11 @@ if TYPE_CHECKING:
 def wordcloud(
     choice: ModelChoice,
     nsd_root: Path | None,
-    image: str | None,
-    roi: str | None,
+    images: tuple[str, ...],
+    rois: tuple[str, ...],
     vocabulary: str,
+    raw: bool,
+    prompt: str,
     score: str,
     reference: Path | None,
     clip: str | None,
@@ -72,38 +94,44 @@ def wordcloud(
 ) -> None:
     """Draw the words that fit an image, or an area's dreams, best.
 
-    Writes a picture and a table of the words into the model's folder, or under CACHE/words for an image without a
-    model. Font size is in proportion to the score.
+    Writes a picture (PNG and PDF) and a table of the words into the model's folder, or under CACHE/words for an image
+    without a model. Font size is in proportion to the score, which is called what it is: cosine or contrast with
+    CLIP, logit of a classifier, predicted-beta of a text model. Of Brown's nouns one of singular and plural is shown.
     """
     from boldreams_cli.console import ChoiceError
     from boldreams_cli.features import backbones
     from boldreams_cli.interpret.words import comparison, record
     from boldreams_cli.interpret.words import vocabulary as vocabularies
 
-    if (image is None) == (roi is None):
+    if bool(images) == bool(rois):
         raise ChoiceError("say what the words are for: either --image ID or FILE, or --roi AREA")
-    model = choice.resolve() if roi is not None or choice.model is not None else None
-    text = model is not None and roi is not None and backbones.entry(model.spec.backbone).reads == "captions"
-    chosen = vocabularies.find(vocabulary, choice.cache)
-    record.check(roi, chosen.kind, score, reference, clip, text)
+    model = choice.resolve() if rois or choice.model is not None else None
+    text = model is not None and bool(rois) and backbones.entry(model.spec.backbone).reads == "captions"
+    chosen = vocabularies.find(vocabulary, choice.cache, raw)
+    record.check(chosen.kind, score, reference, clip, prompt, text)
     where = options.pick_device(device)
     own_classifier = chosen.kind == "imagenet" and model is None
     backbone = options.choose_backbone(choice.cache, choice.backbone) if own_classifier else ""
     sampled = score == "contrast" and reference is None and model is None
-    request = record.Request(
-        means=comparison.Means(chosen, clip or record.CLIP, weights, backbone, seed, where, choice.cache),
+    means = comparison.Means(chosen, clip or record.CLIP, weights, backbone, seed, where, choice.cache, prompt)
+    alike = partial(
+        record.Request,
+        means=means,
         model=model,
-        areas=_areas(model, choice.cache, nsd_root, text) if model is not None and roi is not None else None,
-        image=image,
-        roi=roi,
+        areas=_areas(model, choice.cache, nsd_root, text) if model is not None and rois else None,
         score=score,
         subject=options.the_subject(choice.subject, choice.cache, nsd_root) if sampled else None,
         reference=reference,
         top=top,
         nsd_root=nsd_root,
     )
-    made = record.wordcloud(request, overwrite)
-    output.show(made, *(f"{value:8.4f}  {word}" for word, value in made["words"]), *made["files"])
+    requests = [alike(image=image, roi=None) for image in images] + [alike(image=None, roi=roi) for roi in rois]
+    made = record.wordclouds(requests, overwrite)
+    if len(requests) == 1:
+        output.show(made, *(f"{value:8.4f}  {word}" for word, value in made["words"]), *made["files"])
+        return
+    best = [f"{one['image']}: {', '.join(word for word, _ in one['words'][:5])}" for one in made["results"]]
+    output.show(made, *best, *made["files"])
 
 
 def _areas(model: FittedModel, cache: Path, nsd_root: Path | None, needed: bool) -> Areas | None:

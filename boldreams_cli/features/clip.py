@@ -89,7 +89,15 @@ class Clip:
         return torch.func.functional_call(tower, shorter, (tokens[:, :length],))
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
-        """Embed pictures: (n, 3, H, W) in [0, 1] -> (n, D) float32 on the CPU, not normalised."""
+        """Embed pictures: (n, 3, H, W) in [0, 1] -> (n, D) float32 on the CPU, not normalised.
+
+        Those of another size are brought to CLIP's in 8 bits, as its own transform does: there bicubic, which
+        overshoots at edges, ends at black and white.
+        """
+        size = (self.preprocessing.size, self.preprocessing.size)
+        if pixels.shape[-2:] != size:
+            bytes_ = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+            pixels = self.preprocessing.resize(bytes_.permute(0, 2, 3, 1)).float() / 255
         with torch.inference_mode():
             return self.model.encode_image(self.preprocessing.normalise(pixels.to(self.device))).float().cpu()
 
@@ -162,6 +170,7 @@ def load(name: str = DEFAULT, weights: str = "pretrained", seed: int = 0, instea
             size if isinstance(size, int) else int(size[0]),
             _three(own.get("mean", COLOURS[0])),
             _three(own.get("std", COLOURS[1])),
+            own.get("interpolation", "bicubic"),
         ),
         digest=weight_files.digest(_embedding_state(model)),
         weights=said,

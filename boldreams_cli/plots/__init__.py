@@ -5,6 +5,7 @@ from boldreams_cli.plots.attribution import Row, attribution, attribution_checks
 from boldreams_cli.plots.bands import bands
 from boldreams_cli.plots.dreams import dream_difference, dream_sheet, dream_trace, gallery, over_paper
 from boldreams_cli.plots.grid import areas_by_models, lit
+from boldreams_cli.plots.words import clouds
 
 __all__ = [
     "Row",
@@ -13,6 +14,7 @@ __all__ = [
     "attribution",
     "attribution_checks",
     "bands",
+    "clouds",
     "dream_difference",
     "dream_sheet",
     "dream_trace",

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from tests.conftest import Run
 
 CLIP = "ViT-S-32-alt"
 WORDS = ("dog", "face", "house", "polar bear", "street", "spoon")
-KEYS = {"image", "vocabulary", "words", "files", "score", "matcher", "matcher_weights", "dream", "reference", "model"}
+KEYS = {"image", "vocabulary", "words", "files", "score", "matcher", "matcher_weights", "prompt"}
+KEYS |= {"dream", "reference", "model"}
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +47,43 @@ def test_image_without_a_model(run: Run, nouns: Path, tmp_path: Path) -> None:
     assert len(scores) == 4
     assert scores == sorted(scores, reverse=True)
     assert all(-2 <= score <= 2 for score in scores)
-    picture, table = (Path(path) for path in first.json["files"])
+    picture, print_, table = (Path(path) for path in first.json["files"])
     assert picture == tmp_path / "words" / "3" / f"nouns-contrast-{CLIP}-top-4.png"
-    assert Image.open(picture).size == (1200, 750)
+    assert print_ == picture.with_suffix(".pdf")
+    assert np.asarray(Image.open(picture).convert("L")).min() < 100
     rows = list(csv.DictReader(io.StringIO(table.read_text())))
     assert [[row["word"], float(row["score"])] for row in rows] == first.json["words"]
     kept = sorted(path.name.split("-")[0] for path in (tmp_path / "vocabularies").iterdir())
     assert kept == ["nouns", "reference"]
     assert (first.json["score"], first.json["matcher"].split(":")[0]) == ("contrast", CLIP)
     assert len(first.json["matcher_weights"]) >= 12
+
+
+def test_several_images_in_one_figure(run: Run, nouns: Path, tmp_path: Path) -> None:
+    common = ("--vocabulary", nouns, "--clip", CLIP, "--weights", "random", "--json")
+    both = run("wordcloud", "--image", 3, "--image", 5, *common, BOLDREAMS_CACHE=tmp_path).json
+    assert both.keys() == {"model", "results", "files"}
+    alone = [run("wordcloud", "--image", image, *common, BOLDREAMS_CACHE=tmp_path).json for image in (3, 5)]
+    assert both["results"] == alone
+    assert alone[0]["words"] != alone[1]["words"]
+    picture, print_ = (Path(path) for path in both["files"])
+    assert picture == tmp_path / "words/together" / f"3+5-nouns-cosine-{CLIP}.png"
+    assert print_.stat().st_size > 1000
+    # No other command takes it for the words of one area.
+    assert json.loads(picture.with_suffix(".json").read_text())["kind"] == "words-together"
+    one = Image.open(next(path for path in alone[0]["files"] if path.endswith(".png"))).size
+    assert Image.open(picture).size[0] > 1.9 * one[0]
+
+
+def test_a_prompt_has_a_name_and_words_of_its_own(run: Run, nouns: Path, tmp_path: Path) -> None:
+    common = ("wordcloud", "--image", 3, "--vocabulary", nouns, "--clip", CLIP, "--weights", "random", "--json")
+    plain = run(*common, BOLDREAMS_CACHE=tmp_path).json
+    asked = run(*common, "--prompt", "a photo of a {}", BOLDREAMS_CACHE=tmp_path).json
+    assert (plain["prompt"], asked["prompt"]) == ("{}", "a photo of a {}")
+    assert dict(plain["words"]) != dict(asked["words"])
+    assert plain["files"][0] != asked["files"][0]
+    other = run(*common, "--prompt", "a photo of a_{}", BOLDREAMS_CACHE=tmp_path).json
+    assert other["files"][0] not in (plain["files"][0], asked["files"][0])
 
 
 def test_classifier_without_clip(run: Run, photographs: list[Path], tmp_path: Path) -> None:
@@ -67,7 +97,7 @@ def test_area_of_a_text_model(run: Run, cache: Path, nouns: Path, tmp_path: Path
     """Words in the order of their predicted mean beta, which `predict --caption` confirms."""
     cloud = run("wordcloud", "--roi", "faces", "--backbone", "clip-text", "--vocabulary", nouns, "--json",
                 BOLDREAMS_CACHE=cache)  # fmt: skip
-    assert cloud.json["image"] == "faces"
+    assert (cloud.json["image"], cloud.json["score"]) == ("faces", "predicted-beta")
     (model,) = (cache / "models/subj01/clip-text").glob("percent-100-paper-??????")
     assert Path(cloud.json["files"][0]).parent == model / "words/faces"
     captions = [item for word in WORDS for item in ("--caption", word)]

@@ -45,10 +45,21 @@ def test_brown_from_the_bare_zip(nltk_path: Path, tmp_path: Path) -> None:
     places = {word: place for place, word in enumerate(found.words)}
     assert places["time"] == 0
     assert places["man"] == 1
-    assert places["year"] < 20  # singular and plural apart, as nouns, not as lemmas
+    assert places["year"] < 20  # singular and plural apart: a cloud shows one of them
+    assert not {"af", "aj", "one", "something", "nothing"} & set(found.words)
+    assert min(map(len, found.words)) == 3
+    plurals = {"houses": "house", "women": "woman", "planes": "plane", "cities": "city", "glasses": "glass"}
+    plurals |= {"wives": "wife", "waves": "wave", "motives": "motive", "leaves": "leaf", "crises": "crisis"}
+    assert {word: found.singulars.get(word) for word in plurals} == plurals
+    assert not {"news", "physics", "series", "house", "glass", "dress"} & set(found.singulars)
+    raw = vocabulary.find("brown", tmp_path / "cache", raw=True)
+    assert (raw.name, len(raw.words), raw.singulars) == ("brown-raw", 10_000, {})
+    assert {"af", "something"} <= set(raw.words)
+    assert raw.digest != found.digest
     # With the corpus gone, the list in the cache is enough.
     (nltk_path / "corpora" / "brown.zip").unlink()
     assert vocabulary.find("brown", tmp_path / "cache") == found
+    assert vocabulary.find("brown", tmp_path / "cache", raw=True) == raw
 
 
 @needs_brown
@@ -82,13 +93,21 @@ def test_counts_after_lower_casing(documents: list[str]) -> None:
             if re.match(r"(nn|np|nr|pn)", tag.lower()) and "+" not in tag and word.isalpha():
                 counts[word.lower()] += 1
     expected = [word for word, _ in counts.most_common(2000)]
-    assert vocabulary.common_nouns(some, 2000) == expected
+    assert vocabulary.common_nouns(some, 2000, raw=True) == (expected, {})
 
 
 def test_common_nouns_of_a_small_text() -> None:
     text = "The/at Dog/nn-tl dog/nn Dog's/nn$ runs/vbz ./. U.S./np Paris/np-hl cat/nn something/pn  chien/fw-nn Cat/NN"
-    assert vocabulary.common_nouns([text], 10) == ["dog", "cat", "paris", "something"]
-    assert vocabulary.common_nouns([text], 1) == ["dog"]
+    assert vocabulary.common_nouns([text], 10, raw=True)[0] == ["dog", "cat", "paris", "something"]
+    assert vocabulary.common_nouns([text], 10)[0] == ["dog", "cat", "paris"]
+    assert vocabulary.common_nouns([text], 1)[0] == ["dog"]
+
+
+def test_plurals_are_told_by_their_tags() -> None:
+    text = "dogs/nns dog/nn news/nn new/nn men/nns-tl man/nn sheets/nns works/nns works/nn works/nn work/nn af/nn"
+    words, singulars = vocabulary.common_nouns([text], 20)
+    assert "af" not in words
+    assert singulars == {"dogs": "dog", "men": "man"}
 
 
 def test_without_corpus_the_error_says_both_ways(
@@ -117,7 +136,7 @@ def test_downloads_where_nltk_can(nltk_path: Path, tmp_path: Path, monkeypatch: 
         return True
 
     monkeypatch.setattr(nltk, "download", download)
-    assert vocabulary.brown() == ["dog"]
+    assert vocabulary.brown() == (["dog"], {})
 
 
 def test_damaged_zip(nltk_path: Path) -> None:
@@ -142,5 +161,7 @@ def test_file_of_words(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BoldreamsError, match="UTF-8"):
         vocabulary.find(str(path), tmp_path)
+    with pytest.raises(ChoiceError, match="--raw is of Brown's nouns"):
+        vocabulary.find("imagenet", tmp_path, raw=True)
     with pytest.raises(ChoiceError, match="brown, imagenet or a file"):
         vocabulary.find("brwon", tmp_path)

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.encoding.inputs.layout import make_groups
 from boldreams_cli.encoding.model.spec import FittedModel
@@ -163,9 +164,9 @@ def words_down_to(low: float, count: int = 20) -> list[tuple[str, float]]:
 @pytest.mark.parametrize("low", [0.28, 0.01, -0.4])
 def test_cloud_is_whole_and_the_same_again(low: float, tmp_path: Path) -> None:
     first, again, table = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "a.csv"
-    cloud.draw(first, words_down_to(low), 5)
+    panels = [cloud.panel("faces", words_down_to(low), "cosine")]
+    plots.clouds(first, panels, "a title", "a foot")
     pixels = np.asarray(Image.open(first).convert("L")).astype(int)
-    assert pixels.shape == (cloud.HEIGHT, cloud.WIDTH)
     # Nothing touches the edge, so nothing is clipped.
     assert min(pixels[0].min(), pixels[-1].min(), pixels[:, 0].min(), pixels[:, -1].min()) > 200
     assert (pixels < 200).mean() > 0.02
@@ -173,23 +174,86 @@ def test_cloud_is_whole_and_the_same_again(low: float, tmp_path: Path) -> None:
     with table.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["word"], float(row["score"])) for row in rows] == words_down_to(low)
-    cloud.draw(again, words_down_to(low), 5)
+    plots.clouds(again, panels, "a title", "a foot")
     assert again.read_bytes() == first.read_bytes()
+    assert again.with_suffix(".pdf").read_bytes() == first.with_suffix(".pdf").read_bytes()
     assert not list(tmp_path.glob(".partial*"))
 
 
-def test_all_words_are_drawn_in_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import wordcloud
+@pytest.mark.parametrize(("low", "count"), [(0.299, 20), (0.26, 20), (0.02, 100)])
+def test_words_as_drawn_have_their_sizes_and_do_not_overlap(
+    low: float, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured in the figure itself, in points."""
+    from matplotlib.figure import Figure
 
     drawn = []
-    monkeypatch.setattr(wordcloud.WordCloud, "to_image", lambda self: drawn.append(self) or Image.new("RGB", (2, 2)))
-    chosen = words_down_to(0.2)
-    cloud.draw(tmp_path / "a.png", chosen, 0)
-    fonts = {entry[0][0]: entry[1] for entry in drawn[0].layout_}
-    assert set(fonts) == {word for word, _ in chosen}
-    largest = max(fonts.values())
-    for word, score in chosen:
-        assert fonts[word] / largest == pytest.approx(score / 0.3, abs=0.1)
+
+    def measure(figure: Figure, path: Path, **_: object) -> None:
+        drawn.append((figure, [text.get_window_extent(figure.canvas.get_renderer()) for text in figure.axes[0].texts]))
+        Path(path).touch()
+
+    monkeypatch.setattr(Figure, "savefig", measure)
+    chosen = words_down_to(low, count)
+    plots.clouds(tmp_path / "a.png", [cloud.panel("faces", chosen, "cosine")], "a title", "a foot")
+    figure, boxes = drawn[0]
+    (axes,) = figure.axes
+    frame = axes.get_window_extent()
+    assert [text.get_text() for text in axes.texts] == [word for word, _ in chosen]
+    assert {text.get_rotation() for text in axes.texts} == {0}
+    fonts = [text.get_fontsize() for text in axes.texts]
+    assert fonts[0] > (12 if count == 20 else 4)
+    expected = [max(score / 0.3, cloud.SMALLEST) for _, score in chosen]
+    assert [font / fonts[0] for font in fonts] == pytest.approx(expected, rel=1e-9)
+    assert all(frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1 for box in boxes)
+    for place, one in enumerate(boxes):
+        for other in boxes[:place]:
+            wide, high = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert wide <= 0 or high <= 0
+
+
+def test_fonts_below_the_floor_are_pale_and_said() -> None:
+    drawn = cloud.panel("faces", [("a", 1.0), ("b", 0.5), ("c", 0.1)], "cosine")
+    assert list(drawn.faint) == [False, False, True]
+    assert "in proportion to cosine, 1 (largest) to 0.1" in drawn.below
+    assert "1 below 0.25" in drawn.below
+    assert "linear" in cloud.panel("faces", [("a", 1.0), ("b", -0.5)], "contrast").below
+
+
+def test_one_of_singular_and_plural_is_shown() -> None:
+    values = torch.tensor([0.9, 0.95, 0.5, 0.4])
+    singulars = {"dogs": "dog", "cats": "cat"}
+    found = cloud.top(("dog", "dogs", "cats", "sun"), values, 3, singulars)
+    assert [word for word, _ in found] == ["dogs", "cats", "sun"]
+    assert len(cloud.top(("dog", "dogs", "cats", "sun"), values, 3)) == 3
+
+
+def test_a_prompt_is_what_clip_reads(tiny: clip.Clip, tmp_path: Path) -> None:
+    plain = matching.ClipMatcher(tiny, NOUNS, tmp_path).embeddings
+    asked = matching.ClipMatcher(tiny, NOUNS, tmp_path, "a photo of a {}").embeddings
+    expected = functional.normalize(tiny.embed_texts([f"a photo of a {word}" for word in NOUNS.words]), dim=1)
+    torch.testing.assert_close(asked, expected)
+    assert (plain - asked).abs().max() > 1e-3
+
+
+def test_pictures_are_brought_to_size_as_by_open_clip(tiny: clip.Clip) -> None:
+    """Against its own transform: the shortest side bicubic, then the middle."""
+    import open_clip
+
+    assert tiny.preprocessing.interpolation == "bicubic"
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    picture = np.array(Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC))
+    settings = open_clip.get_model_preprocess_cfg(tiny.model)
+    transform = open_clip.image_transform(
+        32, is_train=False, mean=settings["mean"], std=settings["std"], interpolation="bicubic", resize_mode="shortest"
+    )
+    expected = transform(Image.fromarray(picture))
+    ours = tiny.preprocessing.normalise(tiny.preprocessing.resize(torch.from_numpy(picture)[None]).float() / 255)[0]
+    assert float((ours - expected).abs().max()) < 0.02, "a step of 8 bits is 0.015"
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        torch.testing.assert_close(tiny.embed_pixels(pixels), tiny.model.encode_image(ours[None]))
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +15,11 @@ from torch import Tensor
 from boldreams_cli.console import BoldreamsError
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.contraction import template
-from boldreams_cli.files import write_text, written_whole
+from boldreams_cli.files import write_text
 from boldreams_cli.interpret.words.matching import Matcher
+from boldreams_cli.plots.words import Panel
 
-WIDTH, HEIGHT = 1200, 750
-LARGEST = (200, 170, 145, 123, 105, 90, 76, 65, 55, 47, 40, 34, 29, 25, 21)  # fonts to try, pixels
-SLACK = 0.08  # of the largest font, by which one may be off: WordCloud rounds from word to word
 SMALLEST = 0.25  # font of the last word, in those of the first: smaller cannot be read
-INKS = ("#1d3f58", "#2c6e9b", "#b8442f", "#5a6b2f", "#6b4a7d")
 
 
 def write_table(path: Path, words: Sequence[tuple[str, float]]) -> None:
@@ -87,10 +83,22 @@ def predicted_betas(model: FittedModel, voxels: NDArray[np.bool_], embeddings: T
     return found
 
 
-def top(words: Sequence[str], values: Tensor, count: int) -> list[tuple[str, float]]:
-    """The `count` best words, best first; ties in the vocabulary's order."""
-    order = torch.argsort(values, descending=True, stable=True)[:count]
-    return [(words[int(index)], float(values[index])) for index in order]
+def top(
+    words: Sequence[str], values: Tensor, count: int, singulars: Mapping[str, str] | None = None
+) -> list[tuple[str, float]]:
+    """The `count` best words, best first; ties in the vocabulary's order.
+
+    Parameters
+    ----------
+    singulars : of plurals, their singular; of the two only the better is taken.
+    """
+    found: dict[str, tuple[str, float]] = {}
+    for index in torch.argsort(values, descending=True, stable=True).tolist():
+        word = words[index]
+        found.setdefault((singulars or {}).get(word, word), (word, float(values[index])))
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def font_sizes(values: Sequence[float]) -> list[float]:
@@ -107,40 +115,20 @@ def font_sizes(values: Sequence[float]) -> list[float]:
     return [SMALLEST + (1 - SMALLEST) * (value - lowest) / (highest - lowest) for value in values]
 
 
-def draw(path: Path, words: Sequence[tuple[str, float]], seed: int) -> None:
-    """Draw a cloud; font size by score, see `font_sizes`.
+def sizes_mean(values: Sequence[float], kind: str) -> str:
+    """What a cloud's fonts say, for below it."""
+    highest, lowest = max(values), min(values)
+    said = f"{highest:.3g} (largest) to {lowest:.3g}"
+    if lowest <= 0:
+        return f"size: {kind}, linear from {said}"
+    below = sum(value < SMALLEST * highest for value in values)
+    floor = f"; grey: {below} below {SMALLEST:g} of the largest, drawn at that" if below else ""
+    return f"size in proportion to {kind}, {said}{floor}"
 
-    Parameters
-    ----------
-    path : of the PNG.
-    words : (word, score), best first.
-    seed : of the places.
-    """
-    from wordcloud import WordCloud
 
-    sizes = dict(zip((word for word, _ in words), font_sizes([score for _, score in words]), strict=True))
-    ranks = {word: rank for rank, word in enumerate(sizes)}
-
-    def ink(word: str, **_: Any) -> str:
-        return INKS[ranks[word] % len(INKS)]
-
-    # Smaller until all fit in proportion: WordCloud shrinks or leaves out whatever does not fit.
-    letters = sum(len(word) * (0.6 * size) * size for word, size in sizes.items())  # of a font of 1 pixel
-    for largest in [font for font in LARGEST if font**2 * letters < WIDTH * HEIGHT] or LARGEST[-1:]:
-        cloud = WordCloud(
-            width=WIDTH,
-            height=HEIGHT,
-            margin=8,
-            background_color="white",
-            relative_scaling=1,
-            max_font_size=largest,
-            min_font_size=4,
-            prefer_horizontal=0.9,
-            color_func=ink,
-            random_state=seed,
-        ).generate_from_frequencies(sizes, max_font_size=largest)
-        drawn = {entry[0][0]: entry[1] for entry in cloud.layout_}
-        if all(abs(drawn.get(word, 0) - size * largest) <= SLACK * largest for word, size in sizes.items()):
-            break
-    with written_whole(path) as temporary:
-        cloud.to_image().save(temporary)
+def panel(title: str, best: Sequence[tuple[str, float]], kind: str) -> Panel:
+    """One cloud of a figure."""
+    values = [score for _, score in best]
+    lowest = SMALLEST * max(values)
+    faint = [min(values) > 0 and value < lowest for value in values]
+    return Panel(title, tuple(word for word, _ in best), font_sizes(values), faint, sizes_mean(values, kind))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,11 +17,13 @@ from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import find_images, read_images, read_picture
+from boldreams_cli.encoding.model import captions
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import clip
+from boldreams_cli.features.clip import Clip
 from boldreams_cli.files import DAMAGED_NPZ, digest
 from boldreams_cli.interpret.products import Kept, damage, find_products
-from boldreams_cli.interpret.words.matching import ClassifierMatcher, ClipMatcher, Matcher, classifier_of
+from boldreams_cli.interpret.words.matching import PLAIN, ClassifierMatcher, ClipMatcher, Matcher, classifier_of
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 
 REFERENCES = 200
@@ -41,6 +43,7 @@ class Means:
     seed : of random weights and of the reference sample.
     device : to compute on.
     cache : where embeddings are kept.
+    prompt : a text with ``{}`` for the word.
     """
 
     vocabulary: Vocabulary
@@ -50,6 +53,8 @@ class Means:
     seed: int
     device: torch.device
     cache: Path
+    prompt: str = PLAIN
+    _loaded: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def check(self, model: FittedModel | None) -> None:
         """Raise ChoiceError for what can be told without reading anything."""
@@ -57,20 +62,31 @@ class Means:
             classifier_of(model.spec.backbone if model else self.backbone)
 
     def matcher(self, model: FittedModel | None) -> Matcher:
-        """CLIP, or the backbone's classifier for ImageNet's classes.
+        """CLIP, or the backbone's classifier for ImageNet's classes; loaded once, of one model.
 
         Raises
         ------
         ChoiceError, BoldreamsError
             If there is no such network, or its weights cannot be had.
         """
+        if "matcher" not in self._loaded:
+            self._loaded["matcher"] = self._load_matcher(model)
+        return self._loaded["matcher"]
+
+    def tower(self, model: FittedModel) -> Clip:
+        """A text model's own CLIP; loaded once, of one model."""
+        if "tower" not in self._loaded:
+            self._loaded["tower"] = captions.tower_of(model, self.device, self.weights)
+        return self._loaded["tower"]
+
+    def _load_matcher(self, model: FittedModel | None) -> Matcher:
         if self.vocabulary.kind == "imagenet":
             source = model.spec.backbone_weights["source"] if model else "pretrained"
             name = model.spec.backbone if model else self.backbone
             return ClassifierMatcher(name, self.weights or source, self.vocabulary, self.seed, self.device)
         instead = ", or use --vocabulary imagenet, which needs no CLIP"
         network = clip.load(self.clip, self.weights or "pretrained", self.seed, instead).to(self.device)
-        return ClipMatcher(network, self.vocabulary, self.cache)
+        return ClipMatcher(network, self.vocabulary, self.cache, self.prompt)
 
 
 def one_picture(image: str, nsd_root: Path | None) -> Picture:

@@ -25,6 +25,7 @@ from boldreams_cli.files import fingerprint, written_whole
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 
 PICTURES_IN_A_PASS = 8
+PLAIN = "{}"  # the word alone, as the paper embeds it
 CLASSES = 1000  # of ImageNet
 
 
@@ -53,17 +54,18 @@ class ClipMatcher:
     clip : with weights.
     vocabulary : its words.
     cache : where the words' embeddings are kept.
+    prompt : a text with ``{}`` for the word.
     """
 
-    def __init__(self, clip: Clip, vocabulary: Vocabulary, cache: Path) -> None:
+    def __init__(self, clip: Clip, vocabulary: Vocabulary, cache: Path, prompt: str = PLAIN) -> None:
         self.clip, self.words = clip, vocabulary.words
         self.name, self.digest, self.preprocessing = clip.name, clip.digest, clip.preprocessing
-        self._vocabulary, self._cache = vocabulary, cache
+        self._vocabulary, self._cache, self._prompt = vocabulary, cache, prompt
 
     @cached_property
     def embeddings(self) -> Tensor:
         """(words, D), each of length 1; made when first needed."""
-        return functional.normalize(embed_vocabulary(self.clip, self._vocabulary, self._cache), dim=1)
+        return functional.normalize(embed_vocabulary(self.clip, self._vocabulary, self._cache, self._prompt), dim=1)
 
     def features(self, pixels: Tensor) -> Tensor:
         """(n, D), each of length 1."""
@@ -147,12 +149,13 @@ def classifier_of(backbone: str) -> Callable[[], nn.Module]:
     return build
 
 
-def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, cache: Path) -> Tensor:
-    """Embeddings of the words, (words, D), not normalised; computed once for these words and weights."""
+def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, cache: Path, prompt: str = PLAIN) -> Tensor:
+    """Embeddings of the words, (words, D), not normalised; computed once for these words, prompt and weights."""
+    texts = [prompt.replace("{}", word) for word in vocabulary.words]
     name = f"{vocabulary.name}-{clip.name.replace(':', '-')}"
-    path = cache / "vocabularies" / f"{name}-{fingerprint([clip.digest, vocabulary.digest])}.safetensors"
+    path = cache / "vocabularies" / f"{name}-{fingerprint([clip.digest, texts])}.safetensors"
     what = f"embed the {len(vocabulary.words)} words of {vocabulary.name}"
-    return _kept(path, lambda: clip.embed_texts(vocabulary.words, what))
+    return _kept(path, lambda: clip.embed_texts(texts, what))
 
 
 def reference_features(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from boldreams_cli.console import ChoiceError, StopFlag, logger
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.encoding.model import captions
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import backbones
 from boldreams_cli.files import fingerprint
 from boldreams_cli.interpret.products import (
     Description,
+    Make,
     Product,
     hashed,
     of_model,
@@ -30,15 +31,24 @@ from boldreams_cli.interpret.targets import said
 from boldreams_cli.interpret.words import cloud
 from boldreams_cli.interpret.words.comparison import Means, References, dream_of, dream_pixels, one_picture
 from boldreams_cli.interpret.words.matching import (
+    PLAIN,
     Matcher,
     embed_vocabulary,
     picture_features,
     reference_features,
 )
+from boldreams_cli.plots import clouds
 
 TOP = 20
 CLIP = "RN50x4"
-SHOWN = ("image", "vocabulary", "words", "score", "matcher", "matcher_weights", "dream", "reference")
+KINDS = {
+    "cosine": "cosine of CLIP's embeddings",
+    "contrast": "contrast: cosine of CLIP's embeddings",
+    "logit": "logit of the classifier",
+    "logit-contrast": "logit of the classifier",
+    "predicted-beta": "mean beta of the area, predicted from the word",
+}
+SHOWN = ("image", "vocabulary", "words", "score", "matcher", "matcher_weights", "prompt", "dream", "reference")
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,24 @@ class Request:
         return backbones.entry(self.model.spec.backbone).reads == "captions"
 
     @property
+    def home(self) -> Path:
+        """Folder of the words."""
+        return (self.model.folder if self.model is not None else self.means.cache) / "words"
+
+    def named(self, kind: str) -> str:
+        """Stem of files: the vocabulary, the score and what is not the default."""
+        means = self.means
+        return spelled(
+            means.vocabulary.name,
+            kind,
+            means.clip if kind in ("cosine", "contrast") and means.clip != CLIP else "",
+            f"prompt-{means.prompt}" if means.prompt != PLAIN else "",
+            f"reference-{self.reference.resolve().name}" if self.reference else "",
+            f"top-{self.top}" if self.top != TOP else "",
+            f"seed-{means.seed}" if means.seed else "",
+        )
+
+    @property
     def area(self) -> str:
         """The area as the name of a folder."""
         assert self.roi is not None
@@ -90,7 +118,7 @@ class Request:
         return said(self.areas, self.roi) if self.areas is not None else self.roi
 
 
-def check(roi: str | None, vocabulary: str, score: str, reference: Path | None, clip: str | None, text: bool) -> None:
+def check(vocabulary: str, score: str, reference: Path | None, clip: str | None, prompt: str, text: bool) -> None:
     """Refuse options that would change nothing.
 
     Parameters
@@ -107,6 +135,10 @@ def check(roi: str | None, vocabulary: str, score: str, reference: Path | None, 
         raise ChoiceError("a text model ranks words by the area's predicted beta; --score does not apply")
     if reference is not None and score != "contrast":
         raise ChoiceError("--reference is what --score contrast compares with; give both, or neither")
+    if "{}" not in prompt:
+        raise ChoiceError(f"--prompt {prompt!r} has no place for the word; write {{}} there: 'a photo of a {{}}'")
+    if prompt != PLAIN and vocabulary == "imagenet":
+        raise ChoiceError("--prompt does not apply: the backbone's own classifier reads no texts; leave it out")
     if clip is not None and (vocabulary == "imagenet" or text):
         reader = "a text model's own CLIP" if text else "the backbone's own classifier"
         raise ChoiceError(f"--clip does not apply: words are scored by {reader}; leave it out")
@@ -117,6 +149,7 @@ class _Words:
     """Scores of all words, when they are asked for, and what decides them."""
 
     place: str  # folder under words/
+    title: str
     kind: str
     matcher: str
     weights: str
@@ -125,58 +158,107 @@ class _Words:
     about: dict[str, Any]
 
 
-def wordcloud(request: Request, overwrite: bool = False) -> Description:
-    """Find the words that fit an image, or an area's dream, best, and keep them, unless they are there.
+def wordclouds(requests: Sequence[Request], overwrite: bool = False) -> Description:
+    """Find the words that fit images, or areas' dreams, best, and keep them, unless they are there.
+
+    Parameters
+    ----------
+    requests : one or more, alike but in what the words are for.
+    overwrite : whether to do again what is done.
 
     Returns
     -------
-    The JSON object of ``wordcloud``.
+    The JSON object of ``wordcloud``; of several, theirs as `results`, and the figure of all as `files`.
 
     Raises
     ------
     ChoiceError, BoldreamsError
         If there is no such area, dream or picture, or what compares cannot be had.
     """
-    means, model = request.means, request.model
-    found = _by_betas(request) if request.by_betas else _by_pictures(request)
-    vocabulary = means.vocabulary
-    name = spelled(
-        vocabulary.name,
-        found.kind,
-        means.clip if found.kind in ("cosine", "contrast") and means.clip != CLIP else "",
-        f"reference-{request.reference.resolve().name}" if request.reference else "",
-        f"top-{request.top}" if request.top != TOP else "",
-        f"seed-{means.seed}" if means.seed else "",
+    # What is missing is found out before anything is computed.
+    found = [_by_betas(request) if request.by_betas else _by_pictures(request) for request in requests]
+    kept = [_keep(request, words, overwrite) for request, words in zip(requests, found, strict=True)]
+    shown = [
+        {key: there.get(key) for key in ("model", *SHOWN)}
+        | {"image": request.subject_name, "files": [str(path) for path in there["files"]]}
+        for request, there in zip(requests, kept, strict=True)
+    ]
+    if len(shown) == 1:
+        return shown[0]
+    files = [str(path) for path in _together(requests[0], found, kept, overwrite)["files"]]
+    return {"model": shown[0]["model"], "results": shown, "files": files}
+
+
+def _keep(request: Request, found: _Words, overwrite: bool) -> Description:
+    means, model, vocabulary = request.means, request.model, request.means.vocabulary
+    product = Product(
+        "words",
+        request.home / found.place,
+        request.named(found.kind),
+        ("{stem}.png", "{stem}.pdf", "{stem}.csv"),
+        found.decides
+        | {
+            "vocabulary": vocabulary.digest,
+            "prompt": means.prompt,
+            "score": found.kind,
+            "matcher": [found.matcher, found.weights],
+            "top": request.top,
+            "seed": means.seed,
+            "versions": versions_that_matter(),
+        },
     )
-    subject = request.subject_name
-    folder = (model.folder if model is not None else means.cache) / "words" / found.place
-    decides = found.decides | {
-        "vocabulary": vocabulary.digest,
-        "score": found.kind,
-        "matcher": [found.matcher, found.weights],
-        "top": request.top,
-        "seed": means.seed,
-        "versions": versions_that_matter(),
-    }
-    product = Product("words", folder, name, ("{stem}.png", "{stem}.csv"), decides)
 
     def make(folder: Path, stem: str) -> Description:
-        best = cloud.top(vocabulary.words, found.values(), request.top)
-        cloud.draw(folder / f"{stem}.png", best, means.seed)
+        best = cloud.top(vocabulary.words, found.values(), request.top, vocabulary.singulars)
+        panel = cloud.panel(found.title, best, found.kind)
+        clouds(folder / f"{stem}.png", [panel], *_framing(request, found))
         cloud.write_table(folder / f"{stem}.csv", best)
         about = said_of_model(model) | {"title": title_of_model(model)} if model is not None else {}
-        facts = {"image": subject, "vocabulary": vocabulary.name, "vocabulary_digest": vocabulary.digest, "words": best}
-        facts |= {"score": found.kind, "matcher": found.matcher, "matcher_weights": found.weights, "seed": means.seed}
+        facts = {"image": request.subject_name, "words": best, "score": found.kind, "prompt": means.prompt}
+        facts |= {"vocabulary": vocabulary.name, "vocabulary_digest": vocabulary.digest}
+        facts |= {"matcher": found.matcher, "matcher_weights": found.weights, "seed": means.seed}
         return about | facts | found.about
 
+    return _made(product, make, overwrite)
+
+
+def _together(request: Request, found: Sequence[_Words], kept: Sequence[Description], overwrite: bool) -> Description:
+    """All clouds in one figure."""
+    titles = [words.title for words in found]
+    stem = spelled("+".join(dict.fromkeys(words.place for words in found)), request.named(found[0].kind))
+    decides = {"of": [there["key"] for there in kept], "titles": titles, "versions": versions_that_matter()}
+    product = Product("words-together", request.home / "together", stem, ("{stem}.png", "{stem}.pdf"), decides)
+
+    def make(folder: Path, stem: str) -> Description:
+        panels = [
+            cloud.panel(words.title, [(word, score) for word, score in there["words"]], words.kind)
+            for words, there in zip(found, kept, strict=True)
+        ]
+        clouds(folder / f"{stem}.png", panels, *_framing(request, found[0]))
+        about = said_of_model(request.model) if request.model is not None else {}
+        return about | {"image": [there["image"] for there in kept], "of": [str(there["files"][0]) for there in kept]}
+
+    return _made(product, make, overwrite)
+
+
+def _made(product: Product, make: Make, overwrite: bool) -> Description:
     with product.held(StopFlag()):
         there = None if overwrite else product.found()
-        if there is not None:
-            logger.info("%s: done before, with all of the same settings (--overwrite does it again)", there["files"][0])
-        else:
-            there = product.write(make)
-    shown = {key: there.get(key) for key in ("model", *SHOWN)}
-    return shown | {"image": subject, "files": [str(path) for path in there["files"]]}
+        if there is None:
+            return product.write(make)
+        logger.info("%s: done before, with all of the same settings (--overwrite does it again)", there["files"][0])
+        return there
+
+
+def _framing(request: Request, found: _Words) -> tuple[str, str]:
+    """Title and foot of a figure: whose words they are, and what was compared with what."""
+    means, vocabulary = request.means, request.means.vocabulary
+    words = f"{len(vocabulary.words)} words of {vocabulary.name}"
+    words += f" as {means.prompt!r}" if means.prompt != PLAIN else ""
+    against = f", minus its mean over {found.about['reference']}" if found.about["reference"] else ""
+    foot = f"{KINDS[found.kind]}{against}; {words}; {found.matcher}, weights {found.weights[:12]}"
+    title = title_of_model(request.model) if request.model is not None else f"words by {found.matcher}"
+    return title, f"{foot}; boldreams {versions_that_matter()['boldreams']}"
 
 
 def _by_betas(request: Request) -> _Words:
@@ -186,13 +268,17 @@ def _by_betas(request: Request) -> _Words:
     assert request.roi is not None
     assert request.areas is not None
     voxels = request.areas.select(request.roi)
-    tower = captions.tower_of(model, means.device, means.weights)
+    tower = means.tower(model)
 
     def values() -> Tensor:
-        return cloud.predicted_betas(model, voxels, embed_vocabulary(tower, means.vocabulary, means.cache))
+        return cloud.predicted_betas(
+            model, voxels, embed_vocabulary(tower, means.vocabulary, means.cache, means.prompt)
+        )
 
     decides = of_model(model) | {"voxels": hashed(np.flatnonzero(voxels))}
-    return _Words(request.area, "beta", tower.name, tower.digest, decides, values, {"dream": None, "reference": None})
+    about = {"dream": None, "reference": None}
+    title = str(request.subject_name)
+    return _Words(request.area, title, "predicted-beta", tower.name, tower.digest, decides, values, about)
 
 
 def _by_pictures(request: Request) -> _Words:
@@ -206,12 +292,16 @@ def _by_pictures(request: Request) -> _Words:
         dream = dream_of(request.model, request.area)
         dreamt = torch.from_numpy(dream_pixels(dream))
         about["dream"], place = dream.name, str(dream.description["area"])
+        title = f"dream of {request.subject_name}" + (f" ({dream.name})" if dream.name != place else "")
         decides: dict[str, Any] = {"dream": dream.key}
     else:
         shown = [one_picture(str(request.image), request.nsd_root)]
         decides, place = {"pixels": hashed(shown[0])}, spelled(Path(str(request.image)).stem)
+        number = isinstance(request.subject_name, int)
+        title = f"image {request.image}" if number else Path(str(request.image)).name
     references = _references(request) if request.score == "contrast" else None
     matcher = means.matcher(request.model)
+    decides["preprocessing"] = matcher.preprocessing.to_dict()
     if references is not None:
         about["reference"] = str(request.reference or f"{references.count} training images")
         decides["reference"] = fingerprint(references.identity)
@@ -222,7 +312,7 @@ def _by_pictures(request: Request) -> _Words:
 
     kind = {"cosine": "logit", "contrast": "logit-contrast"}[request.score]
     kind = kind if means.vocabulary.kind == "imagenet" else request.score
-    return _Words(place, kind, matcher.name, matcher.digest, decides, values, about)
+    return _Words(place, title, kind, matcher.name, matcher.digest, decides, values, about)
 
 
 def _references(request: Request) -> References:

@@ -80,7 +80,7 @@ def _words(model: Model) -> dict[str, Kept]:
     shown, found = {kept.name for kept in _dreams(model).values()}, {}
     words = [kept for kept in model.products if kept.kind == "words"]
     for kept in sorted(words, key=lambda kept: (kept.description.get("dream") in shown, kept.date)):
-        if kept.description.get("dream") or kept.description.get("score") == "beta":
+        if kept.description.get("dream") or kept.description.get("score") in ("beta", "predicted-beta"):
             found[kept.files[0].parent.name] = kept
     return found
 

@@ -1,0 +1,146 @@
+"""Word clouds: every word horizontal, in one font, its size exactly the one asked for (paper, figures 6 and 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from numpy.typing import NDArray
+
+from boldreams_cli.plots.style import COLOUR, printed, wrapped
+
+FONT = "DejaVu Sans"  # comes with matplotlib, so that a cloud is the same everywhere
+FAINT, GREY = "#76818a", "#444444"
+WIDTH, HEIGHT = 5.6, 3.4  # of a cloud, inches
+MARGIN = 0.2  # beside clouds, inches
+LARGEST = 64.0  # font to try first, points
+SHRINK = 0.96  # from one try to the next
+GAP = 4.0  # between words, points
+STEP = 3.0  # between places to try, points
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One cloud.
+
+    Parameters
+    ----------
+    title : above it.
+    words : the largest first.
+    sizes : of each, in those of the largest.
+    faint : whether each is drawn paler.
+    below : what the sizes mean.
+    """
+
+    title: str
+    words: Sequence[str]
+    sizes: Sequence[float]
+    faint: Sequence[bool]
+    below: str
+
+
+def clouds(path: Path, panels: Sequence[Panel], title: str, foot: str) -> None:
+    """Draw clouds side by side, at most three in a row.
+
+    Parameters
+    ----------
+    path : to write, and as .pdf beside.
+    panels : one or more.
+    title : of the figure.
+    foot : what was compared with what.
+    """
+    columns = 1 if len(panels) == 1 else 2 if len(panels) in (2, 4) else 3
+    rows = -(-len(panels) // columns)
+    width = (WIDTH + MARGIN) * columns + MARGIN
+    title, foot = wrapped(title, width, 10), wrapped(foot, width, 7)
+    head, tail = 0.18 * (title.count("\n") + 1) + 0.1, 0.13 * (foot.count("\n") + 1) + 0.1
+    row = HEIGHT + 0.52  # a cloud, its title and what its sizes mean
+    height = head + row * rows + tail
+    # Hinting would round the letters to whole pixels.
+    with matplotlib.rc_context({"text.hinting": "none"}), printed(path, width, height) as drawn:
+        drawn.set_layout_engine("none")  # which would give the clouds another size than the words were placed in
+        drawn.text(0.5, 1 - 0.05 / height, title, ha="center", va="top", fontsize=10, fontweight="bold")
+        drawn.text(0.5, 0.05 / height, foot, ha="center", va="bottom", fontsize=7, color=GREY)
+        for index, panel in enumerate(panels):
+            left = MARGIN + (WIDTH + MARGIN) * (index % columns)
+            bottom = tail + row * (rows - 1 - index // columns) + 0.26
+            _draw(drawn.add_axes((left / width, bottom / height, WIDTH / width, HEIGHT / height)), panel)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    """In axes that count points, as fonts do."""
+    font, places = place(panel.words, panel.sizes, WIDTH * 72, HEIGHT * 72)
+    axes.set(xlim=(0, WIDTH * 72), ylim=(0, HEIGHT * 72), xticks=[], yticks=[])
+    axes.spines[:].set_color("#e2e6e9")
+    axes.set_title(wrapped(panel.title, WIDTH, 9), fontsize=9, pad=3)
+    axes.set_xlabel(wrapped(panel.below, WIDTH, 7), fontsize=7, color=GREY, labelpad=3)
+    for word, size, faint, (left, base) in zip(panel.words, panel.sizes, panel.faint, places, strict=True):
+        ink = FAINT if faint else COLOUR
+        axes.text(left, base, word, fontsize=font * size, family=FONT, color=ink, parse_math=False, va="baseline")
+
+
+def place(
+    words: Sequence[str], sizes: Sequence[float], width: float, height: float
+) -> tuple[float, list[tuple[float, float]]]:
+    """Find the largest font at which all words fit at their sizes, and where; the same for the same words.
+
+    Parameters
+    ----------
+    words : the largest first.
+    sizes : of each, in those of the largest.
+    width, height : of the cloud, points.
+
+    Returns
+    -------
+    The largest word's font in points, and of each word the left end of its base line, in points from the lower left.
+
+    Raises
+    ------
+    ValueError
+        If there are no words.
+    """
+    if not words:
+        raise ValueError("a cloud of no words")
+    boxes = np.array([_box(word, size) for word, size in zip(words, sizes, strict=True)])
+    font = min(LARGEST, (width - 2 * GAP) / boxes[:, 2].max(), (height - 2 * GAP) / boxes[:, 3].max())
+    while (found := _fitted(boxes * font, width, height)) is None:
+        font *= SHRINK
+    left, base = (found - boxes[:, :2] * font).T
+    return font, list(zip(left.tolist(), base.tolist(), strict=True))
+
+
+def _box(word: str, size: float) -> tuple[float, float, float, float]:
+    """Left, bottom, width and height of a word from the start of its base line, at a font of 1 point."""
+    font = FontProperties(family=FONT, size=100)
+    width, height, descent = text_to_path.get_text_width_height_descent(word, font, False)
+    return 0.0, -descent * size / 100, width * size / 100, height * size / 100
+
+
+def _fitted(boxes: NDArray[np.floating], width: float, height: float) -> NDArray[np.floating] | None:
+    """Lower left corners: each word at the free place nearest to the middle; None if one finds none."""
+    if ((boxes[:, 2] + GAP) * (boxes[:, 3] + GAP)).sum() > width * height:
+        return None
+    grid = np.stack(np.meshgrid(np.arange(0, width, STEP), np.arange(0, height, STEP)), -1).reshape(-1, 2)
+    offset = (grid - (width / 2, height / 2)) / (width, height)  # rings as flat as the cloud
+    centres = grid[np.argsort((offset**2).sum(1), kind="stable")]
+    placed = np.zeros((0, 4))
+    for _, _, wide, high in boxes:
+        low = centres - (wide / 2, high / 2)
+        top = low + np.array([wide, high])
+        free = (low >= GAP).all(1) & (top <= (width - GAP, height - GAP)).all(1)
+        low, top = low[free], top[free]
+        clear = np.ones(len(low), dtype=bool)
+        for left, bottom, right, upper in placed:
+            apart = (top[:, 0] + GAP <= left) | (low[:, 0] >= right + GAP)
+            clear &= apart | (top[:, 1] + GAP <= bottom) | (low[:, 1] >= upper + GAP)
+        if not clear.any():
+            return None
+        chosen = int(clear.argmax())
+        placed = np.vstack([placed, [*low[chosen], *top[chosen]]])
+    return placed[:, :2]
