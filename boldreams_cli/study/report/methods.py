@@ -24,6 +24,8 @@ KINDS = {
     "[@adam] with a decaying rate, each voxel keeping the epoch that predicted held-out training images best",
     "ridge": "ridge regression on filters pooled on a grid, the penalty of each voxel chosen by leaving out one "
     "training image at a time",
+    "local": "ridge regression on filters pooled on a grid, whose prior is a Gaussian receptive field, field and "
+    "penalty of each voxel chosen by leaving out one training image at a time",
     "gaussian": "Gaussian receptive fields out of a fixed set with ridge weights, field and penalty chosen by leaving "
     "out one training image at a time",
 }
