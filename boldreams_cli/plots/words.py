@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
+from wordcloud.wordcloud import IntegralOccupancyMap
 
 from boldreams_cli.plots.style import COLOUR, printed, wrapped
 
@@ -22,7 +24,7 @@ MARGIN = 0.2  # beside clouds, inches
 LARGEST = 64.0  # font to try first, points
 SHRINK = 0.96  # from one try to the next
 GAP = 4.0  # between words, points
-STEP = 3.0  # between places to try, points
+TRIES = 12  # arrangements at a font
 
 
 @dataclass(frozen=True)
@@ -123,24 +125,27 @@ def _box(word: str, size: float) -> tuple[float, float, float, float]:
 
 
 def _fitted(boxes: NDArray[np.floating], width: float, height: float) -> NDArray[np.floating] | None:
-    """Lower left corners: each word at the free place nearest to the middle; None if one finds none."""
+    """Lower left corners, at places that word_cloud finds free; None if a word finds none in any of a few tries."""
     if ((boxes[:, 2] + GAP) * (boxes[:, 3] + GAP)).sum() > width * height:
         return None
-    grid = np.stack(np.meshgrid(np.arange(0, width, STEP), np.arange(0, height, STEP)), -1).reshape(-1, 2)
-    offset = (grid - (width / 2, height / 2)) / (width, height)  # rings as flat as the cloud
-    centres = grid[np.argsort((offset**2).sum(1), kind="stable")]
-    placed = np.zeros((0, 4))
+    # word_cloud's own sizes are whole pixels, and shrink until a word fits: here all shrink together (`place`).
+    for seed in range(TRIES):
+        if (found := _tried(boxes, int(width - GAP), int(height - GAP), random.Random(seed))) is not None:
+            return found
+    return None
+
+
+def _tried(boxes: NDArray[np.floating], width: int, height: int, draws: random.Random) -> NDArray[np.floating] | None:
+    """One arrangement, on a grid of points; None if a word finds no place."""
+    taken, places = np.zeros((height, width), np.uint32), []
+    free = IntegralOccupancyMap(height, width, None)
     for _, _, wide, high in boxes:
-        low = centres - (wide / 2, high / 2)
-        top = low + np.array([wide, high])
-        free = (low >= GAP).all(1) & (top <= (width - GAP, height - GAP)).all(1)
-        low, top = low[free], top[free]
-        clear = np.ones(len(low), dtype=bool)
-        for left, bottom, right, upper in placed:
-            apart = (top[:, 0] + GAP <= left) | (low[:, 0] >= right + GAP)
-            clear &= apart | (top[:, 1] + GAP <= bottom) | (low[:, 1] >= upper + GAP)
-        if not clear.any():
+        size = int(np.ceil(high + GAP)), int(np.ceil(wide + GAP))
+        found = free.sample_position(*size, draws)
+        if found is None:
             return None
-        chosen = int(clear.argmax())
-        placed = np.vstack([placed, [*low[chosen], *top[chosen]]])
-    return placed[:, :2]
+        row, column = found
+        taken[row : row + size[0], column : column + size[1]] = 1
+        free.update(taken, row, column)
+        places.append((column + GAP, height - row - high))  # rows count from the top
+    return np.array(places)
