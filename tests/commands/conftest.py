@@ -25,13 +25,14 @@ def cache(run: Run, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     run("extract", "--backbone", "alexnet", "--weights", weights, "--cache", path)
     run("fit", "--percent", 10, "--subject", 1, "--cache", path, "--epochs", 3, "--lr", "1e-3")
     run("score", "--cache", path)
+    shutil.copytree(path, path.with_name("as-made"))  # before tests add to it
     return path
 
 
 @pytest.fixture
 def own(cache: Path, tmp_path: Path) -> Path:
-    """A copy of that cache to spoil."""
-    return Path(shutil.copytree(cache, tmp_path / "cache"))
+    """A copy of that cache as it was made, to spoil."""
+    return Path(shutil.copytree(cache.with_name("as-made"), tmp_path / "cache"))
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:

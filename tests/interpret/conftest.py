@@ -46,15 +46,16 @@ def fitted(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted
     where = ["--cache", str(cache), "--nsd-root", str(root), "--subject", "1"]
     in_process("extract", "--backbone", "alexnet", "--weights", "random", *where)
     in_process("fit", "--percent", "10", "--epochs", "8", "--lr", "0.01", *where)
+    shutil.copytree(cache, cache.with_name("as-made"))  # before tests dream with it
     model = FittedModel.load(find_models(cache)[0].folder)
     return Fitted(root, cache, model, FullModel.rebuild(model, CPU), Responses.open(complete_stores(cache, 1)[0]))
 
 
 @pytest.fixture
 def copied(fitted: Fitted, tmp_path: Path) -> Fitted:
-    """The same in a place of its own, for tests that damage something."""
+    """The same in a place of its own, as it was made, for tests that damage something or count what is there."""
     cache = tmp_path / "cache"
-    shutil.copytree(fitted.cache, cache)
+    shutil.copytree(fitted.cache.with_name("as-made"), cache)
     return Fitted(fitted.root, cache, FittedModel.load(find_models(cache)[0].folder), fitted.full, fitted.responses)
 
 
