@@ -99,7 +99,7 @@ def gallery(path: Path, columns: Sequence[tuple[str, Sequence[tuple[Pictures, st
     columns : of each area: its name, (H, W, 3) pictures with captions, as many as the others', and a last line.
     """
     rows = len(columns[0][1])
-    with figure(path, 1.35 * len(columns), 1.6 * rows + 0.55) as drawn:
+    with figure(path, 1.35 * len(columns), 1.42 * rows + 0.52) as drawn:
         drawn.set_layout_engine("constrained", h_pad=0.01, hspace=0)
         grid = drawn.subplots(rows, len(columns), squeeze=False)
         for (name, pictures, words), axes in zip(columns, grid.T, strict=True):
