@@ -54,6 +54,7 @@ class Source:
         """Products of a kind that are of an area, the newest first."""
         named = {"attribution": "roi", "words": "image", "dream": "area"}[kind]
         found = [item for item in self.products if item.kind == kind and item.description.get(named) == area]
+        found = [item for item in found if not item.is_photograph]
         return sorted(found, key=lambda item: item.date, reverse=True)
 
     @property

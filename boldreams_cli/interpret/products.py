@@ -291,6 +291,11 @@ class Kept:
     files: Sequence[Path]
     description: Description
 
+    @property
+    def is_photograph(self) -> bool:
+        """Whether it is a dream that began as a photograph, which does not stand for what an area wants."""
+        return self.kind == "dream" and self.description.get("start") is not None
+
 
 def find_products(folder: Path, checked: bool = False) -> list[Kept]:
     """All products of a model (or, of words without one, of a cache), by kind and name.

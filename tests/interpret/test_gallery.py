@@ -26,6 +26,8 @@ def two(run: Run, copied: Fitted) -> Fitted:
     (other / "spec.json").write_text(json.dumps(spec | {"percent": 50}))
     chosen = ("--model", copied.model.folder, "--cache", copied.cache)
     run("dream", "--roi", "faces", "--roi", "V1", *QUICK, *chosen)
+    shown = copied.responses.test_images[0]
+    run("dream", "--roi", "V1", "--start", shown, *QUICK, *chosen)  # newer, and not what V1 wants most
     run("attribute", "--roi", "V1", "--image", copied.responses.test_images[0], "--steps", 8, *chosen)
     return copied
 

@@ -184,7 +184,7 @@ def dream_of(model: FittedModel, area: str) -> Kept:
         for item in find_products(model.folder)
         if item.kind == "dream"
         and str(item.description.get("area", "")).casefold() == area.casefold()
-        and item.description.get("start") is None  # else it is a photograph's
+        and not item.is_photograph
     ]
     remedy = f"run boldreams dream --roi {area} --model {model.folder}"
     plain = [item for item in kept if item.state == "done" and item.description["objective"] in ("mean", "diversity")]

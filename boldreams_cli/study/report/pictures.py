@@ -70,7 +70,7 @@ def _dreams(model: Model) -> dict[str, Kept]:
     """Area -> the newest dream of its mean response."""
     found: dict[str, Kept] = {}
     for kept in sorted(model.products, key=lambda kept: kept.date):
-        if kept.kind == "dream" and kept.description.get("objective") == "mean":
+        if kept.kind == "dream" and kept.description.get("objective") == "mean" and not kept.is_photograph:
             found[str(kept.description["area"])] = kept
     return found
 
