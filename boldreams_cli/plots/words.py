@@ -120,7 +120,9 @@ def place(
 def _box(word: str, size: float) -> tuple[float, float, float, float]:
     """Left, bottom, width and height of a word from the start of its base line, at a font of 1 point."""
     font = FontProperties(family=FONT, size=100)
-    width, height, descent = text_to_path.get_text_width_height_descent(word, font, False)
+    width = text_to_path.get_text_width_height_descent(word, font, False)[0]
+    # A line's height, as matplotlib lays it out: that of a word with letters above and below, whatever its own are.
+    _, height, descent = text_to_path.get_text_width_height_descent(f"lp{word}", font, False)
     return 0.0, -descent * size / 100, width * size / 100, height * size / 100
 
 
@@ -144,7 +146,7 @@ def _tried(boxes: NDArray[np.floating], width: int, height: int, draws: random.R
         found = free.sample_position(*size, draws)
         if found is None:
             return None
-        row, column = found
+        row, column = found[0] + 1, found[1] + 1  # sums before the first cell are zero, so that it is the next one
         taken[row : row + size[0], column : column + size[1]] = 1
         free.update(taken, row, column)
         places.append((column + GAP, height - row - high))  # rows count from the top
