@@ -112,8 +112,17 @@ def load_start(
                 "--features"
             )
         weights = next(iter(sources.values()), "pretrained")
-    backbone = backbones.load(name, weights, seed, trainable=True)
-    same = [store for store in held if store.spec["weights_digest"] == backbone.digest]
+    # The layers of the only store, and its maps' form: it may have been made with --layers or --map.
+    layers = list(held[0].spec["layers"]) if len(held) == 1 else None
+    rectified = len(held) == 1 and held[0].spec["preprocessing"].get("map") == "rectified"
+    backbone = backbones.load(name, weights, seed, layers, trainable=True, rectified=rectified)
+    same = [
+        store
+        for store in held
+        if store.spec["weights_digest"] == backbone.digest
+        and set(store.spec["layers"]) == set(backbone.layers)
+        and (store.spec["preprocessing"].get("map") == "rectified") == rectified
+    ]
     if required and not same:
         raise MismatchError(
             f"the weights {weights} of {name} are not those that {held[0].path.name} was made with; give the right "
