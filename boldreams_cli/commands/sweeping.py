@@ -15,19 +15,6 @@ if TYPE_CHECKING:
     from boldreams_cli.study.grid import Grid
 
 AXES = ("percent", "backbone", "subject", "readout", "recipe", "finetune", "seed")
-SETTINGS = (
-    "sessions",
-    "mask",
-    "features",
-    "weights",
-    "rf",
-    "epochs",
-    "lr",
-    "batch_size",
-    "grid",
-    "compress",
-    "precision",
-)
 
 
 def grid_options(command: Command) -> Command:
@@ -58,6 +45,8 @@ def grid_options(command: Command) -> Command:
     @option("--precision", type=click.Choice(["fp32", "tf32", "bf16"]), help="The precision of matrix products.")
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        from boldreams_cli.study.grid import SETTINGS
+
         given = {name: kwargs.pop(name) for name in (*AXES, *SETTINGS)}
         command(*args, given={name: value for name, value in given.items() if value is not None}, **kwargs)
 

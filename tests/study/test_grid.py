@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from boldreams_cli.commands.sweeping import AXES, SETTINGS
+from boldreams_cli.commands.sweeping import AXES
 from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.study import grid as module
 from boldreams_cli.study.grid import PUBLISHED, Cell, make_grid, read_toml
@@ -90,7 +90,6 @@ def test_what_a_file_may_not_say(tmp_path: Path, text: str, said: str) -> None:
 
 def test_options_and_library_name_the_same() -> None:
     assert set(AXES) == module.axes().keys()
-    assert set(SETTINGS) == set(module.SETTINGS)
 
 
 def test_a_name_belongs_to_one_grid(tmp_path: Path) -> None:
