@@ -33,7 +33,7 @@ class PixelsHash:
 
     def update(self, images: NDArray[Any]) -> None:
         """Take in some images, of any shape."""
-        self._sum = google_crc32c.extend(self._sum, images.tobytes())
+        self._sum = google_crc32c.extend(self._sum, np.ascontiguousarray(images))  # bytes of it would be a copy
 
     @property
     def digits(self) -> str:
