@@ -139,3 +139,28 @@ def test_refused(run: Run, cache: Path) -> None:
     assert "leave out --finetune, or --folds" in refused.err
     assert "--folds" in run(*FIT, "--cache", cache, "--folds", 1, code=2).err
     assert "training images, not 999" in run(*FIT, "--cache", cache, "--folds", 999, code=2).err
+
+
+def test_a_store_of_chosen_filters_has_folds_where_it_keeps_enough(run: Run, tmp_path: Path, weights: Path) -> None:
+    ask = ("extract", "--backbone", "alexnet", "--weights", weights, "--subject", 1)
+    run(*ask, "--keep-percent", 10, "--cache", tmp_path)
+    run(*ask, "--cache", tmp_path / "all")
+    fit = ("fit", "--percent", 1, "--subject", 1, "--recipe", "fast", "--epochs", 2, "--folds", 2, "--json")
+    few, everything = (run(*fit, "--cache", cache).json for cache in (tmp_path, tmp_path / "all"))
+    of_few, of_all = (load_file(done["folds"]["file"])["betas"] for done in (few, everything))
+    np.testing.assert_array_equal(of_few, of_all)
+    refused = run("fit", "--percent", 10, *fit[3:], "--cache", tmp_path, code=3)  # a fold ranks others into its tenth
+    assert "--keep-percent" in refused.err
+
+
+def test_the_ceiling_is_that_of_the_training_images_repeats(run: Run, own: Path) -> None:
+    fit = (*FIT, "--sessions", "1-2", "--cache", own, "--folds", 2, "--json")
+    model = run(*fit).json["model"]
+    found = run("score", "--model", model, "--cache", own, "--json").json["folds"]
+    responses = next(
+        one for path in (own / "responses").glob("subj01-*.zarr") if len((one := Responses.open(path)).sessions) == 2
+    )
+    means = [np.mean(1 / responses.repeats(images)) for images in (responses.train_images, responses.test_images)]
+    assert means[0] != pytest.approx(means[1], rel=0.01), "the data could tell"
+    ceiling = np.sqrt(responses.ncsnr**2 / (responses.ncsnr**2 + means[0]))
+    assert found["ceiling_mean"] == pytest.approx(ceiling.mean(), rel=1e-5)

@@ -68,6 +68,19 @@ def test_cells_are_models_with_scores_and_nothing_is_done_twice(run: Run, own: P
     assert len(json.loads((own / "studies/two/table.json").read_text())) == len(table)
 
 
+def test_finetuned_cells_lie_beside_the_others(run: Run, own: Path) -> None:
+    grid = ("--backbone", "alexnet", "--percent", 1, "--subject", 1, "--epochs", 1, "--finetune", "no,yes")
+    done = run("sweep", *grid, "--cache", own, "--json").json
+    assert done["cells"] == {"done": 2, "failed": 0, "running": 0, "missing": 0}
+    assert [one["finetuned"] for one in done["models"]] == [False, True]
+    plain, tuned = (Path(one["model"]) for one in done["models"])
+    assert {row.folder for row in find_models(own) if row.percent == 1} == {plain, tuned}
+    before = listing(tuned)
+    again = run("fit", *grid[:-2], "--finetune", "--cache", own, "--json")
+    assert Path(again.json["model"]) == tuned
+    assert listing(tuned) == before, "the fit by hand is that cell"
+
+
 def test_a_rerun_imports_no_torch(run: Run, own: Path, experiment: Path) -> None:
     run("sweep", *GRID, "--cache", own)
     program = (

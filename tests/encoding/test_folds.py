@@ -67,6 +67,7 @@ def test_images_are_dealt_evenly_once_each_by_the_seed() -> None:
     order = np.random.default_rng(0).permutation(103)
     np.testing.assert_array_equal(deal(images[order], 5, 0), dealt[order])  # by the image, not by its place
     assert (deal(images, 5, 1) != dealt).mean() > 0.5
+    assert deal(np.arange(100, 112), 3, 0).tolist() == [1, 3, 2, 2, 2, 1, 1, 3, 3, 2, 3, 1]  # for good
     for count in (1, 104):
         with pytest.raises(ChoiceError, match="from 2 to the 103"):
             deal(images, count, 0)
