@@ -92,11 +92,13 @@ def _fit_and_score(
     fitted = shell.run("fit", *common, *root, *selectors, *TRAINING, "--seed", str(seed))
     model = ("--model", fitted["model"])
     scores = shell.run("score", *common, *root, *model)
+    outside = shell.run("score", *common, *root, *model, "--test", "synthetic")
     predicted = shell.run("predict", *common, *root, *model)
     return {
         "model": fitted["model"],
         "r_mean": scores["r_mean"],
         "ceiling_mean": scores["ceiling_mean"],
+        "synthetic": {name: outside[name] for name in ("r_mean", "ceiling_mean")},
         "predictions": predicted["file"],
         "rois": _compare(Path(fitted["model"]), known, scores["rois"]),
     }

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     help="Subject, repeatable (default: all whose betas lie under the root).",
 )
 @options.option("--sessions", default=None, metavar="LIST", help="Sessions, e.g. 1-40 (default: 1-37 or all there).")
+@options.betas_option
 @options.option(
     "--captions-dir",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -92,6 +93,7 @@ def extract(
     weights: str,
     subjects: tuple[int, ...],
     sessions: str | None,
+    betas: str | None,
     captions_dir: Path | None,
     clip: str,
     batch_size: int | None,
@@ -117,7 +119,7 @@ def extract(
     entry = backbones.entry(backbone)
     asked = None if layers is None else [name.strip() for name in layers.split(",") if name.strip()]
     where = options.pick_device(device)
-    dataset = options.dataset_of(nsd_root)
+    dataset = options.dataset_of(nsd_root, betas)
     images, training = sources.shown(dataset, subjects, sessions)
     with ExitStack() as stack:
         network: Backbone

@@ -97,6 +97,7 @@ def fit(
     subject: int | None,
     sessions: str | None,
     mask: str | None,
+    betas: str | None,
     rf: str,
     readout: str,
     recipe: str | None,
@@ -150,9 +151,9 @@ def fit(
     if tuning is not None and folds is not None:
         raise ChoiceError("--folds fits from the feature store alone; leave out --finetune, or --folds")
     settings = FitSettings(percent, rf, seed)
-    subject = options.the_subject(subject, cache, nsd_root)
+    subject = options.the_subject(subject, cache, nsd_root, betas)
     with float32_products(precision or "fp32", where), stop_on_signals() as stop:
-        responses = functools.partial(responses_for, cache, subject, nsd_root, sessions, mask, stop)
+        responses = functools.partial(responses_for, cache, subject, nsd_root, sessions, mask, stop, betas)
         result: FitResult | None
         predicted: Folds | None = None
         if tuning is None:
@@ -166,7 +167,7 @@ def fit(
         else:
             from boldreams_cli.encoding.finetuning.start import Source
 
-            source = Source(cache, options.dataset_of(nsd_root), backbone, features, tuning.weights, responses)
+            source = Source(cache, options.dataset_of(nsd_root, betas), backbone, features, tuning.weights, responses)
             result = tuning.fit(source, settings, asked, where, memory, stop, resume, overwrite)
     if result is not None:
         _show(result, predicted, output)

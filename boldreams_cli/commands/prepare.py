@@ -8,7 +8,11 @@ from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
 
-@options.command("boldreams prepare --subject 1", "boldreams prepare --subject 1 --sessions 1-40 --mask nsdgeneral")
+@options.command(
+    "boldreams prepare --subject 1",
+    "boldreams prepare --subject 1 --sessions 1-40 --mask nsdgeneral",
+    "boldreams prepare --subject 1 --betas func1mm/betas_fithrf",
+)
 @options.output_options
 @options.cache_option
 @options.nsd_option
@@ -20,6 +24,7 @@ def prepare(
     subject: int | None,
     sessions: str | None,
     mask: str | None,
+    betas: str | None,
     output: Output,
 ) -> None:
     """Bring betas, masks, areas and split of a subject into the cache.
@@ -29,8 +34,8 @@ def prepare(
     """
     from boldreams_cli.console import stop_on_signals
 
-    dataset = options.dataset_of(nsd_root)
-    subject = options.the_subject(subject, cache, nsd_root)
+    dataset = options.dataset_of(nsd_root, betas)
+    subject = options.the_subject(subject, cache, nsd_root, betas)
     with stop_on_signals() as stop:
         found = dataset.prepare(subject, cache, sessions, mask, stop)
     summary = found.summary()

@@ -27,6 +27,7 @@ def rank(
     subject: int | None,
     sessions: str | None,
     mask: str | None,
+    betas: str | None,
     output: Output,
 ) -> None:
     """Order the filters of each layer by how much they vary.
@@ -39,9 +40,9 @@ def rank(
 
     backbone = options.choose_backbone(cache, backbone)
     store = options.choose_store(cache, backbone, features)
-    subject = options.the_subject(subject, cache, nsd_root)
+    subject = options.the_subject(subject, cache, nsd_root, betas)
     with stop_on_signals() as stop:
-        responses = responses_for(cache, subject, nsd_root, sessions, mask, stop)
+        responses = responses_for(cache, subject, nsd_root, sessions, mask, stop, betas)
     ranked = rank_filters(store, responses.train_images)
     layers = {name: {"order": order, "std": std} for name, (order, std) in ranked.items()}
     lines = [

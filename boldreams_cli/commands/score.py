@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import ModelChoice, Output
+
+if TYPE_CHECKING:
+    import torch
+
+    from boldreams_cli.encoding.model.spec import FittedModel
 
 
 @options.command(
@@ -17,6 +22,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     "boldreams score --subject 1 --percent 10 --readout ridge",
     "boldreams score --permutations 5000",
     "boldreams score --folds 5",
+    "boldreams score --test synthetic",
     "boldreams score --model percent-10 --json",
 )
 @options.output_options
@@ -40,6 +46,12 @@ from boldreams_cli.commands.options import ModelChoice, Output
     metavar="K",
     help="Score the training images too, as K folds predict them (fit --folds K); without it, folds that are there.",
 )
+@options.option(
+    "--test",
+    type=click.Choice(["synthetic"]),
+    default=None,
+    help="Score another test of the data set in place of its own: NSD-synthetic, whose images are no photographs.",
+)
 @options.option("--overwrite", is_flag=True, help="Score again a model whose scores are there.")
 def score(
     choice: ModelChoice,
@@ -49,6 +61,7 @@ def score(
     permutations: int | None,
     permutation_seed: int,
     folds: int | None,
+    test: str | None,
     overwrite: bool,
     output: Output,
 ) -> None:
@@ -72,6 +85,10 @@ def score(
 
     Of a model that was fitted with --folds K, the training images are scored too, each as predicted by a model that
     was fitted without it; correlation-folds-K.nii.gz is the map.
+
+    --test synthetic asks how well the model predicts images that are no photographs: those of NSD-synthetic, through
+    the full network. Ceilings come from the repeats of that session. Its files lie beside the others
+    (scores-synthetic.json, rois-synthetic.csv, correlation-synthetic.nii.gz, ...) and replace none of them.
     """
     from boldreams_cli.console import logger
     from boldreams_cli.encoding.evaluation import folds as left_out
@@ -83,6 +100,9 @@ def score(
         require(model, folds)
     where = options.pick_device(device)
     drawn = None if permutations is None else (permutations, permutation_seed)
+    if test is not None:
+        _outside(test, model, choice.cache, nsd_root, where, drawn, folds, overwrite, output)
+        return
     summary = None if overwrite else score_files.saved_summary(model, drawn)
     if summary is not None and nsd_root is not None:
         # Scores of inputs that are others now are not shown as if they were of these.
@@ -104,6 +124,40 @@ def score(
     if measured is not None:
         summary["folds"] = measured
     output.show(summary, *_report(summary), *_table(summary["rois"]), *_fields(summary), *_folds_table(measured))
+
+
+def _outside(
+    test: str,
+    model: FittedModel,
+    cache: Path,
+    nsd_root: Path | None,
+    where: torch.device,
+    drawn: tuple[int, int] | None,
+    folds: int | None,
+    overwrite: bool,
+    output: Output,
+) -> None:
+    """Score images of another kind than those of the training, and show that."""
+    from boldreams_cli.console import ChoiceError, logger, stop_on_signals
+    from boldreams_cli.encoding.evaluation import outside, score_files
+
+    if folds is not None:
+        raise ChoiceError("--folds are of the training images; leave out --test, or --folds")
+    outside.check_reads_images(model)
+    responses = options.responses_of(model, cache, nsd_root)
+    dataset = options.dataset_of(nsd_root).of_request(responses.request)
+    with stop_on_signals() as stop:
+        found = dataset.outside_test(test, responses.subject, responses.voxels, responses.shape, stop)
+        summary = None if overwrite else score_files.saved_summary(model, drawn, found)
+        if summary is not None:
+            logger.info("the scores of these weights are there (--overwrite makes them again)")
+        else:
+            scores = outside.score_outside(model, responses, found, where, *(drawn or ()))
+            score_files.save(scores)
+            summary = scores.summary()
+    within = summary["r_within_kinds_mean"]
+    lines = [] if within is None else [f"r within kinds of image: mean {_number(within)} (kinds' means taken off)"]
+    output.show(summary, f"test: {test}", *_report(summary), *lines, *_table(summary["rois"]))
 
 
 def _report(summary: dict[str, Any]) -> list[str]:

@@ -32,6 +32,7 @@ def grid_options(command: Command) -> Command:
     @option("--seed", type=CommaList(click.IntRange(0)), help="Seeds of all random numbers (default: 0).")
     @option("--sessions", metavar="LIST", help="Sessions to use, e.g. 1-40 (default: 1-37, or all of those there).")
     @option("--mask", metavar="nsdgeneral|FILE", help="Voxels to use instead of the union of all areas.")
+    @options.betas_option
     @options.store_option
     @option("--weights", metavar="pretrained|random|FILE", help="Weights of the backbones to extract or finetune.")
     @option("--rf", type=click.Choice(["shared", "layer"]), help="Receptive fields, as in fit (default: shared).")
@@ -99,5 +100,5 @@ def the_grid(file: Path | None, given: dict[str, Any], cache: Path, nsd_root: Pa
     if asked.get("backbone") is None:
         asked["backbone"] = (options.choose_backbone(cache, None),)
     if asked.get("subject") is None:
-        asked["subject"] = options.subjects_there(cache, nsd_root)
+        asked["subject"] = options.subjects_there(cache, nsd_root, asked.get("betas"))
     return name, make_grid(asked)

@@ -27,6 +27,7 @@ def check_inputs(responses: Responses, dataset: Dataset, stop: StopFlag | None =
     MismatchError
         If something differs; the message names it.
     """
+    dataset = dataset.of_request(responses.request)
     if responses.subject not in dataset.subjects():
         logger.info(
             "no betas of subject %d under %s: %s is taken as it is", responses.subject, dataset.root, responses.path

@@ -10,7 +10,7 @@ from boldreams_cli.data import identity
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.checking import check_betas, check_inputs
 from boldreams_cli.data.dataset import Dataset
-from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.data.opening import open_dataset, preparation_of
 from boldreams_cli.data.preparing import complete_stores, store_path
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.sessions import parse_sessions, ranges
@@ -24,6 +24,7 @@ def responses_for(
     sessions: str | None = None,
     mask: str | None = None,
     stop: StopFlag | None = None,
+    betas: str | None = None,
 ) -> Responses:
     """Responses that fitting and scoring use: those of what is asked now, prepared where the cache lacks them.
 
@@ -39,9 +40,9 @@ def responses_for(
     BoldreamsError
         If they must be prepared and there is no root, or as `Dataset.prepare`.
     """
-    dataset = at_hand(nsd_root, subject)
+    dataset = at_hand(nsd_root, subject, betas)
     if dataset is None:
-        return _cached(cache, subject, nsd_root, sessions, mask)
+        return _cached(cache, subject, nsd_root, sessions, mask, betas)
     request = dataset.request(subject, sessions, mask)
     path, known = store_path(cache, request), complete_stores(cache, subject)
     if path not in known:
@@ -54,17 +55,19 @@ def responses_for(
     return responses
 
 
-def at_hand(nsd_root: Path | None, subject: int) -> Dataset | None:
+def at_hand(nsd_root: Path | None, subject: int, betas: str | None = None) -> Dataset | None:
     """The data set, if the subject's betas are there: they may be deleted once they are prepared."""
     if nsd_root is None or not nsd_root.exists():
         return None
-    dataset = open_dataset(nsd_root)
+    dataset = open_dataset(nsd_root, betas)
     return dataset if subject in dataset.subjects() else None
 
 
 def _check_betas_kept(path: Path, request: dict[str, Any], default: bool) -> None:
     """Refuse betas that changed, and a default that lost sessions: a new store would hide that files are damaged."""
     before = attributes(path)["request"]
+    if before.get("preparation") != request.get("preparation"):
+        return  # other betas are what was asked for
     again = f"run `boldreams prepare --subject {request['subject']}` if that is meant"
     changed = [name for name in identity.differences(before, request) if name.startswith("betas of session")]
     if changed:
@@ -80,19 +83,26 @@ def _check_betas_kept(path: Path, request: dict[str, Any], default: bool) -> Non
         )
 
 
-def _cached(cache: Path, subject: int, nsd_root: Path | None, sessions: str | None, mask: str | None) -> Responses:
-    cached = [path for path in complete_stores(cache, subject) if _matches(path, sessions, mask)]
+def _cached(
+    cache: Path, subject: int, nsd_root: Path | None, sessions: str | None, mask: str | None, betas: str | None
+) -> Responses:
+    cached = [path for path in complete_stores(cache, subject) if _matches(path, sessions, mask, betas)]
     if not cached:
-        dataset = open_dataset(nsd_root)
+        dataset = open_dataset(nsd_root, betas)
+        if others := dataset.preparations(subject):
+            raise ChoiceError(
+                f"no such betas of subject {subject} under {dataset.root}, nor such responses in {cache}; of this "
+                f"subject there are {listing(others)} (--betas)"
+            )
         raise ChoiceError(
             f"no betas of subject {subject} under {dataset.root}, nor such responses in {cache}; "
             f"subjects under the root: {listing(dataset.subjects())} (--subject, --sessions, --mask)"
         )
     if len(cached) > 1:
-        known = "; ".join(f"{path} (sessions {ranges(attributes(path)['request']['sessions'])})" for path in cached)
+        known = "; ".join(f"{path} ({_described(attributes(path)['request'])})" for path in cached)
         raise ChoiceError(
             f"several responses of subject {subject} are cached: {known}; "
-            f"choose with --sessions or --mask, or delete those that are out of date"
+            f"choose with --sessions, --mask or --betas, or delete those that are out of date"
         )
     responses = Responses.open(cached[0])
     logger.info("responses: %s, as it was made: no betas are at hand to compare with", cached[0])
@@ -100,10 +110,17 @@ def _cached(cache: Path, subject: int, nsd_root: Path | None, sessions: str | No
     return responses
 
 
-def _matches(path: Path, sessions: str | None, mask: str | None) -> bool:
+def _described(request: dict[str, Any]) -> str:
+    preparation = request.get("preparation")
+    return f"sessions {ranges(request['sessions'])}" + (f", {preparation}" if preparation else "")
+
+
+def _matches(path: Path, sessions: str | None, mask: str | None, betas: str | None) -> bool:
     """Whether a store is what was asked, as far as that can be told without the root."""
     attrs = attributes(path)
     if sessions is not None and attrs["request"]["sessions"] != parse_sessions(sessions):
+        return False
+    if betas is not None and attrs["request"].get("preparation") != preparation_of(betas):
         return False
     if mask is None or mask == attrs["mask"]:
         return True

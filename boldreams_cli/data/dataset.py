@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import StopFlag
 from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.outside import OutsideTest
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,14 @@ class Dataset(Protocol):
         """Subjects whose responses are there."""
         ...
 
+    def of_request(self, request: dict[str, Any]) -> Dataset:
+        """The same data set, opened for the betas that a request was made of, where it has several."""
+        ...
+
+    def preparations(self, subject: int) -> list[str]:
+        """Which betas of a subject are there, as ``--betas`` takes them; empty of a data set that has but one."""
+        ...
+
     def background(self, subject: int) -> tuple[NDArray[np.float32], str] | None:
         """(X, Y, Z) volume that the subject's maps may be laid on, and what it is; None where there is none."""
         ...
@@ -132,6 +141,17 @@ class Dataset(Protocol):
 
     def retinotopy(self, subject: int, areas: Areas) -> Retinotopy | None:
         """Where in the visual field the voxels of these areas were measured to look; None where that is not known."""
+        ...
+
+    def outside_test(
+        self,
+        name: str,
+        subject: int,
+        voxels: NDArray[np.int32],
+        shape: tuple[int, int, int],
+        stop: StopFlag | None = None,
+    ) -> OutsideTest:
+        """A test with images of another kind, at (V, 3) indices of volumes of that shape; ChoiceError without one."""
         ...
 
     def request(self, subject: int, sessions: str | None = None, mask: str | None = None) -> dict[str, Any]:

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from boldreams_cli.files import reading
 
 SAMPLES, SAMPLE_BYTES = 64, 16_384
-NAMES = {"betas": "betas of session", "rois": "ROI volume", "labels": "label table", "brain_mask": "brain mask"}
+NAMES = {
+    "betas": "betas of session",
+    "rois": "ROI volume",
+    "labels": "label table",
+    "brain_mask": "brain mask",
+    "preparation": "preparation of the betas",
+}
 DIGITS = 32  # of a hash, in hex
 
 

@@ -218,7 +218,7 @@ class Responses:
 
     def summary(self) -> dict[str, Any]:
         """What ``boldreams prepare --json`` prints."""
-        test = int(self.trial_test.sum())
+        test, preparation = int(self.trial_test.sum()), self.request.get("preparation")
         return {
             "subject": self.subject,
             "voxels": len(self.voxels),
@@ -227,6 +227,7 @@ class Responses:
             "test": {"images": len(self.test_images), "trials": test},
             "rois": self.areas.counts(),
             "responses": str(self.path),
+            **({"preparation": preparation} if preparation else {}),
         }
 
     def log_counts(self) -> None:

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from boldreams_cli.console import BoldreamsError, logger, progress
 from boldreams_cli.data.nsd.layout import BETA_FORMATS, Layout
 from boldreams_cli.data.nsd.stimuli import DATASET, Stimuli
+from boldreams_cli.data.nsd.synthetic import SyntheticStimuli
 from boldreams_cli.features import backbones
 from boldreams_cli.files import fingerprint, read_json, write_json, written_whole
+from boldreams_cli.simulation import synthetic
 from boldreams_cli.simulation.brain import (
     Floats,
     Voxels,
@@ -42,7 +44,7 @@ __all__ = [
 ]
 
 MARKER = "simulated.json"
-VERSION = 2  # 1: without measured fields and mean EPI; all else is the same
+VERSION = 3  # 1: without measured fields and mean EPI; 2: without NSD-synthetic; all else is the same
 
 
 @dataclass(frozen=True)
@@ -257,13 +259,36 @@ def _write_into(experiment: Experiment, layout: Layout) -> Truth:
         grid = experiment.grids[(subject - 1) % len(experiment.grids)]
         anatomies[subject] = place_voxels(voxels, grid, rng)
         write_anatomy(layout, subject, anatomies[subject])
-    known = _encode(experiment, layout, crops, anatomies, seen)
+    backbone = backbones.load(experiment.backbone, experiment.weights, experiment.seed)
+    known = _encode(experiment, backbone, layout, crops, anatomies, seen)
     for subject, truth in known.subjects.items():
         form = experiment.forms[(subject - 1) % len(experiment.forms)]
         shown = np.searchsorted(truth.images, seen[subject - 1][trials])
         sessions = (truth.signal[rows] for rows in np.split(shown, experiment.sessions))
         write_betas(layout, subject, anatomies[subject], sessions, form, experiment.rng(4, subject))
+    _write_synthetic(experiment, backbone, layout, anatomies, known, crops)
     return known
+
+
+def _write_synthetic(
+    experiment: Experiment,
+    backbone: backbones.Backbone,
+    layout: Layout,
+    anatomies: dict[int, Anatomy],
+    known: Truth,
+    crops: Crops,
+) -> None:
+    """NSD-synthetic: images that are no photographs, seen by the same voxels."""
+    order = synthetic.write_design(layout, experiment.rng(7))
+    synthetic.write_shared(layout, crops)
+    for subject, truth in known.subjects.items():
+        synthetic.write_own(layout, subject, experiment.rng(8, subject))
+        stimuli, anatomy = SyntheticStimuli(layout, subject), anatomies[subject]
+        raw = responses(backbone, stimuli.read, np.arange(len(stimuli)), anatomy.voxels, truth.weights)
+        signal = (raw + truth.bias).astype(np.float32)[order]
+        form = experiment.forms[(subject - 1) % len(experiment.forms)]
+        path = layout.synthetic_betas(subject)[BETA_FORMATS.index(form)]
+        write_betas(layout, subject, anatomy, [signal], form, experiment.rng(9, subject), path)
 
 
 def _write_stimuli(layout: Layout, crops: Crops, count: int) -> None:
@@ -278,13 +303,13 @@ def _write_stimuli(layout: Layout, crops: Crops, count: int) -> None:
 
 def _encode(
     experiment: Experiment,
+    backbone: backbones.Backbone,
     layout: Layout,
     crops: Crops,
     anatomies: dict[int, Anatomy],
     seen: NDArray[np.int32],
 ) -> Truth:
     """Choose filters for all voxels and run the network over all images, once for all subjects."""
-    backbone = backbones.load(experiment.backbone, experiment.weights, experiment.seed)
     count = experiment.distinct_images
     sample = np.sort(experiment.rng(5).permutation(count)[: experiment.sample])
     kinds = [{item.kind for item in crops.shown(int(number))} for number in sample]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nibabel
@@ -140,6 +141,7 @@ def write_betas(
     sessions: Iterable[NDArray[np.float32]],
     form: str,
     rng: np.random.Generator,
+    path: Path | None = None,
 ) -> None:
     """Add noise to the signals of each session, and what differs between sessions; write percent x 300.
 
@@ -147,6 +149,7 @@ def write_betas(
     ----------
     sessions : of each, (trials, V) signals of unit variance.
     form : of the files, one of BETA_FORMATS.
+    path : of the only session, where it is none of NSD's own.
     """
     places = np.nonzero(anatomy.brain)
     shape = anatomy.brain.shape
@@ -164,7 +167,7 @@ def write_betas(
         percent = (percent * gain + offset) * noise
         betas = np.zeros((len(signal), *shape), np.int16)
         betas[:, anatomy.brain] = np.rint(percent * UNITS_PER_PERCENT)
-        _save_betas(layout.betas(subject, number, form), betas, anatomy)
+        _save_betas(path or layout.betas(subject, number, form), betas, anatomy)
 
 
 def _save_betas(path: Path, betas: NDArray[np.int16], anatomy: Anatomy) -> None:
@@ -189,14 +192,19 @@ def write_design(
     seen : (subjects, images) nsdIds, the shared ones first.
     shared : (shared,) sorted nsdIds.
     """
-    layout.design.parent.mkdir(parents=True, exist_ok=True)
     design = {
         "masterordering": trials[None] + 1.0,
         "subjectim": np.resize(seen, (SUBJECTS, seen.shape[1])) + 1.0,  # rows of absent subjects repeat
         "sharedix": shared[None] + 1.0,
     }
-    scipy.io.savemat(layout.design, design, do_compression=True)
-    with layout.design.open("r+b") as stream:  # in place of scipy's text, which says when it was written
+    save_matlab(layout.design, design)
+
+
+def save_matlab(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write arrays as MATLAB v5; the same arrays give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scipy.io.savemat(path, arrays, do_compression=True)
+    with path.open("r+b") as stream:  # in place of scipy's text, which says when it was written
         stream.write(b"MATLAB 5.0 MAT-file, a made-up experiment".ljust(MATLAB_TEXT))
 
 

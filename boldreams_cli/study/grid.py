@@ -17,6 +17,7 @@ PUBLISHED = (1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 50.0, 75.0, 100.0)  # the paper's
 SETTINGS = (
     "sessions",
     "mask",
+    "betas",
     "features",
     "weights",
     "rf",

@@ -151,7 +151,8 @@ class Sizes:
 
 def _responses(study: Study, subject: int) -> Path:
     """The prepared responses of a subject."""
-    settings, dataset = study.settings, at_hand(study.nsd_root, subject)
+    settings = study.settings
+    dataset = at_hand(study.nsd_root, subject, settings.get("betas"))
     known = complete_stores(study.cache, subject)
     if dataset is not None:
         path = store_path(study.cache, dataset.request(subject, settings.get("sessions"), settings.get("mask")))

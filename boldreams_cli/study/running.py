@@ -73,7 +73,7 @@ def check(study: Study) -> None:
         if cell.finetune:
             _tuned(cell, study.settings).check()
             taken |= OF_TUNING.keys() | {"micro_batch", "weights"}
-    always = {"sessions", "mask", "features", "rf", "weights"}
+    always = {"sessions", "mask", "betas", "features", "rf", "weights"}
     if unused := study.settings.keys() - taken - always:
         raise ChoiceError(f"no cell of the study has the setting {listing(sorted(unused))}; leave it out")
 
@@ -114,7 +114,7 @@ class Group:
         return KeptResponses(
             responses_for(
                 *(self.study.cache, self.subject, self.study.nsd_root),
-                *(settings.get("sessions"), settings.get("mask"), self.stop),
+                *(settings.get("sessions"), settings.get("mask"), self.stop, settings.get("betas")),
             )
         )
 
@@ -223,7 +223,13 @@ class Group:
                 ).model
             root, settings = study.nsd_root, study.settings
             source = Source(
-                *(study.cache, open_dataset(root), cell.backbone, settings.get("features"), settings.get("weights")),
+                *(
+                    study.cache,
+                    open_dataset(root, settings.get("betas")),
+                    cell.backbone,
+                    settings.get("features"),
+                    settings.get("weights"),
+                ),
                 lambda: self.responses,
             )
             with processes.joined(self.device) as process:

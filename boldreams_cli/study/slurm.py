@@ -155,13 +155,14 @@ def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> dict[str, l
     for (subject, backbone), some in groups(study, numbers).items():
         if all(study.cells[number].finetune for number in some):
             continue
-        dataset = at_hand(study.nsd_root, subject)
-        sessions = study.settings.get("sessions")
+        sessions, betas = study.settings.get("sessions"), study.settings.get("betas")
+        dataset = at_hand(study.nsd_root, subject, betas)
         if dataset is not None:
             images = dataset.images(subject, sessions)
         else:
             mask = study.settings.get("mask")
-            images = responses_for(study.cache, subject, study.nsd_root, sessions, mask, stop).trial_images
+            owned = responses_for(study.cache, subject, study.nsd_root, sessions, mask, stop, betas)
+            images = owned.trial_images
         store = _store(study, backbone)
         if store is not None and np.isin(images, store.images[store.done()]).all():
             continue
@@ -265,6 +266,7 @@ def _extraction(
     optional = {
         "--weights": weights or (store.weights if store is not None else None),
         "--sessions": study.settings.get("sessions"),
+        "--betas": study.settings.get("betas"),
         "--device": None if study.device == "auto" else study.device,
     }
     for option, value in optional.items():

@@ -51,11 +51,11 @@ def _responses_of(study: Study, subject: int) -> str | None:
     from boldreams_cli.data.choosing import at_hand
     from boldreams_cli.data.preparing import store_path
 
-    dataset: Dataset | None = at_hand(study.nsd_root, subject)
+    settings = study.settings
+    dataset: Dataset | None = at_hand(study.nsd_root, subject, settings.get("betas"))
     if dataset is None:
         return None
     try:
-        settings = study.settings
         request = dataset.request(subject, settings.get("sessions"), settings.get("mask"))
     except BoldreamsError as error:
         logger.debug("subject %d: %s", subject, error)

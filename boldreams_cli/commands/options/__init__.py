@@ -1,6 +1,7 @@
 """What commands share, by subject: types, the environment, output and errors, data, the machine, stores, models."""
 
 from boldreams_cli.commands.options.data import (
+    betas_option,
     cache_option,
     data_options,
     dataset_of,
@@ -28,6 +29,7 @@ __all__ = [
     "Output",
     "Percent",
     "SubjectNumber",
+    "betas_option",
     "cache_option",
     "choose_backbone",
     "choose_store",

@@ -44,8 +44,20 @@ def subject_option(required: bool = False) -> Callable[[Command], Command]:
     return option("--subject", type=SUBJECT, default=None, required=required, help="The subject, as 1, 01 or subj01.")
 
 
+def betas_option(command: Command) -> Command:
+    """Add --betas."""
+    return option(
+        "--betas",
+        default=None,
+        metavar="[SPACE/]PREPARATION",
+        help="NSD's betas to use: func1pt8mm or func1mm, and betas_fithrf_GLMdenoise_RR, betas_fithrf or "
+        "betas_assumehrf, e.g. func1mm/betas_fithrf (default: the first of both).",
+    )(command)
+
+
 def data_options(command: Command) -> Command:
-    """Add --sessions and --mask."""
+    """Add --sessions, --mask and --betas."""
+    command = betas_option(command)
     command = option(
         "--mask",
         default=None,
@@ -60,14 +72,14 @@ def data_options(command: Command) -> Command:
     )(command)
 
 
-def dataset_of(nsd_root: Path | None) -> Dataset:
+def dataset_of(nsd_root: Path | None, betas: str | None = None) -> Dataset:
     """Open the data set under --nsd-root."""
     from boldreams_cli.data.opening import open_dataset
 
-    return open_dataset(nsd_root)
+    return open_dataset(nsd_root, betas)
 
 
-def the_subject(subject: int | None, cache: Path, nsd_root: Path | None) -> int:
+def the_subject(subject: int | None, cache: Path, nsd_root: Path | None, betas: str | None = None) -> int:
     """--subject, or the only one that there is.
 
     Raises
@@ -77,17 +89,17 @@ def the_subject(subject: int | None, cache: Path, nsd_root: Path | None) -> int:
     """
     if subject is not None:
         return subject
-    there = subjects_there(cache, nsd_root)
+    there = subjects_there(cache, nsd_root, betas)
     if len(there) != 1:
         raise ChoiceError(f"choose a subject with --subject; there: {console.listing(there)}")
     return there[0]
 
 
-def subjects_there(cache: Path, nsd_root: Path | None) -> tuple[int, ...]:
+def subjects_there(cache: Path, nsd_root: Path | None, betas: str | None = None) -> tuple[int, ...]:
     """Every subject that the cache or the NSD root holds betas of."""
     held = {int(path.name[4:6]) for path in (cache / "responses").glob("subj[0-9][0-9]-*.zarr")}
     if nsd_root is not None and nsd_root.is_dir():
-        held |= set(dataset_of(nsd_root).subjects())
+        held |= set(dataset_of(nsd_root, betas).subjects())
     return tuple(sorted(held))
 
 
@@ -107,7 +119,7 @@ def responses_of(model: FittedModel, cache: Path, nsd_root: Path | None = None) 
     if not path.is_dir():
         raise MismatchError(
             f"{model.folder} was fitted to {name}, which {cache} does not hold; run boldreams prepare "
-            f"--subject {model.spec.subject} with the same --sessions and --mask, or fit again"
+            f"--subject {model.spec.subject} with the same --sessions, --mask and --betas, or fit again"
         )
     logger.debug("responses: %s", path)
     responses = Responses.open(path)

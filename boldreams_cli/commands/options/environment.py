@@ -19,7 +19,7 @@ from boldreams_cli.commands.options.types import SubjectNumber
 
 Command = Callable[..., Any]
 
-OF_DATA = {"cache", "nsd-root", "subject", "sessions", "mask", "captions-dir", "features"}
+OF_DATA = {"cache", "nsd-root", "subject", "sessions", "mask", "betas", "captions-dir", "features"}
 OF_MODELS = {"backbone", "clip", "percent", "readout", "recipe", "rf", "finetune", "fit-seed", "folds", "model"}
 OF_FITS = {"compress", "epochs", "grid", "precision"}
 OF_RUNNING = {"device", "memory", "seed", "json", "verbose", "quiet", "debug"}

@@ -89,7 +89,7 @@ def read_anatomy(layout: Layout, subject: int, mask: str | None = None) -> Anato
         logger.warning("subject %d has no ROI volume %s: those areas will be empty", subject, listing(absent))
     if chosen is None and not labels:
         raise BoldreamsError(f"no ROI volume in {layout.roi(subject, '').parent}; download them or use --mask FILE")
-    space = Space(subject)
+    space = Space(subject, name=layout.choice.space)
     for volume, (array, affine) in volumes.items():
         space.check(paths[volume], array, affine)
     betas = beta_affine(layout, subject)
@@ -129,8 +129,10 @@ def read_anatomy(layout: Layout, subject: int, mask: str | None = None) -> Anato
 class Space:
     """Shape and affine that all volumes of one subject must share: those given, or of the first one that is checked."""
 
-    def __init__(self, subject: int, shape: tuple[int, ...] = (), affine: NDArray[np.float64] | None = None) -> None:
-        self.subject = subject
+    def __init__(
+        self, subject: int, shape: tuple[int, ...] = (), affine: NDArray[np.float64] | None = None, name: str = ""
+    ) -> None:
+        self.subject, self.name = subject, name or "functional"
         self.first = "its prepared responses" if shape else ""
         self.shape, self.affine = tuple(shape), affine
 
@@ -141,7 +143,7 @@ class Space:
         if data.shape != self.shape:
             raise BoldreamsError(
                 f"volumes of subject {self.subject} differ in shape: {self.first} {self.shape}; {path} {data.shape}; "
-                f"all must be in its func1pt8mm space"
+                f"all must be in its {self.name} space"
             )
         self.compare(path, affine, own)
 

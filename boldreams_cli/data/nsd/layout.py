@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing
+from boldreams_cli.data.nsd.betas_choice import DEFAULT, BetasChoice
 
-BETA_VERSION = "betas_fithrf_GLMdenoise_RR"
 BETA_FORMATS = ("hdf5", "nii.gz", "mat")  # in order of preference: the fastest to read first
 
 
@@ -19,16 +19,25 @@ class Layout:
     Parameters
     ----------
     root : the folder that holds ``nsddata``, ``nsddata_betas`` and ``nsddata_stimuli``.
+    choice : which betas, and so in which space masks and maps lie too.
     """
 
     root: Path
+    choice: BetasChoice = DEFAULT
 
     @classmethod
-    def at(cls, root: Path | None) -> Layout:
+    def at(cls, root: Path | None, betas: str | None = None) -> Layout:
         """Check that `root` looks like NSD.
+
+        Parameters
+        ----------
+        root : as above.
+        betas : as ``--betas``; None for the default.
 
         Raises
         ------
+        ChoiceError
+            If there are no such betas.
         BoldreamsError
             If no root was given, or it is missing or holds no ``nsddata``.
         """
@@ -38,7 +47,7 @@ class Layout:
             raise BoldreamsError(f"the NSD root {root} is not a folder; use --nsd-root DIR or BOLDREAMS_NSD_ROOT")
         if not (root / "nsddata").is_dir():
             raise BoldreamsError(f"{root} holds no nsddata folder; --nsd-root takes the folder above nsddata")
-        return cls(root)
+        return cls(root, BetasChoice.read(betas))
 
     @property
     def stimuli(self) -> Path:
@@ -67,8 +76,8 @@ class Layout:
         return folder / f"captions_{split}2017.json"
 
     def betas_folder(self, subject: int) -> Path:
-        """Single-trial betas of one subject in the 1.8 mm functional space."""
-        return self.root / f"nsddata_betas/ppdata/subj{subject:02d}/func1pt8mm/{BETA_VERSION}"
+        """Single-trial betas of one subject."""
+        return self.root / f"nsddata_betas/ppdata/subj{subject:02d}" / str(self.choice)
 
     def betas(self, subject: int, session: int, form: str) -> Path:
         """Betas of one session; `form` is one of BETA_FORMATS."""
@@ -80,7 +89,7 @@ class Layout:
 
     def anatomy_folder(self, subject: int) -> Path:
         """Masks of one subject in the functional space."""
-        return self.root / f"nsddata/ppdata/subj{subject:02d}/func1pt8mm"
+        return self.root / f"nsddata/ppdata/subj{subject:02d}/{self.choice.space}"
 
     def roi(self, subject: int, volume: str) -> Path:
         """One ROI volume, e.g. ``floc-faces``."""
@@ -102,10 +111,31 @@ class Layout:
     def backgrounds(self, subject: int) -> dict[str, Path]:
         """Volumes in the functional space that maps may be laid on, in order of preference, with what they are."""
         masks = {f"brain mask ({path.name})": path for path in self.brain_masks(subject)}
+        t1 = f"T1_to_{self.choice.space}"
         return {
             "mean functional image (mean.nii.gz)": self.functional(subject, "mean"),
-            "T1 in the functional space (T1_to_func1pt8mm.nii.gz)": self.functional(subject, "T1_to_func1pt8mm"),
+            f"T1 in the functional space ({t1}.nii.gz)": self.functional(subject, t1),
         } | masks
+
+    def synthetic_betas(self, subject: int) -> tuple[Path, ...]:
+        """Files that may hold the betas of NSD-synthetic, in order of preference."""
+        folder = self.betas_folder(subject).parent / f"nsdsynthetic{self.choice.preparation}"
+        return tuple(folder / f"betas_nsdsynthetic.{form}" for form in BETA_FORMATS)
+
+    @property
+    def synthetic_design(self) -> Path:
+        """The order of NSD-synthetic's trials, MATLAB v5."""
+        return self.root / "nsddata/experiments/nsdsynthetic/nsdsynthetic_expdesign.mat"
+
+    @property
+    def synthetic_table(self) -> Path:
+        """What kind each image of NSD-synthetic is, CSV."""
+        return self.synthetic_design.parent / "nsdsyntheticimageinformation.csv"
+
+    def synthetic_stimuli(self, subject: int) -> tuple[Path, Path]:
+        """NSD-synthetic's images that all subjects saw, and those of one subject."""
+        folder = self.root / "nsddata_stimuli/stimuli/nsdsynthetic"
+        return folder / "nsdsynthetic_stimuli.hdf5", folder / f"nsdsynthetic_colorstimuli_subj{subject:02d}.hdf5"
 
     def subjects(self) -> list[int]:
         """Subjects whose betas lie under the root."""
@@ -122,6 +152,11 @@ class Layout:
                     found[int(match[1])] = path
         return dict(sorted(found.items()))
 
+    def choices(self, subject: int) -> list[str]:
+        """Which betas of a subject lie under the root, as ``--betas`` takes them."""
+        known = BetasChoice.every()
+        return [str(choice) for choice in known if replace(self, choice=choice).sessions(subject)]
+
     def check_subject(self, subject: int) -> None:
         """Check that the subject's betas lie under the root.
 
@@ -131,8 +166,12 @@ class Layout:
             If they do not; the message lists the subjects that are there.
         """
         if not self.sessions(subject):
-            there = listing(self.subjects())
+            if others := self.choices(subject):
+                raise ChoiceError(
+                    f"no betas of subject {subject} in {self.betas_folder(subject)}; of this subject there are "
+                    f"{listing(others)} (--betas)"
+                )
             raise ChoiceError(
                 f"no betas of subject {subject} in {self.betas_folder(subject)}; "
-                f"subjects under the root: {there} (--subject)"
+                f"subjects under the root: {listing(self.subjects())} (--subject)"
             )

@@ -21,6 +21,8 @@ from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.preparation import contents, plan_trials, request_for
 from boldreams_cli.data.nsd.retinotopy import read_retinotopy
 from boldreams_cli.data.nsd.stimuli import Stimuli
+from boldreams_cli.data.nsd.synthetic import NAME, synthetic_test
+from boldreams_cli.data.outside import OutsideTest
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.retinotopy import Retinotopy
 from boldreams_cli.data.volumes import read_float_volume
@@ -32,17 +34,30 @@ class NSD:
     Parameters
     ----------
     root : the folder that holds ``nsddata``, ``nsddata_betas`` and ``nsddata_stimuli``; only read.
+    betas : as ``--betas``; None for the default.
 
     Raises
     ------
+    ChoiceError
+        If there are no such betas.
     BoldreamsError
         If no root was given, or it is missing or holds no ``nsddata``.
     """
 
-    def __init__(self, root: Path | None) -> None:
-        self.layout = Layout.at(root)
+    def __init__(self, root: Path | None, betas: str | None = None) -> None:
+        self.layout = Layout.at(root, betas)
         self.root = self.layout.root
         self._captions: dict[Path | None, caption_files.Captions] = {}
+
+    def of_request(self, request: dict[str, Any]) -> NSD:
+        """The same root, opened for the betas that a request was made of."""
+        if request.get("preparation") == self.layout.choice.named:
+            return self
+        return NSD(self.root, request.get("preparation"))
+
+    def preparations(self, subject: int) -> list[str]:
+        """Which betas of a subject lie under the root, as ``--betas`` takes them."""
+        return self.layout.choices(subject)
 
     def background(self, subject: int) -> tuple[NDArray[np.float32], str] | None:
         """The first volume there is among those that maps may be laid on."""
@@ -98,6 +113,18 @@ class NSD:
     def retinotopy(self, subject: int, areas: Areas) -> Retinotopy | None:
         """Fields that NSD's prf experiment gave, where its volumes are there."""
         return read_retinotopy(self.layout, subject, areas.voxels, areas.shape, areas.affine)
+
+    def outside_test(
+        self,
+        name: str,
+        subject: int,
+        voxels: NDArray[np.int32],
+        shape: tuple[int, int, int],
+        stop: StopFlag | None = None,
+    ) -> OutsideTest:
+        """NSD-synthetic, the only one that there is."""
+        assert name == NAME
+        return synthetic_test(self.layout, subject, voxels, shape, stop)
 
     def request(self, subject: int, sessions: str | None = None, mask: str | None = None) -> dict[str, Any]:
         """All that decides the numbers of the prepared responses."""

@@ -42,6 +42,7 @@ def request_for(layout: Layout, subject: int, sessions: str | None, mask: str | 
         "rois": {volume: identity.whole(path) for volume, path in rois.items()},
         "labels": {volume: _whole(path) for volume, path in tables.items()},
         "betas": {str(number): identity.sampled(betas[number]) for number in chosen},
+        **({"preparation": layout.choice.named} if layout.choice.named else {}),
     }
 
 

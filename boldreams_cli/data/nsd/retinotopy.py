@@ -41,7 +41,7 @@ def read_retinotopy(
     there = {name: path for name, path in paths.items() if path.is_file()}
     if "eccentricity" not in there:
         return None
-    space = Space(subject, shape, affine)
+    space = Space(subject, shape, affine, layout.choice.space)
     found = {}
     for name, path in there.items():
         data, own = read_float_volume(path)

@@ -56,7 +56,7 @@ class Stimuli:
         return dataset
 
     def _reading(self) -> AbstractContextManager[None]:
-        return reading(self.path, "delete it and download it again", "download nsd_stimuli.hdf5 or correct --nsd-root")
+        return reading(self.path, "delete it and download it again", f"download {self.path.name} or correct --nsd-root")
 
     def __enter__(self) -> Stimuli:
         return self

@@ -23,6 +23,7 @@ def identity(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def key_of(spec: ModelSpec) -> str:
-    """Hash of all that decides the scores of a model."""
-    return fingerprint([FORMAT, spec.weights_digest, spec.backbone_weights["digest"], spec.responses, spec.store])
+def key_of(spec: ModelSpec, test: dict[str, Any] | None = None) -> str:
+    """Hash of all that decides the scores of a model; `test` is the identity of images that are not of its data."""
+    decisive = [FORMAT, spec.weights_digest, spec.backbone_weights["digest"], spec.responses, spec.store]
+    return fingerprint([*decisive, test] if test else decisive)

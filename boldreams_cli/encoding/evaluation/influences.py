@@ -67,9 +67,9 @@ class Influences:
             raise ChoiceError(f"no scores of an area {area!r}; there are {listing(self.areas.tolist(), 40)}")
         return int(found[0])
 
-    def save(self, folder: Path, key: str) -> None:
+    def save(self, folder: Path, key: str, name: str = INFLUENCES) -> None:
         """Write them into a model's folder; `key` is that of its scores."""
-        write_npz(folder / INFLUENCES, key=np.array(key), **vars(self))
+        write_npz(folder / name, key=np.array(key), **vars(self))
 
 
 def load_influences(folder: Path) -> Influences:

@@ -108,7 +108,7 @@ def measured_fields(responses: Responses, nsd_root: Path | None) -> tuple[Retino
     """Measured fields of a subject's voxels, or None and why."""
     if nsd_root is None or not nsd_root.exists():
         return None, "no NSD root is at hand; with --nsd-root, fields are compared with those measured"
-    found = open_dataset(nsd_root).retinotopy(responses.subject, responses.areas)
+    found = open_dataset(nsd_root).of_request(responses.request).retinotopy(responses.subject, responses.areas)
     if found is None:
         return None, f"no measured fields (prf_eccentricity.nii.gz) of subject {responses.subject} under {nsd_root}"
     return found, ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -79,14 +81,51 @@ def score(
     return scores
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What predictions are compared with.
+
+    Parameters
+    ----------
+    images, repeats : (n,) ids and trials of each.
+    betas : (n, voxels) averaged over repeats.
+    ncsnr : (voxels,) float32, NaN where it is not known.
+    trials : () -> (T,) place of each trial's image among the images, and its betas (T, voxels).
+    """
+
+    images: NDArray[np.integer]
+    repeats: NDArray[np.int64]
+    betas: Tensor
+    ncsnr: NDArray[np.float32]
+    trials: Callable[[], tuple[NDArray[np.integer], NDArray[np.float32]]]
+
+
 def of_prediction(
     model: FittedModel, responses: Responses, prediction: Tensor, permutations: int = 0, permutation_seed: int = 0
 ) -> Scores:
     """Scores of predictions, (test images, voxels), in the order of `responses.test_images`."""
     images = responses.test_images
-    repeats = responses.repeats(images)
+
+    def trials() -> tuple[NDArray[np.integer], NDArray[np.float32]]:
+        shown = np.searchsorted(images, responses.trial_images[responses.trial_test])
+        return shown, responses.read_betas(responses.trial_test, slice(None))
+
     betas = torch.from_numpy(responses.mean_betas(images))
-    ceiling = np.sqrt(noise_ceiling(responses.ncsnr, repeats))
+    measured = Measured(images, responses.repeats(images), betas, responses.ncsnr, trials)
+    return of_measured(model, responses, measured, prediction, permutations, permutation_seed)
+
+
+def of_measured(
+    model: FittedModel,
+    responses: Responses,
+    measured: Measured,
+    prediction: Tensor,
+    permutations: int = 0,
+    permutation_seed: int = 0,
+) -> Scores:
+    """Scores of predictions, (images, voxels), in the order of the images that were measured."""
+    betas, repeats, images = measured.betas, measured.repeats, measured.images
+    ceiling = np.sqrt(noise_ceiling(measured.ncsnr, repeats))
     areas = influences.memberships(responses.areas)
     r, r_se, found = influences.of_areas(prediction, betas, ceiling, areas, responses.voxels, images, repeats)
     if permutations:
@@ -97,9 +136,10 @@ def of_prediction(
         model,
         responses,
         r=r,
-        r_single=_single_trials(prediction, responses),
+        r_single=_single_trials(prediction, *measured.trials()),
+        ncsnr=measured.ncsnr,
         ceiling=ceiling,
-        ceiling_single=np.sqrt(single_trial_ceiling(responses.ncsnr)),
+        ceiling_single=np.sqrt(single_trial_ceiling(measured.ncsnr)),
         r_se=r_se,
         p=p,
         influences=found,
@@ -121,10 +161,8 @@ def _permuted(
     return np.concatenate(parts)
 
 
-def _single_trials(prediction: Tensor, responses: Responses) -> NDArray[np.float64]:
+def _single_trials(prediction: Tensor, shown: NDArray[np.integer], betas: NDArray[np.float32]) -> NDArray[np.float64]:
     """(voxels,) correlation of each trial with the prediction of its image; NaN where there is none."""
-    shown = np.searchsorted(responses.test_images, responses.trial_images[responses.trial_test])
-    trials = torch.from_numpy(responses.read_betas(responses.trial_test, slice(None)))
-    rows = torch.from_numpy(shown)
+    trials, rows = torch.from_numpy(betas), torch.from_numpy(shown)
     blocks = [slice(start, start + VOXELS_IN_A_BLOCK) for start in range(0, trials.shape[1], VOXELS_IN_A_BLOCK)]
     return np.concatenate([pearson_r(prediction[:, block][rows], trials[:, block]).numpy() for block in blocks])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError
+from boldreams_cli.data.outside import OutsideTest
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.identity import FORMAT, key_of
 from boldreams_cli.encoding.evaluation.influences import ALL, INFLUENCES
@@ -46,55 +47,65 @@ ARRAYS = ("r", "r_single", "ceiling", "ceiling_single")
 NOT_SHOWN = ("format", "key", "weights_digest", "excluded_voxels", *ARRAYS)  # of SCORES, in the object on stdout
 
 
+def named(name: str, test: str) -> str:
+    """Name of a file of the scores of a test: ``scores.json``, and ``scores-synthetic.json`` beside it."""
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-{test}{dot}{suffix}" if test else name
+
+
 def save(scores: Scores) -> None:
     """Write maps, tables and figures into the model's folder, and scores.json when those are there."""
-    folder, spec = scores.model.folder, scores.model.spec
-    maps = {name: getattr(scores, values) for name, values in MAPS.items()}
+    folder, spec, test = scores.model.folder, scores.model.spec, scores.test
+    maps = {named(name, test): getattr(scores, values) for name, values in MAPS.items()}
     if scores.fields.maps is not None:
         maps |= {name: scores.fields.maps[values] for name, values in FIELD_MAPS.items()}
-    scores.files = [folder / name for name in (SCORES, AREAS, VOXELS, INFLUENCES, *maps)]
-    write_text(folder / AREAS, _area_table(scores))
-    write_text(folder / VOXELS, _voxel_table(scores))
-    scores.influences.save(folder, key_of(spec))
+    said, areas, voxels, moves = (folder / named(name, test) for name in (SCORES, AREAS, VOXELS, INFLUENCES))
+    scores.files = [said, areas, voxels, moves, *(folder / name for name in maps)]
+    write_text(areas, _area_table(scores))
+    write_text(voxels, _voxel_table(scores))
+    scores.influences.save(folder, scores.key, moves.name)
     for name, values in maps.items():
         with written_whole(folder / name) as temporary:
             nibabel.save(volume(scores.responses, values), temporary)
     kind = spec.recipe or spec.readout
     scores.files += plots.accuracy(
-        folder / "figures",
+        folder / named("figures", test),
         scores.r,
         scores.ceiling,
         scores.areas(),
         f"{spec.backbone}, {spec.percent:g} % of filters, {kind}{', finetuned' if spec.finetuned else ''}, "
-        f"subject {spec.subject}",
+        f"subject {spec.subject}{f', {test} test' if test else ''}",
     )
     more = {
         "format": FORMAT,
-        "key": key_of(spec),
+        "key": scores.key,
         "weights_digest": spec.weights_digest,
         "excluded_voxels": [scores.responses.voxels[index].tolist() for index in scores.excluded],
         **{name: getattr(scores, name) for name in ARRAYS},
     }
     names = [path.relative_to(folder).as_posix() for path in scores.files]
-    write_json(folder / SCORES, scores.summary() | more | {"files": names})
+    write_json(said, scores.summary() | more | {"files": names})
 
 
-def saved_summary(model: FittedModel, permutations: tuple[int, int] | None = None) -> dict[str, Any] | None:
+def saved_summary(
+    model: FittedModel, permutations: tuple[int, int] | None = None, test: OutsideTest | None = None
+) -> dict[str, Any] | None:
     """The JSON object of ``score`` as it was saved; None where it is missing, not whole or of other weights.
 
     Parameters
     ----------
     model : fitted.
     permutations : their number and seed, where the probabilities must come from those.
+    test : with images of another kind; None for that of the model's data.
     """
-    path = model.folder / SCORES
+    path = model.folder / named(SCORES, test.name if test else "")
     if not path.is_file():
         return None
     try:
         saved = read_json(path)
     except BoldreamsError:
         return None
-    if not isinstance(saved, dict) or saved.get("key") != key_of(model.spec):
+    if not isinstance(saved, dict) or saved.get("key") != key_of(model.spec, test.identity if test else None):
         return None
     if permutations is not None and permutations != (saved["permutations"], saved["permutation_seed"]):
         return None
@@ -123,7 +134,7 @@ _ENDS = ("low", "high")
 def _voxel_table(scores: Scores) -> str:
     """One row a voxel; numbers to seven digits, ``nan`` for what is not defined."""
     columns: dict[str, NDArray[np.floating]] = {
-        "ncsnr": scores.responses.ncsnr,
+        "ncsnr": scores.ncsnr,
         "ceiling": scores.ceiling,
         "r": scores.r,
         "r_se": scores.r_se,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation.identity import identity
+from boldreams_cli.encoding.evaluation.identity import identity, key_of
 from boldreams_cli.encoding.evaluation.influences import ALL, Influences, memberships
 from boldreams_cli.encoding.evaluation.retinotopy import Retinotopic
 from boldreams_cli.encoding.evaluation.statistics import (
@@ -38,6 +38,7 @@ class Scores:
     responses : of its subject.
     r : (voxels,) correlation with test betas averaged over repeats; NaN where excluded.
     r_single : (voxels,) correlation with single trials.
+    ncsnr : (voxels,) that the ceilings come from.
     ceiling : (voxels,) square root of the noise ceiling, the largest r to be expected.
     ceiling_single : (voxels,) the same of single trials.
     r_se : (voxels,) standard error of `r` over images.
@@ -47,12 +48,16 @@ class Scores:
     permutation_seed : of their draws.
     fields : what the fitted receptive fields are, and how they agree with measured ones.
     files : that were written.
+    test : which images were predicted, where they are of another kind than those of the training; else empty.
+    test_identity : all that decides those images and their betas.
+    within_kinds : mean r over voxels of what differs within kinds of image; None where kinds are not known.
     """
 
     model: FittedModel
     responses: Responses
     r: NDArray[np.float64]
     r_single: NDArray[np.float64]
+    ncsnr: NDArray[np.float32]
     ceiling: NDArray[np.float64]
     ceiling_single: NDArray[np.float64]
     r_se: NDArray[np.float64]
@@ -62,6 +67,14 @@ class Scores:
     permutation_seed: int = 0
     fields: Retinotopic = field(default_factory=Retinotopic)
     files: list[Path] = field(default_factory=list)
+    test: str = ""
+    test_identity: dict[str, Any] = field(default_factory=dict)
+    within_kinds: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides the scores."""
+        return key_of(self.model.spec, self.test_identity)
 
     @cached_property
     def memberships(self) -> dict[str, NDArray[np.bool_]]:
@@ -126,6 +139,7 @@ class Scores:
         return {
             "model": str(self.model.folder),
             **identity(self.model.spec),
+            **({"test": self.test, "r_within_kinds_mean": self.within_kinds} if self.test else {}),
             **whole,
             "voxels": len(self.r),
             "r_median": float(np.median(known)) if len(known) else float("nan"),

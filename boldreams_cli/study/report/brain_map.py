@@ -246,7 +246,7 @@ def _background(
     """A volume to lay maps on, and what it is."""
     if dataset is not None:
         with held.findings.kept_going(f"background of subject {subject.number}", "the voxels used are shown instead"):
-            found = dataset.background(subject.number)
+            found = dataset.of_request(subject.responses or {}).background(subject.number)
             if found is not None:
                 volume, name = found
                 if volume.shape != tuple(space.shape):

@@ -115,10 +115,12 @@ def _data(held: Holdings, text: Methods) -> Iterator[str]:
             f"{at['train_images']} images for training and {at['test_trials']} trials of {at['test_images']} images "
             f"for testing, {at['voxels']} voxels"
         )
+    kinds = {str((subject.responses or {}).get("preparation") or "") for subject in prepared}
+    betas = listed([f"of {kind}" if kind else "in the 1.8 mm functional space" for kind in sorted(kinds)])
     masks = {str((subject.responses or {})["mask"] or "the union of all visual areas") for subject in prepared}
     yield (
         "Responses to natural images were read from files in the layout of the Natural Scenes Dataset [@nsd]: "
-        "single-trial betas in the 1.8 mm functional space, z-scored for each voxel and session. The images that all "
+        f"single-trial betas {betas}, z-scored for each voxel and session. The images that all "
         f"subjects saw were held out for testing. Of {'; '.join(sentences)}. Voxels were those of "
         f"{listed(sorted(masks))}."
     )
