@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     type=click.IntRange(2),
     default=None,
     metavar="K",
+    excludes=["test"],
     help="Score the training images too, as K folds predict them (fit --folds K); without it, folds that are there.",
 )
 @options.option(
@@ -90,18 +91,20 @@ def score(
     the full network. Ceilings come from the repeats of that session. Its files lie beside the others
     (scores-synthetic.json, rois-synthetic.csv, correlation-synthetic.nii.gz, ...) and replace none of them.
     """
-    from boldreams_cli.console import logger
+    from boldreams_cli.console import ChoiceError, logger
     from boldreams_cli.encoding.evaluation import folds as left_out
     from boldreams_cli.encoding.evaluation import retinotopy, score, score_files
     from boldreams_cli.encoding.folds import require
 
+    if test is not None and folds is not None:
+        raise ChoiceError("--folds are of the training images; leave out --test, or --folds")
     model = choice.resolve()
     if folds is not None:
         require(model, folds)
     where = options.pick_device(device)
     drawn = None if permutations is None else (permutations, permutation_seed)
     if test is not None:
-        _outside(test, model, choice.cache, nsd_root, where, drawn, folds, overwrite, output)
+        _outside(test, model, choice.cache, nsd_root, where, drawn, overwrite, output)
         return
     summary = None if overwrite else score_files.saved_summary(model, drawn)
     if summary is not None and nsd_root is not None:
@@ -133,16 +136,13 @@ def _outside(
     nsd_root: Path | None,
     where: torch.device,
     drawn: tuple[int, int] | None,
-    folds: int | None,
     overwrite: bool,
     output: Output,
 ) -> None:
     """Score images of another kind than those of the training, and show that."""
-    from boldreams_cli.console import ChoiceError, logger, stop_on_signals
+    from boldreams_cli.console import logger, stop_on_signals
     from boldreams_cli.encoding.evaluation import outside, score_files
 
-    if folds is not None:
-        raise ChoiceError("--folds are of the training images; leave out --test, or --folds")
     outside.check_reads_images(model)
     responses = options.responses_of(model, cache, nsd_root)
     dataset = options.dataset_of(nsd_root).of_request(responses.request)

@@ -31,7 +31,7 @@ class OutsideTest:
     trials: NDArray[np.int32]
     kinds: dict[int, str]
     identity: dict[str, Any]
-    read: Callable[[NDArray[np.int32]], NDArray[np.uint8]]
+    read: Callable[[NDArray[np.integer]], NDArray[np.uint8]]
     load: Callable[[], NDArray[np.float32]]
 
     @cached_property

@@ -114,7 +114,8 @@ class Group:
         return KeptResponses(
             responses_for(
                 *(self.study.cache, self.subject, self.study.nsd_root),
-                *(settings.get("sessions"), settings.get("mask"), self.stop, settings.get("betas")),
+                *(settings.get("sessions"), settings.get("mask"), self.stop),
+                betas=settings.get("betas"),
             )
         )
 

@@ -163,7 +163,7 @@ class SyntheticStimuli:
         """The files, for messages."""
         return listing(self.paths)
 
-    def read(self, ids: NDArray[np.int32]) -> NDArray[np.uint8]:
+    def read(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
         """(n, height, width, 3) uint8 of 0-based ids, of the brightness that photographs are stored with."""
         parts: dict[int, NDArray[np.uint8]] = {}
         first = 0
