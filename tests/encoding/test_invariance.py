@@ -12,6 +12,7 @@ from torch import Tensor
 from boldreams_cli.console import StoppedError
 from boldreams_cli.encoding.fit import whole_blocks
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
+from boldreams_cli.encoding.numerics import tiles
 from boldreams_cli.encoding.readouts import gaussian, separable
 from boldreams_cli.encoding.readouts.base import Readout
 from boldreams_cli.encoding.readouts.gaussian import Gaussian, GaussianSettings
@@ -31,7 +32,7 @@ LITTLE = {
     "ridge": 1_000_000,
     "primal": 395_000,
     "gaussian": 300_000,
-    "local": 1_225_000,
+    "local": 2_915_000,
 }
 
 
@@ -64,6 +65,7 @@ def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(separable, "INNER_BYTES", 2**15)
         patch.setattr(gaussian, "VOXELS", 64)
+        patch.setattr(tiles, "TILE", 32)
         yield
 
 

@@ -12,7 +12,9 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.linear_model import RidgeCV
 
 from boldreams_cli.console import ChoiceError
-from boldreams_cli.encoding.numerics.local import add_times, dual_weights, node_fields, with_penalty
+from boldreams_cli.encoding.inputs.products import FieldProducts
+from boldreams_cli.encoding.numerics import local, tiles
+from boldreams_cli.encoding.numerics.local import DualSystem, add_times, dual_weights, node_fields, with_penalty
 from boldreams_cli.encoding.readouts.local import Local, LocalSettings
 from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
 
@@ -86,6 +88,84 @@ def test_dual_weights_are_kernel_ridges() -> None:
     found, mean = dual_weights(with_penalty(gram, 3.0), torch.from_numpy(y), ones, ones / 30)
     np.testing.assert_allclose(found, KernelRidge(alpha=3.0).fit(x, y).dual_coef_, rtol=1e-7, atol=1e-10)
     np.testing.assert_allclose(mean, 0, atol=1e-12)
+
+
+def test_systems_are_kernel_ridges() -> None:
+    x, y, gram = made_up_system(15)
+    before, ones = gram.clone(), torch.ones(40, dtype=torch.float64)
+    system = DualSystem(gram, 3.0)
+    assert system.factor.dtype == torch.float32
+    found, mean = system.dual_weights(torch.from_numpy(y), ones, ones / 40)
+    np.testing.assert_allclose(found, KernelRidge(alpha=3.0).fit(x, y).dual_coef_, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mean, 0, atol=1e-12)
+    assert torch.equal(gram, before), "as other penalties need it"
+
+
+def made_up_system(features: int) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, features)), random.normal(size=(40, 4))
+    x, y = x - x.mean(0), y - y.mean(0)
+    return x, y, torch.from_numpy(x @ x.T).float()
+
+
+def test_where_float32_fails_float64_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, gram = made_up_system(60)
+    factor = local._factor
+    monkeypatch.setattr(local, "_factor", lambda a, p: (factor(a, p)[0], a.dtype == torch.float32))
+    ones = torch.ones(40, dtype=torch.float64)
+    system = DualSystem(gram, 3.0)
+    assert system.factor.dtype == torch.float64
+    found = system.dual_weights(torch.from_numpy(y), ones, ones / 40)[0]
+    np.testing.assert_allclose(found, KernelRidge(alpha=3.0).fit(x, y).dual_coef_, rtol=1e-5, atol=1e-6)
+
+
+def test_a_penalty_is_not_below_the_rounding_of_the_products() -> None:
+    _, y, gram = made_up_system(3)
+    ones = torch.ones(40, dtype=torch.float64)
+    system = DualSystem(gram, 1e-12)
+    assert 1e-7 < system.penalty / float(gram.diagonal().max()) < 1e-5
+    assert system.dual_weights(torch.from_numpy(y), ones, ones / 40)[0].isfinite().all()
+
+
+def test_systems_that_no_precision_solves_are_refused() -> None:
+    with pytest.raises(torch.linalg.LinAlgError, match="not positive definite"):
+        DualSystem(-torch.eye(3), 0.5)
+
+
+def test_refining_takes_back_what_float32_loses() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(200, 40)) * np.geomspace(100, 1, 40)
+    x -= x.mean(0)
+    gram, ones = torch.from_numpy(x @ x.T).float(), torch.ones(200, dtype=torch.float64)
+    y = torch.from_numpy(random.normal(size=(200, 3)))
+    exact = torch.linalg.solve(gram.double() + 2 * torch.eye(200, dtype=torch.float64), y - y.mean(0))
+    system = DualSystem(gram, 2.0)
+    once = system._solved(y - y.mean(0))
+    missed = [(found - exact).norm() for found in (system.dual_weights(y, ones, ones / 200)[0], once)]
+    assert missed[0] < missed[1] / 10
+
+
+def test_tiles_are_products_of_scaled_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "TILE", 16)
+    monkeypatch.setattr(tiles, "NODES", 4)
+    posed = problem(tmp_path)
+    images = torch.arange(0, 70, 2)
+    repeats = torch.from_numpy(posed.betas.repeats)[images]
+    fields = Local(FEW)._priors(posed)
+    products = FieldProducts(posed.maps.pooled(3, PLENTY), fields, images, repeats)
+    looks: list[int] = []
+    found = products.of([4, 1], lambda: looks.append(1))
+    assert len(looks) == len(tiles.triangle(35)) == 6
+    assert products.bytes_each == sum(tile.nbytes for tile in found[0])
+    features = scaled_features(posed, FEW)
+    for field, parts in zip((4, 1), found, strict=True):
+        x = features[field][images.numpy()]
+        x = (x - np.average(x, 0, repeats)) * np.sqrt(repeats.numpy())[:, None]
+        together = tiles.whole(parts, 35)
+        assert torch.equal(together, together.T)
+        np.testing.assert_allclose(together, x @ x.T, rtol=1e-4, atol=1e-4)
+    alone = products.of([1], lambda: None)[0]
+    assert all(torch.equal(one, other) for one, other in zip(alone, found[1], strict=True))
 
 
 @pytest.mark.parametrize("block", [3, 1024])

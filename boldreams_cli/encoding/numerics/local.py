@@ -93,3 +93,56 @@ def dual_weights(factor: Tensor, betas: Tensor, root: Tensor, share: Tensor) -> 
     values = betas.double()
     mean = share @ values
     return torch.cholesky_solve((values - mean) * root[:, None], factor) * root[:, None], mean
+
+
+class DualSystem:
+    """Products of images plus a penalty, solved for all voxels that chose it.
+
+    Factored in float32, and refined by what is left of the error, taken in float64. Where rounding leaves no positive
+    definite matrix it is factored in float64. A penalty below the rounding of the products themselves is raised to it.
+
+    Parameters
+    ----------
+    gram : (images, images) float32 products, symmetric; read while the system is in use.
+    penalty : above 0, on the scale of `gram`.
+    """
+
+    def __init__(self, gram: Tensor, penalty: float) -> None:
+        lost = torch.finfo(gram.dtype).eps * len(gram) ** 0.5 * float(gram.diagonal().max())
+        self.gram, self.penalty = gram, max(penalty, lost)
+        self.factor, failed = _factor(gram.clone(), self.penalty)
+        if failed:
+            self.factor, failed = _factor(gram.double(), self.penalty)
+        if failed:
+            raise torch.linalg.LinAlgError(f"products of images plus {self.penalty:g} are not positive definite")
+
+    def dual_weights(self, betas: Tensor, root: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Arguments and results as of `dual_weights`."""
+        values = betas.double()
+        mean = share @ values
+        left = (values - mean) * root[:, None]
+        found = self._solved(left)
+        if self.factor.dtype != torch.float64:
+            found += self._solved(self._missed(found, left))
+        return found * root[:, None], mean
+
+    def _solved(self, left: Tensor) -> Tensor:
+        # Not cholesky_solve, which copies the factor every time.
+        half = torch.linalg.solve_triangular(self.factor, left.to(self.factor.dtype), upper=False)
+        return torch.linalg.solve_triangular(self.factor.mT, half, upper=True).double()
+
+    def _missed(self, found: Tensor, left: Tensor, block: int = 1024) -> Tensor:
+        """What the products of a solution leave of the right hand side, float64."""
+        missed = left - self.penalty * found
+        for start in range(0, len(found), block):
+            missed[start : start + block] -= self.gram[start : start + block].double() @ found
+        return missed
+
+
+def _factor(gram: Tensor, penalty: float) -> tuple[Tensor, bool]:
+    """Cholesky factor, in place of `gram`, and whether it is none, as the matrix is not positive definite."""
+    gram.diagonal().add_(penalty)
+    turned = gram.mT  # the same numbers by columns, as LAPACK has them
+    info = torch.empty((), dtype=torch.int32, device=gram.device)
+    torch.linalg.cholesky_ex(turned, out=(turned, info))
+    return turned, bool(info)

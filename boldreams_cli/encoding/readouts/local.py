@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import ChoiceError, StopFlag, progress
-from boldreams_cli.encoding.inputs.pooled import PooledMaps, on_grid
-from boldreams_cli.encoding.numerics.blocks import aligned_blocks, in_block
-from boldreams_cli.encoding.numerics.local import add_times, dual_weights, node_fields, with_penalty
-from boldreams_cli.encoding.numerics.ridge import Ridge, add_products, weighted
+from boldreams_cli.encoding.inputs.products import FieldProducts
+from boldreams_cli.encoding.numerics.local import DualSystem, node_fields
+from boldreams_cli.encoding.numerics.ridge import Ridge
+from boldreams_cli.encoding.numerics.tiles import NODES, TILE, whole
 from boldreams_cli.encoding.readouts.base import Checkpoint, MapSource, Problem, ReadoutSettings, Solution, register
-from boldreams_cli.encoding.readouts.ridge import FEATURES, VOXELS, RidgeReadout, RidgeSettings
+from boldreams_cli.encoding.readouts.ridge import FEATURES, RidgeReadout, RidgeSettings
 
 HALF_DECADES = tuple(10.0 ** (power / 2) for power in range(-6, 8))
+TOGETHER = 256  # voxels in a product; all of them are always searched, so that a voxel's place never differs
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,12 @@ class Local(RidgeReadout):
 
     def _working_bytes(self, problem: Problem) -> int:
         images, columns = len(problem.betas.image_ids), len(problem.betas.columns)
-        some = min(images, self.settings.images)
-        shapes = [on_grid(layout, self.settings.grid) for layout in problem.maps.layouts]
-        blocks = 20 * images * min(FEATURES, self._features(problem)) + 40 * images * VOXELS
-        blocks += 4 * images * max([a * c for a, c in (s.shape for s in shapes if not s.pixels_first)], default=0)
-        # A node's products, a field's, and what is made of the latter; betas and the images' weights of all voxels.
-        return 8 * images**2 + max(24 * images**2, 48 * some**2) + blocks + (8 * images + 48) * columns
+        some, fields = min(images, self.settings.images), len(self.settings.candidates) + 1
+        features, tile = self._features(problem), min(images, TILE)
+        tiles = 16 * tile * features + 4 * tile**2 * (min(NODES, self.settings.grid**2) + fields)
+        blocks = 20 * images * min(FEATURES, features) + 64 * images * min(TOGETHER, columns)
+        # One field's products and their factor, or what choosing takes; betas and the images' weights of all voxels.
+        return max(12 * images**2, 48 * some**2) + tiles + blocks + (8 * images + 4 * some + 48) * columns
 
     def prepare(self, problem: Problem, checkpoint: Checkpoint, stop: StopFlag) -> None:
         """Find each voxel's field and penalty, then the weights of the images; both are kept so far."""
@@ -92,7 +93,6 @@ class Local(RidgeReadout):
         kept = checkpoint.load()
         stage, done = (kept[0]["stage"], kept[0]["done"]) if kept else ("search", 0)
         found = kept[1] if kept else self._start(problem)
-        room = problem.memory - self.bytes_resident(problem)
         betas = problem.betas.means(problem.betas.columns)
 
         def pause(reached: str) -> Callable[[int], None]:
@@ -104,12 +104,12 @@ class Local(RidgeReadout):
             return look
 
         if stage == "search":
-            self._search(problem, betas, found, done, room, pause("search"))
-            stage, done = "solve", 0
+            self._search(problem, betas, found, done, pause("search"))
+            stage, done = "solution", 0
             found["images"] = torch.zeros(betas.shape)
-        if stage == "solve":
-            self._solve_images(problem, betas, found, done, room, pause("solve"))
-            checkpoint.save({"stage": "solved", "done": 0}, found)
+        if stage == "solution":
+            self._solve_images(problem, betas, found, done, pause("solution"))
+            checkpoint.save({"stage": "end", "done": 0}, found)
         self._found, self._of = found, problem.maps
 
     def _start(self, problem: Problem) -> dict[str, Tensor]:
@@ -131,94 +131,60 @@ class Local(RidgeReadout):
         return torch.from_numpy(np.sort(drawn))
 
     def _search(
-        self,
-        problem: Problem,
-        betas: Tensor,
-        found: dict[str, Tensor],
-        done: int,
-        room: int,
-        look: Callable[[int], None],
+        self, problem: Problem, betas: Tensor, found: dict[str, Tensor], done: int, look: Callable[[int], None]
     ) -> None:
-        """Each voxel's best field and penalty by leaving out each of the chosen images."""
-        some, count = self._chosen_images(problem), len(self.settings.candidates) + 1
+        """Each voxel's best field and penalty by leaving out each of the chosen images; `done` counts fields."""
+        some, count = self._chosen_images(problem), len(found["scale"])
         repeats = torch.from_numpy(problem.betas.repeats)[some].to(problem.device)
-        mine, blocks = betas[some], list(aligned_blocks(np.arange(betas.shape[1]), VOXELS))
-        width = 1 + max(0, room // (8 * len(some) ** 2))
-        features = self._features(problem)
+        mine, features = betas[some], self._features(problem)
         with progress(problem.title, count, "fields") as shown:
             shown.advance(done)
-            for first in range(done, count, width):
-                fields = range(first, min(first + width, count))
-                grams = self._products_of(problem, fields, some, repeats, functools.partial(look, first))
-                for field in fields:
-                    look(field)
-                    ridge = Ridge.of_gram(grams.pop(0), repeats, features, self.settings.penalties)
-                    found["scale"][field] = ridge.penalties[0] / self.settings.penalties[0]
-                    for part, offsets in blocks:
-                        block = in_block(mine[:, part], offsets, VOXELS).to(problem.device)
-                        _compare(found, part, field, ridge.left_out_errors(block)[:, : len(offsets)])
-                    shown.advance()
-        total = problem.betas.repeats[some.numpy()].sum()
-        found["error"] /= float(total)
+            for field, gram in self._field_products(problem, range(done, count), some, look):
+                look(field)
+                ridge = Ridge.of_gram(gram.double(), repeats, features, self.settings.penalties)
+                found["scale"][field] = ridge.penalties[0] / self.settings.penalties[0]
+                for start in range(0, mine.shape[1], TOGETHER):
+                    part = slice(start, start + TOGETHER)
+                    _compare(found, part, field, ridge.left_out_errors(mine[:, part].to(problem.device)))
+                shown.advance()
+        found["error"] /= float(problem.betas.repeats[some.numpy()].sum())
+
+    def _field_products(
+        self, problem: Problem, fields: Sequence[int], images: Tensor, look: Callable[[int], None]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield fields and their products of some images; those of as many fields are made at once as memory holds."""
+        repeats = torch.from_numpy(problem.betas.repeats)[images].to(problem.device)
+        products = FieldProducts(self._pooled(problem), self._priors(problem), images, repeats)
+        width = max(1, (problem.memory - self.bytes_resident(problem)) // products.bytes_each)
+        for start in range(0, len(fields), width):
+            chosen = fields[start : start + width]
+            tiles = products.of(chosen, functools.partial(look, chosen[0]))
+            for field in chosen:
+                yield field, whole(tiles.pop(0), len(images))
 
     def _solve_images(
-        self,
-        problem: Problem,
-        betas: Tensor,
-        found: dict[str, Tensor],
-        done: int,
-        room: int,
-        look: Callable[[int], None],
+        self, problem: Problem, betas: Tensor, found: dict[str, Tensor], done: int, look: Callable[[int], None]
     ) -> None:
-        """The weights of all images for each voxel, by one factor of each field and penalty that was chosen."""
+        """The weights of all images for each voxel, by one factor of each field and penalty that was chosen.
+
+        `done` counts fields, in their order.
+        """
         repeats = torch.from_numpy(problem.betas.repeats).to(problem.device)
         root, share = repeats.double().sqrt(), repeats.double() / repeats.sum()
         pairs = sorted(set(zip(found["field"].tolist(), found["penalty"].tolist(), strict=True)))
-        left = pairs[done:]
-        width = 1 + max(0, room // (8 * len(root) ** 2))
-        everyone = torch.arange(len(root))
+        fields = sorted({field for field, _ in pairs if field >= done})
         with progress(problem.title, len(pairs), "fields and penalties") as shown:
-            shown.advance(done)
-            while left:
-                fields = sorted({field for field, _ in left})[:width]
-                reached = len(pairs) - len(left)
-                grams = self._products_of(problem, fields, everyone, repeats, functools.partial(look, reached))
-                for field in fields:
-                    gram = grams.pop(0)
-                    for number in [number for known, number in left if known == field]:
-                        look(len(pairs) - len(left))
-                        penalty = self.settings.penalties[number] * float(found["scale"][field])
-                        factor = with_penalty(gram, penalty)
-                        chosen = torch.nonzero((found["field"] == field) & (found["penalty"] == number)).flatten()
-                        for some in chosen.split(VOXELS):
-                            block = in_block(betas[:, some], torch.arange(len(some)), VOXELS).to(problem.device)
-                            images, mean = dual_weights(factor, block, root, share)
-                            found["images"][:, some] = images[:, : len(some)].float().cpu()
-                            found["mean"][some] = mean[: len(some)].cpu()
-                        left = left[1:]
-                        shown.advance()
-
-    def _products_of(
-        self, problem: Problem, fields: Sequence[int], images: Tensor, repeats: Tensor, look: Callable[[], None]
-    ) -> list[Tensor]:
-        """Products of all pairs of some images by each field, of which each node's are made once; lower triangles."""
-        root, share = repeats.double().sqrt(), repeats.double() / repeats.sum()
-        empty = torch.zeros(len(images), len(images), dtype=torch.float64, device=problem.device)
-        totals, part = [empty.clone() for _ in fields], empty
-        for weights, features in self._nodes(problem):
-            look()
-            part.zero_()
-            for block in features:
-                add_products(part, weighted(block[images.to(block.device)], root, share))
-            for total, field in zip(totals, fields, strict=True):
-                add_times(total, part, float(weights[field]))
-        return totals
-
-    def _nodes(self, problem: Problem) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
-        """Yield of each node of each group what every field is there, and its features, some at a time."""
-        for group, prior in zip(self._pooled(problem), self._priors(problem), strict=True):
-            for node, weights in enumerate(prior.T):
-                yield weights, _features_at(group, node)
+            shown.advance(sum(field < done for field, _ in pairs))
+            for field, gram in self._field_products(problem, fields, torch.arange(len(root)), look):
+                for number in [number for known, number in pairs if known == field]:
+                    look(field)
+                    system = DualSystem(gram, self.settings.penalties[number] * float(found["scale"][field]))
+                    chosen = torch.nonzero((found["field"] == field) & (found["penalty"] == number)).flatten()
+                    for some in chosen.split(TOGETHER):
+                        images, mean = system.dual_weights(betas[:, some].to(problem.device), root, share)
+                        found["images"][:, some] = images.float().cpu()
+                        found["mean"][some] = mean.cpu()
+                    shown.advance()
 
     def _priors(self, problem: Problem) -> list[Tensor]:
         """(fields, nodes) of each group."""
@@ -252,13 +218,3 @@ def _compare(found: dict[str, Tensor], part: slice, field: int, errors: Tensor) 
     better = error < found["error"][part]
     for name, value in (("error", error), ("penalty", penalty), ("field", torch.full_like(penalty, field))):
         found[name][part] = torch.where(better, value, found[name][part])
-
-
-def _features_at(group: PooledMaps, node: int) -> Iterator[Tensor]:
-    """Yield (images, some filters) of a group's maps at one node, constant numbers of them."""
-    count, nodes = group.layout.count, group.layout.group.pixels
-    if group.layout.pixels_first:
-        for start in range(node * count, (node + 1) * count, FEATURES):
-            yield group.columns(slice(start, min(start + FEATURES, (node + 1) * count)))
-    else:
-        yield group.columns(slice(0, group.values))[:, node::nodes]
