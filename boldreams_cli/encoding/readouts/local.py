@@ -28,6 +28,7 @@ from boldreams_cli.encoding.readouts.base import Checkpoint, MapSource, Problem,
 from boldreams_cli.encoding.readouts.ridge import FEATURES, RidgeReadout, RidgeSettings
 
 HALF_DECADES = tuple(10.0 ** (power / 2) for power in range(-6, 8))
+STAGES = ("search", "solution", "end")
 TOGETHER = 256  # voxels in a product; all of them are always searched, so that a voxel's place never differs
 
 
@@ -91,8 +92,9 @@ class Local(RidgeReadout):
         if self._of is problem.maps:
             return
         kept = checkpoint.load()
-        stage, done = (kept[0]["stage"], kept[0]["done"]) if kept else ("search", 0)
-        found = kept[1] if kept else self._start(problem)
+        if kept is None or kept[0]["stage"] not in STAGES:  # there is none, or it is of an earlier version
+            kept = {"stage": "search", "done": 0}, self._start(problem)
+        (stage, done), found = (kept[0]["stage"], kept[0]["done"]), kept[1]
         betas = problem.betas.means(problem.betas.columns)
 
         def pause(reached: str) -> Callable[[int], None]:
