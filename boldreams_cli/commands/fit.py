@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     "--readout",
     default="separable",
     metavar="NAME",
-    help="The readout: separable (the paper's); ridge on pooled maps; local, ridge near a field; or gaussian fields.",
+    help="The readout: separable (the paper's); ridge on pooled maps; local, ridge near a field; gaussian fields; or "
+    "attention, fields that depend on the image.",
 )
 @options.option(
     "--recipe",
@@ -62,13 +63,19 @@ if TYPE_CHECKING:
     "--grid",
     type=click.IntRange(1),
     default=None,
-    help="Nodes along each side of a field, of --recipe fast and --readout ridge (default: 9) or local (5).",
+    help="Nodes along each side of a field, of --recipe fast, --readout ridge and attention (default: 9) or local (5).",
 )
 @options.option(
     "--compress",
     type=click.Choice(["none", "sqrt"]),
     default=None,
     help="Take the square root of each map value first, of --readout ridge and local (default: none).",
+)
+@options.option(
+    "--share",
+    type=click.Choice(["voxel", "area"]),
+    default=None,
+    help="Who has queries of their own, of --readout attention: each voxel, or each area (default: voxel).",
 )
 @options.option(
     "--precision",
@@ -106,6 +113,7 @@ def fit(
     batch_size: int | None,
     grid: int | None,
     compress: str | None,
+    share: str | None,
     precision: str | None,
     folds: int | None,
     resume: bool,
@@ -121,7 +129,8 @@ def fit(
     By default exactly the paper's: 10 epochs of Adam on single trials. Prepares the subject where that was not
     done. A run that was stopped goes on from its checkpoint; a model that is there is left as it is. --recipe fast
     reaches a better fit of the same model much sooner (docs/models.md). --readout ridge, local and
-    gaussian are other readouts, solved at once. Models of different settings lie side by side.
+    gaussian are other readouts, solved at once; attention is trained, and not linear in the maps. Models of different
+    settings lie side by side.
 
     --folds K fits K models besides, each without one part of the training images, and keeps their predictions of that
     part: cross-validated predictions of all training images, which `boldreams score --folds K` measures. The model
@@ -144,7 +153,7 @@ def fit(
         raise ChoiceError("--precision tf32 needs a CUDA device; choose fp32 or bf16")
     backbone = options.choose_backbone(cache, backbone)
     asked = {"epochs": epochs, "rate": lr, "batch_size": batch_size, "precision": precision}
-    asked |= {"grid": grid, "compress": compress}
+    asked |= {"grid": grid, "compress": compress, "share": share}
     chosen = choose_readout(readout, recipe, entry(backbone).reads, asked)
     if tuning is not None and chosen.name != "separable":
         raise ChoiceError("--finetune trains the separable readout of an image backbone; leave --readout and --recipe")

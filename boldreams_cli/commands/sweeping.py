@@ -40,9 +40,12 @@ def grid_options(command: Command) -> Command:
     @option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate of Adam, of readouts that have it.")
     @option("--batch-size", type=click.IntRange(1), help="Trials in a step, of readouts that have steps.")
     @option(
-        "--grid", type=click.IntRange(1), help="Nodes along each side of a field, of --recipe fast, ridge and local."
+        "--grid",
+        type=click.IntRange(1),
+        help="Nodes along each side of a field, of --recipe fast, ridge, local and attention.",
     )
     @option("--compress", type=click.Choice(["none", "sqrt"]), help="Square roots of map values, of ridge and local.")
+    @option("--share", type=click.Choice(["voxel", "area"]), help="Who has queries of their own, of attention.")
     @option("--precision", type=click.Choice(["fp32", "tf32", "bf16"]), help="The precision of matrix products.")
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:

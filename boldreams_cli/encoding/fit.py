@@ -157,13 +157,16 @@ def _solve(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, s
     maps.limit = problem.memory - min(len(columns) * each, problem.memory // 2)
     resident = readout.bytes_resident(problem)
     most = (problem.memory - resident) // each
-    if most < 1:
+    sets = readout.sets(problem)
+    least = max(map(len, sets), default=1)
+    if most < least:
         raise BoldreamsError(
-            f"this fit takes {size(resident + each)} and --memory leaves {size(problem.memory)} for it; use more "
-            "--memory or a smaller --percent"
+            f"this fit takes {size(resident + least * each)} and --memory leaves {size(problem.memory)} for it; use "
+            "more --memory or a smaller --percent"
         )
     width = whole_blocks(most, readout.voxels_together(problem))
-    todo = spans.left(columns, width, max(most, width))
+    todo = spans.left(columns, width, max(most, width)) if not sets else []
+    todo += [part for some in sets for part in spans.left(some, len(some), len(some))]
     if todo:
         readout.prepare(problem, spans.prepared(columns), stop)
     for number, voxels in enumerate(todo):

@@ -101,10 +101,13 @@ def _shapes(spec: ModelSpec, solution: Solution) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for number, group in enumerate(spec.groups):
         count = spec.voxels if solution.basis is None else len(solution.basis[number])
-        shapes[f"fields/{group.name}"] = (count, group.height, group.width)
+        side = solution.fields[number].shape[1:] if solution.queries else (group.height, group.width)
+        shapes[f"fields/{group.name}"] = (count, *side)
     for number, group in enumerate(spec.groups):
         for name in group.layers:
             shapes[f"weights/{name}"] = (spec.voxels, len(spec.layers[name]), *solution.weights[number].shape[2:])
+            if solution.queries:
+                shapes[f"queries/{name}"] = (spec.voxels, len(spec.layers[name]))
     return shapes
 
 
@@ -114,8 +117,10 @@ def _put(file: WeightsFile, spec: ModelSpec, columns: NDArray[np.int64], solutio
         if solution.basis is None:
             file.put(f"fields/{group.name}", columns, solution.fields[number])
         sizes = [len(spec.layers[name]) for name in group.layers]
-        for name, part in zip(group.layers, solution.weights[number].split(sizes, dim=1), strict=True):
-            file.put(f"weights/{name}", columns, part)
+        for kind, values in (("weights", solution.weights), ("queries", solution.queries)):
+            if values:
+                for name, part in zip(group.layers, values[number].split(sizes, dim=1), strict=True):
+                    file.put(f"{kind}/{name}", columns, part)
     file.put("bias", columns, solution.bias)
 
 

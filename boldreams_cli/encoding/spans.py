@@ -83,6 +83,7 @@ class Spans:
         """Keep a finished span, then drop its state."""
         tensors = {"voxels": torch.from_numpy(voxels), "bias": solution.bias}
         lists = {"fields": solution.fields, "weights": solution.weights, "basis": solution.basis or []}
+        lists |= {"queries": solution.queries}
         for name, values in lists.items():
             tensors |= {f"{name}/{number}": value for number, value in enumerate(values)}
         tensors |= {f"chosen/{name}": value for name, value in solution.chosen.items()}
@@ -107,6 +108,7 @@ class Spans:
                 note["curve"],
                 numbered("basis") or None,
                 chosen,
+                numbered("queries"),
             )
             yield tensors["voxels"].numpy(), solution
 

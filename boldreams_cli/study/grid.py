@@ -26,6 +26,7 @@ SETTINGS = (
     "batch_size",
     "grid",
     "compress",
+    "share",
     "precision",
 )
 TUNING = ("backbone_lr", "clip_gradient", "warmup", "batch_norm", "micro_batch", "validation_fraction", "early_stop")

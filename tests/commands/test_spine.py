@@ -156,6 +156,49 @@ def test_other_readouts_go_through_the_same_commands(
     assert "has no --epochs; leave it out" in refused.err
 
 
+@pytest.mark.parametrize("share", [(), ("--share", "area")])
+def test_attention_goes_through_the_same_commands(run: Run, own: Path, share: tuple[str, ...]) -> None:
+    common = ("--subject", 1, "--cache", own, "--readout", "attention")
+    fitted = run("fit", "--percent", 2, *common, *share, "--epochs", 3, "--grid", 4, "--json").json
+    assert "/percent-2-attention-" in fitted["model"]
+    assert len(fitted["train_loss"]) == len(fitted["held_out_loss"]) == fitted["epochs"] == 3
+    again = run("fit", "--percent", 2, *common, *share, "--epochs", 3, "--grid", 4, "--json")
+    assert again.json["model"] == fitted["model"]
+    assert "is there already" in again.err
+    scored = run("score", *common, "--json").json
+    assert scored["model"] == fitted["model"]
+    assert scored["retinotopy_note"] == "an attention readout has no receptive fields to compare"
+    dreamt = run("dream", *common, "--roi", "V1", "--steps", 2, "--count", 1, "--json").json
+    best = dreamt["best_natural"]["test"]
+    shown = run("attribute", *common, "--roi", "V1", "--count", 1, "--steps", 64, "--json").json["results"][0]
+    assert shown["image"] == best["image"]
+    assert shown["prediction"] == pytest.approx(best["response"], rel=0.01, abs=0.01)
+    difference = shown["prediction"] - shown["baseline_prediction"]
+    assert shown["attribution_sum"] == pytest.approx(difference, rel=0.05, abs=0.01)
+    pixels, stored = (
+        run("predict", *common, *asked, "--output", own / name, "--json").json["file"]
+        for asked, name in ((("--image", best["image"]), "one.npz"), (("--image", "test"), "all.npz"))
+    )
+    with np.load(pixels) as one, np.load(stored) as every:
+        place = every["images"].tolist().index(best["image"])
+        np.testing.assert_allclose(one["betas"][0], every["betas"][place], atol=1e-4)
+    run("attribute", *common, "--roi", "V1", "--image", best["image"], "--steps", 8, "--check")
+
+
+def test_attention_is_refused_where_it_makes_no_sense(run: Run, own: Path) -> None:
+    common = ("fit", "--subject", 1, "--cache", own)
+    tuned = run(*common, "--readout", "attention", "--finetune", code=2)
+    assert "--finetune trains the separable readout" in tuned.err
+    assert tuned.err.count("\n") == 1
+    assert (
+        "--readout ridge has no --share; leave it out"
+        in run(*common, "--readout", "ridge", "--share", "area", code=2).err
+    )
+    assert "has no precision" in run(*common, "--readout", "attention", "--precision", "bf16", code=2).err.replace(
+        "--", ""
+    )
+
+
 def test_score_is_a_correlation_of_predict_with_the_raw_files(run: Run, own: Path, experiment: Path) -> None:
     scored = run("score", "--cache", own, "--json").json
     names = "subject backbone percent readout recipe finetuned seed voxels excluded r_mean r_median r_single_mean"

@@ -62,6 +62,7 @@ class Betas:
         images = len(store.rows)
         self.image_ids = np.arange(images)
         self.columns = np.arange(voxels) * 2 + 1  # every other voxel has no finite betas
+        self.areas = np.arange(voxels) % 3  # of a readout whose areas share weights
         self.repeats = random.integers(1, 4, images)
         self.images = np.repeat(self.image_ids, self.repeats)
         self.centre = (random.integers(1, 8, (voxels, 2)) + 0.5) / 9
@@ -121,12 +122,16 @@ def solve(readout: Readout, posed: Problem, folder: Path, stop: StopFlag | None 
     spans = Spans(folder, "key")
     _solve(posed, posed.maps, readout, spans, StopFlag() if stop is None else stop)  # type: ignore[arg-type]
     parts: list[dict[str, Tensor]] = []
-    for _, solution in spans.solved():
+    columns: list[np.ndarray] = []
+    for voxels, solution in spans.solved():
         part = {"bias": solution.bias, **solution.chosen}
-        for name, values in (("fields", solution.fields), ("weights", solution.weights)):
-            part |= {f"{name}/{number}": value for number, value in enumerate(values)}
+        for name in ("fields", "weights", "queries"):
+            part |= {f"{name}/{number}": value for number, value in enumerate(getattr(solution, name))}
+        columns.append(voxels)
         parts.append(part)
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} | {"spans": torch.tensor(len(parts))}
+    order = torch.from_numpy(np.argsort(np.concatenate(columns)))
+    joined = {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
+    return joined | {"spans": torch.tensor(len(parts))}
 
 
 def predict(model: dict[str, Tensor], posed: Problem, basis: list[Tensor] | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from boldreams_cli.encoding.fit import whole_blocks
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.numerics import tiles
 from boldreams_cli.encoding.readouts import gaussian, separable
+from boldreams_cli.encoding.readouts.attention import Attention, AttentionSettings
 from boldreams_cli.encoding.readouts.base import Readout
 from boldreams_cli.encoding.readouts.gaussian import Gaussian, GaussianSettings
 from boldreams_cli.encoding.readouts.local import Local, LocalSettings
@@ -24,7 +25,7 @@ from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
 from .made_up import StopAfter, problem, solve
 
 VOXELS = 400  # several blocks of each solver
-READOUTS = ("separable", "smooth", "ridge", "primal", "gaussian", "local")
+READOUTS = ("separable", "smooth", "ridge", "primal", "gaussian", "local", "attention")
 # Bytes with which each has to go through files and by several spans.
 LITTLE = {
     "separable": 280_000,
@@ -33,6 +34,7 @@ LITTLE = {
     "primal": 395_000,
     "gaussian": 300_000,
     "local": 2_915_000,
+    "attention": 440_000,
 }
 
 
@@ -44,6 +46,7 @@ def make(name: str) -> Readout:
         "ridge": RidgeReadout(RidgeSettings(grid=3)),
         "primal": RidgeReadout(RidgeSettings(grid=1)),
         "gaussian": Gaussian(GaussianSettings(centres=3, sizes=(0.1, 0.2))),
+        "attention": Attention(AttentionSettings(grid=3, epochs=3, batch_size=16, keys=4)),
         "local": Local(LocalSettings(grid=3, centres=2, penalties=(0.1, 1.0, 10.0), images=50, compress="sqrt")),
     }
     return made[name]

@@ -72,7 +72,7 @@ def of_model(model: FittedModel, responses: Responses, nsd_root: Path | None) ->
     """
     maps = field_maps(model, responses)
     if maps is None:
-        return Retinotopic(None, None, f"a {model.spec.readout} readout has no receptive fields to compare")
+        return Retinotopic(None, None, f"{_article(model.spec.readout)} readout has no receptive fields to compare")
     measured, note = measured_fields(responses, nsd_root)
     if measured is None:
         return Retinotopic(maps, None, note)
@@ -292,3 +292,7 @@ def angle_apart(one: Values, other: Values) -> float:
 def _pairs(one: Values, other: Values) -> tuple[Values, Values]:
     both = np.isfinite(one) & np.isfinite(other)
     return one[both], other[both]
+
+
+def _article(readout: str) -> str:
+    return f"{'an' if readout[0] in 'aeiou' else 'a'} {readout}"

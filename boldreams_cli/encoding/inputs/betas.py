@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ class TrainingBetas:
     ----------
     columns : sorted indices, among all of the subject's voxels, of those with finite betas in all training trials.
     included : (all voxels,) bool, which those are.
+    areas : (columns,) number of the first area that each voxel lies in, in the order that the subject's areas are
+        listed in; behind them all where it lies in none.
     image_ids : (images,) sorted ids of the training images.
     images : (trials,) index into `image_ids` of each trial.
     repeats : (images,) int64 trials of each image.
@@ -52,10 +55,18 @@ class TrainingBetas:
                 )
             logger.warning("%d of %d voxels have constant or non-finite betas and are left out", excluded, total)
         self.columns: NDArray[np.int64] = np.flatnonzero(self.included)
+        self._responses = responses
         shown = responses.trial_images[trials]
         self.image_ids: NDArray[np.int32] = responses.train_images
         self.images: NDArray[np.int64] = np.searchsorted(self.image_ids, shown)
         self.repeats: NDArray[np.int64] = np.bincount(self.images, minlength=len(self.image_ids))
+
+    @cached_property
+    def areas(self) -> NDArray[np.int64]:
+        """See the attributes."""
+        areas = self._responses.areas
+        inside = np.array([areas.select(name) for name in areas.counts()] + [np.ones_like(self.included)])
+        return inside.argmax(0)[self.columns]
 
     def trials(self, voxels: NDArray[np.int64]) -> Tensor:
         """Betas of single trials.

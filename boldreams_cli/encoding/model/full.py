@@ -16,7 +16,6 @@ from boldreams_cli.encoding.inputs.layout import MapLayout, grouped, laid_out
 from boldreams_cli.encoding.inputs.maps import open_maps
 from boldreams_cli.encoding.model.spec import BACKBONE, FittedModel
 from boldreams_cli.encoding.numerics.compression import compressed
-from boldreams_cli.encoding.numerics.contraction import template
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore, store_path, stores
@@ -202,10 +201,7 @@ class ResponseOfArea(nn.Module):
         self.full = full
         weights = full.model.weights
         device = full.backbone.device
-        self.templates = [
-            template(weights.group_field(group), weights.group_weights(group), voxel_weights).to(device)
-            for group in full.model.spec.groups
-        ]
+        self.readers = [weights.sum_reader(group, voxel_weights, device) for group in full.model.spec.groups]
         used = voxel_weights != 0
         self.bias = float((weights.bias[used] * voxel_weights[used]).sum())
 
@@ -216,7 +212,7 @@ class ResponseOfArea(nn.Module):
     def read(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of each group, (images, K, P) as `FullModel.maps` gives them -> (images,) response."""
         values = [compressed(group, self.full.model.spec.compress) for group in maps]
-        shares = [(group * pattern).sum((1, 2)) for group, pattern in zip(values, self.templates, strict=True)]
+        shares = [reader(group) for group, reader in zip(values, self.readers, strict=True)]
         return torch.stack(shares).sum(0) + self.bias
 
 

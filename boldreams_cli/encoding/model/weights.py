@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from boldreams_cli.encoding.inputs.layout import Group
-from boldreams_cli.encoding.numerics.contraction import GroupReader
+from boldreams_cli.encoding.inputs.pooled import pixel_shares
+from boldreams_cli.encoding.numerics.attention import AttentionReader
+from boldreams_cli.encoding.numerics.contraction import GroupReader, template
 from boldreams_cli.files import written_whole
 
 
@@ -27,34 +29,57 @@ class ReadoutWeights:
 
     Parameters
     ----------
-    fields : group -> (voxels, height, width); of a ridge readout (nodes, height, width), the same for all voxels.
+    fields : group -> (voxels, height, width); of a ridge readout (nodes, height, width), the same for all voxels; of an
+        attention readout (voxels, rows, columns), position biases at the nodes of a grid.
     weights : layer -> (voxels, filters); of a ridge readout (voxels, filters, nodes).
     bias : (voxels,); NaN for voxels that were excluded, so that their predictions are NaN too.
     voxels : (voxels, 3) int32 indices into the subject's volume.
+    queries : layer -> (voxels, filters), of an attention readout; else empty.
     """
 
     fields: dict[str, Tensor]
     weights: dict[str, Tensor]
     bias: Tensor
     voxels: NDArray[np.int32]
+    queries: dict[str, Tensor] = field(default_factory=dict)
 
     def group_weights(self, group: Group) -> Tensor:
         """(voxels, K) of all layers of a group, or (voxels, K, nodes)."""
         return torch.cat([self.weights[name] for name in group.layers], dim=1)
 
     def group_field(self, group: Group) -> Tensor:
-        """(voxels, P), or (nodes, P)."""
+        """(voxels, P), or (nodes, P), or (voxels, nodes)."""
         return self.fields[group.name].flatten(1)
 
     def reader(
         self, group: Group, pixels_first: bool, device: torch.device, voxels: Tensor | None = None
-    ) -> GroupReader:
+    ) -> GroupReader | AttentionReader:
         """Read a group's maps on `device`; `voxels` (voxels,) bool chooses some."""
         fields, weights = self.group_field(group), self.group_weights(group)
         if voxels is not None:
             weights = weights[voxels]
             fields = fields if weights.ndim == 3 else fields[voxels]
-        return GroupReader(fields.to(device), weights.to(device), pixels_first)
+        if not self.queries:
+            return GroupReader(fields.to(device), weights.to(device), pixels_first)
+        queries = torch.cat([self.queries[name] for name in group.layers], dim=1)
+        queries = queries if voxels is None else queries[voxels]
+        pool = torch.kron(*pixel_shares(group, max(self.fields[group.name].shape[1:])))
+        pool, fields, queries, weights = (value.to(device) for value in (pool, fields, queries, weights))
+        return AttentionReader(pool, fields, queries, weights, pixels_first)
+
+    def sum_reader(self, group: Group, voxel_weights: Tensor, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Read a weighted sum of voxels, (images, K, P) maps -> (images,): as one pattern where that is linear.
+
+        Parameters
+        ----------
+        voxel_weights : (voxels,), e.g. 1/n inside an area.
+        """
+        if self.queries:
+            used = voxel_weights != 0
+            reader, share = self.reader(group, False, device, used), voxel_weights[used].to(device)
+            return lambda maps: reader(maps) @ share
+        pattern = template(self.group_field(group), self.group_weights(group), voxel_weights).to(device)
+        return lambda maps: (maps * pattern).sum((1, 2))
 
     @property
     def included(self) -> NDArray[np.bool_]:
@@ -65,6 +90,7 @@ class ReadoutWeights:
         """Write safetensors, whole or not at all."""
         tensors = {f"fields/{name}": value for name, value in self.fields.items()}
         tensors |= {f"weights/{name}": value for name, value in self.weights.items()}
+        tensors |= {f"queries/{name}": value for name, value in self.queries.items()}
         tensors |= {"bias": self.bias, "voxels": torch.from_numpy(self.voxels)}
         with written_whole(path) as temporary:
             save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
@@ -77,7 +103,8 @@ class ReadoutWeights:
         def under(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-        return cls(under("fields/"), under("weights/"), tensors["bias"], tensors["voxels"].numpy())
+        arrays = under("fields/"), under("weights/"), tensors["bias"], tensors["voxels"].numpy()
+        return cls(*arrays, under("queries/"))
 
 
 class WeightsFile:
@@ -117,7 +144,7 @@ def written_weights(
     Parameters
     ----------
     path : of the file.
-    shapes : of ``fields/GROUP`` and ``weights/LAYER``, as in `ReadoutWeights`.
+    shapes : of ``fields/GROUP``, ``weights/LAYER`` and ``queries/LAYER``, as in `ReadoutWeights`.
     voxels : (voxels, 3) indices into the volume.
     """
     whole = {**shapes, "bias": (len(voxels),), "voxels": voxels.shape}

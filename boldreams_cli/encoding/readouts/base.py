@@ -84,12 +84,14 @@ class Solution:
 
     Parameters
     ----------
-    fields : of each group (voxels, P); empty where all voxels share `basis`.
+    fields : of each group (voxels, P); empty where all voxels share `basis`. With `queries` (voxels, rows, columns)
+        position biases at the nodes of a grid.
     weights : of each group (voxels, K), or (voxels, K, nodes).
     bias : (voxels,).
     curve : columns of log.csv, e.g. ``train_loss``; each a list with one number an epoch, a mean over these voxels.
     basis : of each group (nodes, P), the fields that all voxels share.
     chosen : what was chosen for each voxel (penalty, field, epoch), (voxels,) each; kept in ``chosen.csv``.
+    queries : of each group (voxels, K), where fields depend on the image (numerics/attention.py); else empty.
     """
 
     fields: list[Tensor]
@@ -98,6 +100,7 @@ class Solution:
     curve: dict[str, list[float]]
     basis: list[Tensor] | None = None
     chosen: dict[str, Tensor] = field(default_factory=dict)
+    queries: list[Tensor] = field(default_factory=list)
 
 
 class Checkpoint(Protocol):
@@ -171,12 +174,16 @@ class Readout(Protocol):
         """Spans are cut at multiples of this where memory allows: then the arithmetic is the same to the last bit."""
         return 1
 
+    def sets(self, problem: Problem) -> list[NDArray[np.int64]]:
+        """Voxels that share weights and are solved together, a span each; empty where every voxel is by itself."""
+        return []
+
     def prepare(self, problem: Problem, checkpoint: Checkpoint, stop: StopFlag) -> None:
         """Do once what all spans need (a decomposition, a search through fields); `checkpoint` is of all voxels."""
         return
 
     def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
-        """Solve for some voxels (columns of all of the subject's); the result of a voxel depends on no other.
+        """Solve for some voxels (columns of all of the subject's); a voxel's result depends on none outside its set.
 
         Raises
         ------

@@ -6,7 +6,7 @@ whose intermediates stay in the processor's cache; the result is that of all vox
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, Progress, StopFlag, progress
 from boldreams_cli.encoding.inputs.layout import MapLayout
-from boldreams_cli.encoding.model.checkpoint import load_optimizer_state, optimizer_state
 from boldreams_cli.encoding.numerics.contraction import contract, contract_gradients, learning_rate, published_start
 from boldreams_cli.encoding.readouts.base import Checkpoint, Problem, Readout, ReadoutSettings, Solution, register
+from boldreams_cli.encoding.readouts.training import BlockTraining
 
 PARAMETER_BYTES = 20  # value, gradient and two moments, and once more as the solution
 BLOCK_BYTES = 2**26  # of a block's parameters
@@ -90,7 +90,7 @@ def squared_error(
 
 @dataclass
 class _Block:
-    """Parameters of some neighbouring voxels: per group the two factors of `contract`, and the bias."""
+    """Per group the two factors of `contract`, and the bias."""
 
     voxels: slice
     left: list[Tensor]
@@ -100,8 +100,19 @@ class _Block:
     def parameters(self) -> list[Tensor]:
         return [*self.left, *self.right, self.bias]
 
+    def missed(self, maps: Sequence[Tensor], betas: Tensor) -> Tensor:
+        error = self.bias - betas
+        for group, rows, columns in zip(maps, self.left, self.right, strict=True):
+            error += contract(group, rows, columns)[0]
+        return error
 
-class ReadoutTraining:
+    def gradients(
+        self, maps: Sequence[Tensor], betas: Tensor, scale: float, weights: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        return squared_error(maps, self.left, self.right, self.bias, betas, scale, (), weights)
+
+
+class ReadoutTraining(BlockTraining[_Block]):
     """Parameters of a span of voxels, and one step of their training.
 
     Parameters
@@ -134,7 +145,7 @@ class ReadoutTraining:
         sizes = [(layout.count, layout.group.pixels) for layout in layouts]
         fields, weights, bias = start or published_start(sizes, voxels, np.arange(voxels), seed)
         width = block_width(layouts, batch_size, device, span.stop - span.start)
-        self.blocks: list[_Block] = []
+        self.blocks = []
         for first in range(span.start, span.stop, width):
             place = slice(first, min(first + width, span.stop))
 
@@ -152,42 +163,6 @@ class ReadoutTraining:
             tensor.grad = torch.zeros_like(tensor)
         self.optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
 
-    def step(self, maps: Sequence[Tensor], betas: Tensor, rate: float, weights: Tensor | None = None) -> Tensor:
-        """Train on one batch; nothing waits for the device.
-
-        Parameters
-        ----------
-        maps : of each group, (trials, A, C).
-        betas : (trials, voxels of the span).
-        rate : of Adam in this step.
-        weights : (trials,) of their squared errors; None weighs them alike.
-
-        Returns
-        -------
-        (), float64: sum of squared errors over trials and voxels, before the step.
-        """
-        total = torch.zeros((), dtype=torch.float64, device=betas.device)
-        scale = 2 / (len(betas) * self.voxels)
-        with (
-            torch.no_grad(),
-            torch.autocast(betas.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
-        ):
-            for block in self.blocks:
-                total += self._gradients(block, maps, betas[:, block.voxels], scale, weights)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        return total
-
-    @staticmethod
-    def _gradients(
-        block: _Block, maps: Sequence[Tensor], betas: Tensor, scale: float, weights: Tensor | None
-    ) -> Tensor:
-        total, gradients = squared_error(maps, block.left, block.right, block.bias, betas, scale, (), weights)
-        for tensor, gradient in zip(block.parameters(), gradients, strict=True):
-            tensor.grad = gradient
-        return total
-
     def weights(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Fields (voxels, P) and weights (voxels, K) of each group, and the bias, of the span."""
         fields, weights = [], []
@@ -197,14 +172,6 @@ class ReadoutTraining:
             fields.append(left if layout.pixels_first else right)
             weights.append(right if layout.pixels_first else left)
         return fields, weights, torch.cat([block.bias for block in self.blocks]).cpu()
-
-    def state(self) -> dict[str, Tensor]:
-        """Parameters and Adam's moments, by name, for a checkpoint."""
-        return optimizer_state(self.optimizer)
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up where `state` was."""
-        load_optimizer_state(self.optimizer, state)
 
 
 def batch_order(trials: int, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -30,9 +30,9 @@ from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, progres
 from boldreams_cli.encoding.inputs.layout import MapLayout
 from boldreams_cli.encoding.inputs.pooled import PooledMaps, on_grid, pooled_bytes
 from boldreams_cli.encoding.numerics.blocks import normal_draws
-from boldreams_cli.encoding.numerics.contraction import contract
 from boldreams_cli.encoding.readouts.base import Checkpoint, Problem, Readout, ReadoutSettings, Solution, register
 from boldreams_cli.encoding.readouts.separable import ReadoutTraining, batch_order, block_width
+from boldreams_cli.encoding.readouts.training import BlockTraining
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,7 @@ class Smooth(Readout):
 
     def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
         """See `Readout.solve`."""
-        places = np.searchsorted(problem.betas.columns, voxels)
-        block = aligned(places, self.voxels_together(problem), len(problem.betas.columns))
-        inside = torch.from_numpy(np.flatnonzero(np.isin(block, places)))
-        pooled = problem.maps.pooled(self.settings.grid, self._room(problem))
-        training = SmoothTraining(problem, pooled, self.settings, voxels, inside, len(block))
+        training = self._training(problem, voxels)
         if (kept := checkpoint.load()) is not None:
             training.load(*kept)
         with progress(problem.title, training.epochs, "epochs") as shown:
@@ -129,6 +125,17 @@ class Smooth(Readout):
                 shown.advance(1, f"held-out error {held[-1]:.4f}" if held else "")
         return training.solution()
 
+    def _training(self, problem: Problem, voxels: NDArray[np.int64]) -> HeldOutTraining:
+        """Some voxels, as their training starts."""
+        pooled = problem.maps.pooled(self.settings.grid, self._room(problem))
+        return SmoothTraining(problem, pooled, self.settings, voxels, *self._inside(problem, voxels))
+
+    def _inside(self, problem: Problem, voxels: NDArray[np.int64]) -> tuple[Tensor, int]:
+        """Where voxels lie in the whole blocks that hold them, and how many voxels those have."""
+        places = np.searchsorted(problem.betas.columns, voxels)
+        block = aligned(places, self.voxels_together(problem), len(problem.betas.columns))
+        return torch.from_numpy(np.flatnonzero(np.isin(block, places))), len(block)
+
 
 @dataclass
 class _Course:
@@ -140,13 +147,26 @@ class _Course:
     held_out: list[float]
 
 
-class SmoothTraining:
-    """The training of some voxels on the grid.
+class MapsReader(Protocol):
+    """Maps of one group of all images, as a training reads them."""
+
+    @property
+    def layout(self) -> MapLayout:
+        """How they lie in memory."""
+        ...
+
+    def read(self, images: NDArray[np.int64]) -> Tensor:
+        """Those of some images, (n, A, C) float32 on the device."""
+        ...
+
+
+class HeldOutTraining:
+    """A training of some voxels whose epoch the held-out images choose: all but what is trained, which subclasses say.
 
     Parameters
     ----------
     problem : with its betas and the images held out.
-    pooled : maps of each group.
+    maps : of each group.
     settings : of the training.
     voxels : (n,) columns to train.
     inside : (n,) where they lie among `width` voxels; the others' betas, weights and hence losses are 0.
@@ -156,13 +176,13 @@ class SmoothTraining:
     def __init__(
         self,
         problem: Problem,
-        pooled: Sequence[PooledMaps],
+        maps: Sequence[MapsReader],
         settings: SmoothSettings,
         voxels: NDArray[np.int64],
         inside: Tensor,
         width: int,
     ) -> None:
-        self.problem, self.pooled, self.settings, self.inside = problem, pooled, settings, inside
+        self.problem, self.maps, self.settings, self.inside = problem, maps, settings, inside
         self.train = np.flatnonzero(~problem.held_out)
         self.held = np.flatnonzero(problem.held_out)
         repeats = torch.from_numpy(problem.betas.repeats).double()
@@ -174,15 +194,18 @@ class SmoothTraining:
         self.betas = torch.zeros(len(betas), width)
         self.betas[:, inside] = betas - self.mean[inside].float()
         self.betas = self.betas.to(problem.device)
-        layouts = [group.layout for group in pooled]
-        start = flat_start(layouts, voxels, problem.seed, inside, width)
-        self.training = ReadoutTraining(
-            *(layouts, slice(0, width), 1, settings.batch_size, settings.rate, problem.seed, problem.device, "fp32"),
-            start=start,
-        )
+        self.training: BlockTraining[Any] = self.start(voxels, width)
         self.best = BestEpoch(self.training)
         self.epochs = settings.passes(len(self.train))
         self.course = _Course(0, 0, [], [])
+
+    def start(self, voxels: NDArray[np.int64], width: int) -> BlockTraining[Any]:
+        """The parameters as they start; its `voxels` are 1, so that a voxel's loss does not depend on their number."""
+        raise NotImplementedError
+
+    def solution(self) -> Solution:
+        """The model in its own terms, of each voxel's best epoch."""
+        raise NotImplementedError
 
     def run_epoch(self, checkpoint: Checkpoint, stop: StopFlag) -> None:
         """Train on the batches of an epoch that are still to do, then look at the held-out images."""
@@ -195,7 +218,7 @@ class SmoothTraining:
         for batch in order[course.batch :]:
             images = self.train[batch]
             chosen = torch.from_numpy(images).to(device)
-            maps = [group.read(images) for group in self.pooled]
+            maps = [group.read(images) for group in self.maps]
             step = course.epoch * len(order) + course.batch
             rate = settings.rate * 0.5 * (1 + math.cos(math.pi * step / (self.epochs * len(order))))
             total += self.training.step(maps, self.betas[chosen], rate, self.weight[chosen]) / scale
@@ -207,7 +230,7 @@ class SmoothTraining:
         course.losses[-1] = float(total)
         course.epoch, course.batch = course.epoch + 1, 0
         if len(self.held):
-            self.best.look(self.pooled, self.betas, self.held, self.weight, course.epoch)
+            self.best.look(self.maps, self.betas, self.held, self.weight, course.epoch)
             errors = torch.cat(self.best.errors)[self.inside.to(device)]
             course.held_out.append(float(errors.mean()) / float(self.weight[self.held].sum()))
 
@@ -221,32 +244,51 @@ class SmoothTraining:
         self.training.load_state({name: value for name, value in tensors.items() if not name.startswith("best.")})
         self.best.load(tensors)
 
+    def chosen(self) -> tuple[dict[str, list[float]], Tensor]:
+        """Put each voxel's best epoch in place; returns the curve, and which epoch it is of (all `width` voxels,)."""
+        curve = {"train_loss": self.course.losses}
+        if not len(self.held):
+            return curve, torch.full((len(self.mean),), self.epochs)
+        self.best.restore()
+        return curve | {"held_out_loss": self.course.held_out}, torch.cat(self.best.epochs).cpu()
+
+
+class SmoothTraining(HeldOutTraining):
+    """The training of smooth fields and weights; its maps are `PooledMaps`."""
+
+    maps: Sequence[PooledMaps]
+    training: ReadoutTraining
+
+    def start(self, voxels: NDArray[np.int64], width: int) -> ReadoutTraining:
+        """Flat fields, small weights."""
+        layouts, settings = [group.layout for group in self.maps], self.settings
+        start = flat_start(layouts, voxels, self.problem.seed, self.inside, width)
+        shape = (layouts, slice(0, width), 1, settings.batch_size, settings.rate)
+        return ReadoutTraining(*shape, self.problem.seed, self.problem.device, "fp32", start=start)
+
     def solution(self) -> Solution:
         """The model in its own terms, of each voxel's best epoch."""
-        if len(self.held):
-            self.best.restore()
+        curve, epoch = self.chosen()
         fields, weights, offset = self.training.weights()
         bias = self.mean.float() + offset
         folded_fields, folded_weights = [], []
-        for group, field, weight in zip(self.pooled, fields, weights, strict=True):
+        for group, field, weight in zip(self.maps, fields, weights, strict=True):
             # By blocks, as in training, so that a voxel's sums do not depend on how many others there are.
             parts = [(group.fold(field[block.voxels], weight[block.voxels])) for block in self.training.blocks]
             full, scaled, loss = (torch.cat(values)[self.inside] for values in zip(*parts, strict=True))
             bias[self.inside] -= loss
             folded_fields.append(full)
             folded_weights.append(scaled)
-        curve = {"train_loss": self.course.losses}
-        epoch = torch.full((len(bias),), self.epochs)
-        if len(self.held):
-            curve["held_out_loss"] = self.course.held_out
-            epoch = torch.cat(self.best.epochs).cpu()
         return Solution(folded_fields, folded_weights, bias[self.inside], curve, chosen={"epoch": epoch[self.inside]})
 
 
 class BestEpoch:
-    """Each voxel's parameters of the epoch that predicted the held-out images best."""
+    """Each voxel's parameters of the epoch that predicted the held-out images best.
 
-    def __init__(self, training: ReadoutTraining) -> None:
+    Tied voxels all keep the epoch that is best by their mean error.
+    """
+
+    def __init__(self, training: BlockTraining[Any]) -> None:
         self.training = training
         self.kept = [[tensor.clone() for tensor in block.parameters()] for block in training.blocks]
         self.errors = [torch.full_like(block.bias, torch.inf) for block in training.blocks]
@@ -254,19 +296,20 @@ class BestEpoch:
 
     @torch.no_grad()
     def look(
-        self, pooled: Sequence[PooledMaps], betas: Tensor, held: NDArray[np.int64], weight: Tensor, epoch: int
+        self, readers: Sequence[MapsReader], betas: Tensor, held: NDArray[np.int64], weight: Tensor, epoch: int
     ) -> None:
         """Predict the held-out images and keep what is better; `errors` are sums over images, weighted."""
         found = [torch.zeros_like(error) for error in self.errors]
         size = self.training.batch_size
         for some in np.split(held, range(size, len(held), size)):
             images = torch.from_numpy(some).to(betas.device)
-            maps = [group.read(some) for group in pooled]
+            maps = [group.read(some) for group in readers]
             for block, error in zip(self.training.blocks, found, strict=True):
-                missed = block.bias - betas[images][:, block.voxels]
-                for group, rows, columns in zip(maps, block.left, block.right, strict=True):
-                    missed += contract(group, rows, columns)[0]
+                missed = block.missed(maps, betas[images][:, block.voxels])
                 error += (missed.square() * weight[images, None]).sum(0)
+        if self.training.tied:
+            mean = torch.cat(found).mean()
+            found = [mean.expand_as(error) for error in found]
         for number, (block, error) in enumerate(zip(self.training.blocks, found, strict=True)):
             better = error < self.errors[number]
             self.errors[number] = torch.where(better, error, self.errors[number])

@@ -26,6 +26,9 @@ KINDS = {
     "training image at a time",
     "local": "ridge regression on filters pooled on a grid, whose prior is a Gaussian receptive field, field and "
     "penalty of each voxel chosen by leaving out one training image at a time",
+    "attention": "fields that depend on the image, a softmax over the nodes of a grid of what each voxel's query finds "
+    "there and a position bias, and linear weights, by Adam [@adam] with a decaying rate, keeping the epoch that "
+    "predicted held-out training images best",
     "gaussian": "Gaussian receptive fields out of a fixed set with ridge weights, field and penalty chosen by leaving "
     "out one training image at a time",
 }

@@ -19,7 +19,7 @@ SEED = 2018  # not that of weights that are random by choice
 
 
 def randomised(full: FullModel, level: str, seed: int = SEED) -> FullModel:
-    """The same model with the readout's weights of filters by chance, or the backbone's as well.
+    """The same model with the readout's weights (and queries) of filters by chance, or the backbone's as well.
 
     Receptive fields stay, and the size of each layer's weights.
     """
@@ -29,6 +29,10 @@ def randomised(full: FullModel, level: str, seed: int = SEED) -> FullModel:
     weights.weights = {
         layer: torch.randn(value.shape, generator=random) * value[included].std(correction=0)
         for layer, value in weights.weights.items()
+    }
+    weights.queries = {
+        layer: torch.randn(value.shape, generator=random) * value[included].std(correction=0)
+        for layer, value in weights.queries.items()
     }
     model = FittedModel(full.model.folder, full.model.spec, weights)
     backbone = full.backbone
