@@ -12,6 +12,7 @@ from boldreams_cli import __version__
 
 # Name -> what it does, for the group's help without importing anything.
 COMMANDS = {
+    "validate": "Say what is missing or odd in a data file of your own.",
     "prepare": "Bring betas, masks, areas and split of a subject into the cache.",
     "extract": "Compute a backbone's ReLU maps of the subjects' images, once.",
     "rank": "Order the filters of each layer by how much they vary.",

@@ -50,7 +50,7 @@ from boldreams_cli.interpret.attribution import methods as known_methods
     "images",
     multiple=True,
     metavar="ID|FILE|FOLDER|test|train",
-    help="An nsdId or a picture, a folder of them, or all of a split; repeatable (default: the best test images).",
+    help="An image id or a picture, a folder of them, or all of a split; repeatable (default: the best test images).",
 )
 @options.option("--count", type=click.IntRange(1), default=5, help="Best test images of each target.")
 @options.option(
@@ -130,6 +130,7 @@ def attribute(
     _check(rois, voxel, filter_, minus)
     settings = chosen(list(dict.fromkeys(methods)), steps, baseline, memory)
     model = choice.resolve()
+    nsd_root = options.root_for(model.spec.subject, choice.cache, nsd_root)
     targets.check_gradients(model)
     where = options.pick_device(device)
     split = {"test", "train"} & {*images}

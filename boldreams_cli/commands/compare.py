@@ -37,6 +37,7 @@ def compare(cache: Path, a: str, b: str, nsd_root: Path | None, memory: int, dev
 
     first, second = (FittedModel.load(folders.resolve(cache, name)) for name in (a, b))
     compare.check_comparable(first, second, cache)
+    nsd_root = options.root_for(first.spec.subject, cache, nsd_root)
     responses = options.responses_of(first, cache, nsd_root)
     where = options.pick_device(device)
     comparison = compare.compare(first, second, responses, cache, nsd_root, where, memory)

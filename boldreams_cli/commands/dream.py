@@ -165,6 +165,7 @@ def dream(
     wish = Asked(**asked)
     wish.check()
     model = choice.resolve()
+    nsd_root = options.root_for(model.spec.subject, choice.cache, nsd_root)
     targets.check_gradients(model)
     where = options.pick_device(device)
     sources = Sources(_responses(model, choice.cache, nsd_root, wish.needs_areas), choice.cache, nsd_root, memory)

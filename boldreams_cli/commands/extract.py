@@ -12,6 +12,7 @@ from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
 if TYPE_CHECKING:
+    from boldreams_cli.data.subjects import Subject
     from boldreams_cli.features.backbones import Backbone
     from boldreams_cli.features.extraction import Plan
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 @options.command(
     "boldreams extract --backbone vgg11",
     "boldreams extract --backbone timm:convnext_tiny --subject 1",
+    "boldreams extract --backbone alexnet --data mydata.h5",
     "boldreams extract --backbone rn50x4 --subject 1 --keep-percent 25 --dry-run",
     "boldreams extract --backbone vgg11 --shard-index $SLURM_ARRAY_TASK_ID --shard-count 8",
 )
@@ -91,7 +93,7 @@ def extract(
     layers: str | None,
     rectified: str,
     weights: str,
-    subjects: tuple[int, ...],
+    subjects: tuple[Subject, ...],
     sessions: str | None,
     betas: str | None,
     captions_dir: Path | None,
@@ -119,6 +121,8 @@ def extract(
     entry = backbones.entry(backbone)
     asked = None if layers is None else [name.strip() for name in layers.split(",") if name.strip()]
     where = options.pick_device(device)
+    for subject in subjects:
+        nsd_root = options.root_for(subject, cache, nsd_root)
     dataset = options.dataset_of(nsd_root, betas)
     images, training = sources.shown(dataset, subjects, sessions)
     with ExitStack() as stack:
@@ -129,9 +133,9 @@ def extract(
             network = text.load(clip, weights, seed)
             source = text.source(network, dataset, images, training, captions_dir)
         else:
-            stimuli, identity = stack.enter_context(dataset.stimuli()), dataset.stimuli_identity()
-            source = sources.Source(images, training, stimuli.read, identity, dataset.stimuli_stamp())
+            stimuli = stack.enter_context(dataset.stimuli())
             network = backbones.load(backbone, weights, seed, asked, rectified=rectified == "rectified")
+            source = sources.of_images(dataset, stimuli, images, training, network.entry.preprocessing)
         network = network.to(where)
         plan = extraction.make_plan(network, source, cache, dtype, keep_percent)
         if dry_run:

@@ -13,6 +13,7 @@ from boldreams_cli.commands.options import Output
 from boldreams_cli.commands.tuning import Tuning, tuning_options
 
 if TYPE_CHECKING:
+    from boldreams_cli.data.subjects import Subject
     from boldreams_cli.encoding.fit import FitResult
     from boldreams_cli.encoding.folds import Folds
 
@@ -101,7 +102,7 @@ def fit(
     backbone: str | None,
     features: str | None,
     percent: float,
-    subject: int | None,
+    subject: Subject | None,
     sessions: str | None,
     mask: str | None,
     betas: str | None,
@@ -141,7 +142,7 @@ def fit(
     --clip-gradient 1.
     """
     from boldreams_cli.console import ChoiceError, stop_on_signals
-    from boldreams_cli.data.choosing import responses_for
+    from boldreams_cli.data.choosing import names_of, responses_for
     from boldreams_cli.encoding import fit as fitting
     from boldreams_cli.encoding.folds import fit_folds
     from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
@@ -161,12 +162,15 @@ def fit(
         raise ChoiceError("--folds fits from the feature store alone; leave out --finetune, or --folds")
     settings = FitSettings(percent, rf, seed)
     subject = options.the_subject(subject, cache, nsd_root, betas)
+    nsd_root = options.root_for(subject, cache, nsd_root)
     with float32_products(precision or "fp32", where), stop_on_signals() as stop:
         responses = functools.partial(responses_for, cache, subject, nsd_root, sessions, mask, stop, betas)
         result: FitResult | None
         predicted: Folds | None = None
         if tuning is None:
-            store = options.choose_store(cache, backbone, features)
+            # Of numbered images any store will do, and is looked for before betas are prepared.
+            names = None if isinstance(subject, int) else names_of(responses().request)
+            store = options.choose_store(cache, backbone, features, names)
             owned = responses()
             result = fitting.fit(store, owned, settings, chosen, cache, where, memory, stop, resume, overwrite)
             if folds is not None:

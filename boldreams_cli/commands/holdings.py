@@ -87,7 +87,7 @@ def models(cache: Path) -> list[Row]:
     rows = [_model(row) for row in find_models(cache)]
     known = {row["model"] for row in rows}
     empty = dict.fromkeys(rows[0] if rows else ("model", "r_mean"))
-    for folder in sorted((cache / "models").glob("subj*/*/[!.]*")):
+    for folder in sorted((cache / "models").glob("[!.]*/*/[!.]*")):
         if folder.is_dir() and str(folder) not in known:
             rows.append(empty | {"model": str(folder), "problem": _problem(folder)})
     return rows

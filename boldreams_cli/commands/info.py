@@ -13,6 +13,7 @@ from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 
 if TYPE_CHECKING:
+    from boldreams_cli.data.subjects import Subject
     from boldreams_cli.features.backbones import Entry
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "zarr", "zarrs", "numpy", "nibabel", "captum")
@@ -125,7 +126,7 @@ def _shapes(entry: Entry) -> list[tuple[int, int]]:
     return backbones.shapes(entry)
 
 
-def _rois(subject: int, cache: Path, nsd_root: Path | None, output: Output) -> None:
+def _rois(subject: Subject, cache: Path, nsd_root: Path | None, output: Output) -> None:
     from boldreams_cli.data.choosing import areas_of
 
     areas = areas_of(subject, cache, nsd_root)

@@ -12,6 +12,7 @@ from boldreams_cli.commands.options import Output
 from boldreams_cli.commands.options.models import READOUTS, RECIPES
 
 if TYPE_CHECKING:
+    from boldreams_cli.data.subjects import Subject
     from boldreams_cli.study.minimal import Answer
 
 VALIDATION = "validation"
@@ -78,7 +79,7 @@ def _reference(context: click.Context, parameter: click.Parameter, value: str) -
 )
 def minimal(
     cache: Path,
-    subjects: tuple[int, ...],
+    subjects: tuple[Subject, ...],
     backbones: tuple[str, ...],
     model: str | None,
     margins: tuple[float, ...],

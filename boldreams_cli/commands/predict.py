@@ -22,7 +22,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     "images",
     multiple=True,
     metavar="ID|FILE|FOLDER",
-    help="An nsdId, a picture or a folder of pictures, repeatable; or the word test or train "
+    help="An image id, a picture or a folder of pictures, repeatable; or the word test or train "
     "for the subject's own (default: test).",
 )
 @options.option(
@@ -65,13 +65,14 @@ def predict(
 ) -> None:
     """Predict the betas of any images, or by a text model of any captions.
 
-    Writes an .npz with `betas` (images, voxels), z-scored units, `images` (nsdIds, or -1) and their `names`. Images in
+    Writes an .npz with `betas` (images, voxels), z-scored units, `images` (ids, or -1) and their `names`. Images in
     the feature store need no backbone; others are read from the files or the NSD root and go through the full model.
     """
     from boldreams_cli.encoding.evaluation import predict
     from boldreams_cli.interpret import predictions
 
     model = choice.resolve()
+    nsd_root = options.root_for(model.spec.subject, choice.cache, nsd_root)
     where = options.pick_device(device)
     asked = list(images) if images or captions else ["test"]
     wanted = predict.find_images(asked, lambda: options.responses_of(model, choice.cache, nsd_root))

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
+from boldreams_cli.data.subjects import Subject
 
 
 @options.command(
     "boldreams prepare --subject 1",
     "boldreams prepare --subject 1 --sessions 1-40 --mask nsdgeneral",
     "boldreams prepare --subject 1 --betas func1mm/betas_fithrf",
+    "boldreams prepare --data mydata.h5",
 )
 @options.output_options
 @options.cache_option
@@ -21,7 +23,7 @@ from boldreams_cli.commands.options import Output
 def prepare(
     cache: Path,
     nsd_root: Path | None,
-    subject: int | None,
+    subject: Subject | None,
     sessions: str | None,
     mask: str | None,
     betas: str | None,
@@ -30,12 +32,13 @@ def prepare(
     """Bring betas, masks, areas and split of a subject into the cache.
 
     Betas are z-scored per voxel and session. Goes on after the last finished session if it was stopped; fit does
-    the same where it is missing.
+    the same where it is missing. A data file of your own (docs/data-format.md) may have no sessions: then by mean and
+    deviation over the training trials; and no marks of the test: then a tenth of the images is held out.
     """
     from boldreams_cli.console import stop_on_signals
 
-    dataset = options.dataset_of(nsd_root, betas)
     subject = options.the_subject(subject, cache, nsd_root, betas)
+    dataset = options.dataset_of(options.root_for(subject, cache, nsd_root), betas)
     with stop_on_signals() as stop:
         found = dataset.prepare(subject, cache, sessions, mask, stop)
     summary = found.summary()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
+from boldreams_cli.data.subjects import Subject
 
 
 @options.command(
@@ -24,7 +25,7 @@ def rank(
     nsd_root: Path | None,
     backbone: str | None,
     features: str | None,
-    subject: int | None,
+    subject: Subject | None,
     sessions: str | None,
     mask: str | None,
     betas: str | None,
@@ -35,14 +36,14 @@ def rank(
     By the standard deviation, over the subject's training images, of the spatial mean activation.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.data.choosing import responses_for
+    from boldreams_cli.data.choosing import names_of, responses_for
     from boldreams_cli.encoding.inputs.ranking import rank_filters
 
     backbone = options.choose_backbone(cache, backbone)
-    store = options.choose_store(cache, backbone, features)
     subject = options.the_subject(subject, cache, nsd_root, betas)
     with stop_on_signals() as stop:
         responses = responses_for(cache, subject, nsd_root, sessions, mask, stop, betas)
+    store = options.choose_store(cache, backbone, features, names_of(responses.request))
     ranked = rank_filters(store, responses.train_images)
     layers = {name: {"order": order, "std": std} for name, (order, std) in ranked.items()}
     lines = [

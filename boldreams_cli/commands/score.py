@@ -77,7 +77,7 @@ def score(
     voxels share images and noise, so it does not say how certain the mean is.
 
     Fitted receptive fields become columns of voxels.csv and maps (field_eccentricity.nii.gz, ...), and are compared
-    with those that NSD measured (prf_*.nii.gz) where --nsd-root has them.
+    with measured ones (prf_*.nii.gz) where --nsd-root has them. Of vertices, maps are GIFTI files (.func.gii).
 
     A, the noise-normalised accuracy, is the sum of r over the sum of ceilings, of voxels whose ceiling is at least 0.2.
     A voxel's p is one-sided, from r's standard error over images or from --permutations, which exchange images of
@@ -99,6 +99,7 @@ def score(
     if test is not None and folds is not None:
         raise ChoiceError("--folds are of the training images; leave out --test, or --folds")
     model = choice.resolve()
+    nsd_root = options.root_for(model.spec.subject, choice.cache, nsd_root)
     if folds is not None:
         require(model, folds)
     where = options.pick_device(device)
@@ -163,6 +164,8 @@ def _outside(
 def _report(summary: dict[str, Any]) -> list[str]:
     """What is said of all voxels."""
     method = f"{summary['permutations']} permutations" if summary["permutations"] else "standard errors over images"
+    unknown = summary["ceiling_mean"] is None or not math.isfinite(summary["ceiling_mean"])
+    no_ceiling = ["no noise ceiling: the data say none, and r can be compared with nothing"] if unknown else []
     return [
         f"model: {summary['model']}",
         f"r: mean {_number(summary['r_mean'])} ± {_number(summary['r_image_se'])} (standard error over "
@@ -173,6 +176,7 @@ def _report(summary: dict[str, Any]) -> list[str]:
         f"{summary['accuracy_voxels']} voxels; {summary['below_floor']} have a ceiling under 0.2, or none",
         f"voxels: {summary['voxels']}, of which {summary['excluded']} left out; {summary['voxels_q05']} predicted at "
         f"q < 0.05 (from {method})",
+        *no_ceiling,
     ]
 
 

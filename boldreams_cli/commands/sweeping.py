@@ -31,7 +31,7 @@ def grid_options(command: Command) -> Command:
     @option("--finetune", type=CommaList(click.BOOL), help="Whether the backbone is trained too (default: no).")
     @option("--seed", type=CommaList(click.IntRange(0)), help="Seeds of all random numbers (default: 0).")
     @option("--sessions", metavar="LIST", help="Sessions to use, e.g. 1-40 (default: 1-37, or all of those there).")
-    @option("--mask", metavar="nsdgeneral|FILE", help="Voxels to use instead of the union of all areas.")
+    @option("--mask", metavar="nsdgeneral|AREA|FILE", help="Voxels to use instead of the union of all areas.")
     @options.betas_option
     @options.store_option
     @option("--weights", metavar="pretrained|random|FILE", help="Weights of the backbones to extract or finetune.")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     multiple=True,
     excludes=["roi"],
     metavar="ID|FILE",
-    help="An nsdId or a picture; needs no model; repeatable: a figure of all too.",
+    help="An image id or a picture; needs no model; repeatable: a figure of all too.",
 )
 @options.option(
     "--roi",
@@ -106,6 +106,9 @@ def wordcloud(
     if bool(images) == bool(rois):
         raise ChoiceError("say what the words are for: either --image ID or FILE, or --roi AREA")
     model = choice.resolve() if rois or choice.model is not None else None
+    subject = model.spec.subject if model is not None else choice.subject
+    if subject is not None:
+        nsd_root = options.root_for(subject, choice.cache, nsd_root)
     text = model is not None and bool(rois) and backbones.entry(model.spec.backbone).reads == "captions"
     chosen = vocabularies.find(vocabulary, choice.cache, raw)
     record.check(chosen.kind, score, reference, clip, prompt, text)

@@ -32,6 +32,7 @@ class Areas:
     affine : (4, 4) float64, voxel indices to mm.
     groups : name -> what it is made of, in the order to list them.
     overrides : ROI volume -> another whose labels replace those of the first, wherever it has any.
+    space : the meshes whose vertices `voxels` files; None where these are voxels of a volume.
     """
 
     labels: dict[str, NDArray[np.int16]]
@@ -41,6 +42,7 @@ class Areas:
     affine: NDArray[np.float64]
     groups: dict[str, Group] = field(default_factory=dict)
     overrides: dict[str, str] = field(default_factory=dict)
+    space: str | None = None
 
     def select(self, name: str) -> NDArray[np.bool_]:
         """Voxels of an area.
@@ -147,6 +149,8 @@ class Areas:
 
     def _mask(self, name: str) -> NDArray[np.bool_]:
         """(X, Y, Z) of a mask file in this subject's space."""
+        if self.space is not None:
+            raise ChoiceError(f"{name} is a volume, this subject's units are vertices of {self.space}; name an area")
         mask, affine = read_mask(Path(name))
         if mask.shape != tuple(self.shape):
             raise BoldreamsError(

@@ -30,7 +30,7 @@ def check_inputs(responses: Responses, dataset: Dataset, stop: StopFlag | None =
     dataset = dataset.of_request(responses.request)
     if responses.subject not in dataset.subjects():
         logger.info(
-            "no betas of subject %d under %s: %s is taken as it is", responses.subject, dataset.root, responses.path
+            "no betas of subject %s under %s: %s is taken as it is", responses.subject, dataset.root, responses.path
         )
         return
     made = responses.request
@@ -46,7 +46,8 @@ def check_inputs(responses: Responses, dataset: Dataset, stop: StopFlag | None =
     if changed := identity.differences(made, now):
         raise MismatchError(
             f"{responses.path} was made from other inputs than those under {dataset.root} now ({listing(changed)}); "
-            f"run `boldreams prepare --subject {responses.subject}` and fit again, or correct --nsd-root or --cache"
+            f"run `boldreams prepare --subject {responses.subject}` and fit again, or "
+            "correct --nsd-root, --data or --cache"
         )
     check_betas(responses, dataset, stop)
 

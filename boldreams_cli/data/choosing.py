@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,18 @@ from boldreams_cli.data import identity
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.checking import check_betas, check_inputs
 from boldreams_cli.data.dataset import Dataset
-from boldreams_cli.data.opening import open_dataset, preparation_of
+from boldreams_cli.data.neutral.reading import subject_of
+from boldreams_cli.data.opening import is_data_file, open_dataset, preparation_of
 from boldreams_cli.data.preparing import complete_stores, store_path
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.sessions import parse_sessions, ranges
+from boldreams_cli.data.subjects import Subject, subject_of_store
 from boldreams_cli.zarr_files import attributes
 
 
 def responses_for(
     cache: Path,
-    subject: int,
+    subject: Subject,
     nsd_root: Path | None,
     sessions: str | None = None,
     mask: str | None = None,
@@ -40,6 +43,7 @@ def responses_for(
     BoldreamsError
         If they must be prepared and there is no root, or as `Dataset.prepare`.
     """
+    nsd_root = root_of(cache, subject, nsd_root)
     dataset = at_hand(nsd_root, subject, betas)
     if dataset is None:
         return _cached(cache, subject, nsd_root, sessions, mask, betas)
@@ -55,7 +59,37 @@ def responses_for(
     return responses
 
 
-def at_hand(nsd_root: Path | None, subject: int, betas: str | None = None) -> Dataset | None:
+def root_of(cache: Path, subject: Subject, root: Path | None) -> Path | None:
+    """Where a subject's data lie: what was given, or the file that its prepared responses were made from.
+
+    Parameters
+    ----------
+    cache : of those responses.
+    subject : whose data are needed.
+    root : folder or file that was given; a file must be this subject's, for its images have numbers of their own.
+
+    Returns
+    -------
+    The root, the file, even where it is gone, so that whoever needs it names it; None where nothing is known.
+
+    Raises
+    ------
+    ChoiceError
+        If the file that was given is of another subject.
+    """
+    if root is not None and is_data_file(root):
+        if root.is_file() and (of := subject_of(root)) != subject:
+            raise ChoiceError(
+                f"{root} is of subject {of}, not {subject}; correct --data (BOLDREAMS_DATA), or choose with --subject"
+            )
+        return root
+    if isinstance(subject, int):
+        return root
+    found = [Path(file) for path in complete_stores(cache, subject) if (file := attributes(path).get("file"))]
+    return next((file for file in found if file.is_file()), found[0] if found else None)
+
+
+def at_hand(nsd_root: Path | None, subject: Subject, betas: str | None = None) -> Dataset | None:
     """The data set, if the subject's betas are there: they may be deleted once they are prepared."""
     if nsd_root is None or not nsd_root.exists():
         return None
@@ -73,7 +107,7 @@ def _check_betas_kept(path: Path, request: dict[str, Any], default: bool) -> Non
     if changed:
         raise MismatchError(
             f"{path} was made from other betas than those under the root now ({listing(changed, 3)}); {again}, "
-            f"or correct --nsd-root or --cache"
+            f"or correct --nsd-root, --data or --cache"
         )
     lost = sorted(set(before["sessions"]) - set(request["sessions"]))
     if default and lost and before["mask"] == request["mask"] and set(request["sessions"]) < set(before["sessions"]):
@@ -84,10 +118,16 @@ def _check_betas_kept(path: Path, request: dict[str, Any], default: bool) -> Non
 
 
 def _cached(
-    cache: Path, subject: int, nsd_root: Path | None, sessions: str | None, mask: str | None, betas: str | None
+    cache: Path, subject: Subject, nsd_root: Path | None, sessions: str | None, mask: str | None, betas: str | None
 ) -> Responses:
     cached = [path for path in complete_stores(cache, subject) if _matches(path, sessions, mask, betas)]
     if not cached:
+        if isinstance(subject, str) and (nsd_root is None or not is_data_file(nsd_root)):
+            there = {str(of) for path in (cache / "responses").glob("*.zarr") if (of := subject_of_store(path.name))}
+            raise ChoiceError(
+                f"no such responses of subject {subject} in {cache}; give its file with --data FILE; "
+                f"subjects prepared: {listing(sorted(there))} (--subject, --sessions, --mask)"
+            )
         dataset = open_dataset(nsd_root, betas)
         if others := dataset.preparations(subject):
             raise ChoiceError(
@@ -127,7 +167,7 @@ def _matches(path: Path, sessions: str | None, mask: str | None, betas: str | No
     return Path(mask).is_file() and attrs["request"]["mask"] == identity.whole(Path(mask))
 
 
-def areas_of(subject: int, cache: Path, nsd_root: Path | None) -> Areas:
+def areas_of(subject: Subject, cache: Path, nsd_root: Path | None) -> Areas:
     """Areas of a subject: of its cached responses where there is one set of them, else read from the root.
 
     Raises
@@ -137,6 +177,7 @@ def areas_of(subject: int, cache: Path, nsd_root: Path | None) -> Areas:
     BoldreamsError
         If there is neither.
     """
+    nsd_root = root_of(cache, subject, nsd_root)
     cached, dataset = complete_stores(cache, subject), at_hand(nsd_root, subject)
     if len(cached) != 1:
         return (dataset or open_dataset(nsd_root)).areas(subject)
@@ -144,3 +185,9 @@ def areas_of(subject: int, cache: Path, nsd_root: Path | None) -> Areas:
     if dataset is not None:
         check_inputs(responses, dataset)
     return responses.areas
+
+
+def names_of(request: Mapping[str, Any]) -> str | None:
+    """Hash of the names of the images that responses are to; None where a data set numbers its images for all."""
+    found: str | None = request.get("images", {}).get("names")
+    return found

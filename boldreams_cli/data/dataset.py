@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from boldreams_cli.console import StopFlag
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.outside import OutsideTest
+from boldreams_cli.data.subjects import Subject
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class Trials:
     counts : session -> its trials, in order.
     images : (T,) int32, the id of the image shown on each trial.
     test : (T,) bool, true for images of the test.
+    repeats : (T,) presentations that the betas of a trial are the average of; None where each is one.
     """
 
     counts: dict[int, int]
     images: NDArray[np.int32]
     test: NDArray[np.bool_]
+    repeats: NDArray[np.int32] | None = None
 
     @property
     def sessions(self) -> NDArray[np.int16]:
@@ -48,6 +51,8 @@ class Contents:
     trials : of the sessions chosen.
     areas : over the voxels used.
     ncsnr : (V,) float32, noise-ceiling signal-to-noise ratio; NaN where it is not known.
+    file : that all was read from, to find it again; None where a root is given with every command.
+    vertices : of the left and the right mesh, where units are vertices and that is known.
     """
 
     request: dict[str, Any]
@@ -55,6 +60,8 @@ class Contents:
     trials: Trials
     areas: Areas
     ncsnr: NDArray[np.float32]
+    file: Path | None = None
+    vertices: tuple[int, int] | None = None
 
 
 if TYPE_CHECKING:
@@ -62,6 +69,8 @@ if TYPE_CHECKING:
     from boldreams_cli.data.areas import Areas
     from boldreams_cli.data.responses import Responses
     from boldreams_cli.data.retinotopy import Retinotopy
+
+Pictures = NDArray[np.uint8] | list[NDArray[np.uint8]]
 
 CAPTIONS_PER_IMAGE = 5  # COCO has five or more of an image; the paper uses five
 
@@ -75,17 +84,20 @@ class Stimuli(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def read(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
-        """(n, height, width, 3) uint8, in the order asked."""
+    def read(self, ids: Sequence[int] | NDArray[np.integer]) -> Pictures:
+        """In the order asked: (n, height, width, 3) uint8, or if sizes may differ a list of (height, width, 3)."""
         ...
 
 
 class Dataset(Protocol):
-    """Images shown to subjects and their responses; nothing outside its package knows its files."""
+    """Images shown to subjects and their responses; nothing outside its package knows its files.
+
+    A `subject` is a number or a name, as this very data set calls its own.
+    """
 
     root: Path
 
-    def subjects(self) -> list[int]:
+    def subjects(self) -> Sequence[Subject]:
         """Subjects whose responses are there."""
         ...
 
@@ -93,19 +105,19 @@ class Dataset(Protocol):
         """The same data set, opened for the betas that a request was made of, where it has several."""
         ...
 
-    def preparations(self, subject: int) -> list[str]:
+    def preparations(self, subject: Any) -> list[str]:
         """Which betas of a subject are there, as ``--betas`` takes them; empty of a data set that has but one."""
         ...
 
-    def background(self, subject: int) -> tuple[NDArray[np.float32], str] | None:
+    def background(self, subject: Any) -> tuple[NDArray[np.float32], str] | None:
         """(X, Y, Z) volume that the subject's maps may be laid on, and what it is; None where there is none."""
         ...
 
-    def images(self, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
+    def images(self, subject: Any, sessions: str | None = None) -> NDArray[np.int32]:
         """Ids of the images shown: those of the test first, then the others, each sorted."""
         ...
 
-    def training_images(self, subject: int, sessions: str | None = None) -> NDArray[np.int32]:
+    def training_images(self, subject: Any, sessions: str | None = None) -> NDArray[np.int32]:
         """Sorted ids of the images that are not of the test."""
         ...
 
@@ -135,18 +147,18 @@ class Dataset(Protocol):
         """What identifies the captions: part of a text store's fingerprint."""
         ...
 
-    def areas(self, subject: int) -> Areas:
+    def areas(self, subject: Any) -> Areas:
         """Areas of a subject over the voxels that `prepare` takes when nothing else is asked."""
         ...
 
-    def retinotopy(self, subject: int, areas: Areas) -> Retinotopy | None:
+    def retinotopy(self, subject: Any, areas: Areas) -> Retinotopy | None:
         """Where in the visual field the voxels of these areas were measured to look; None where that is not known."""
         ...
 
     def outside_test(
         self,
         name: str,
-        subject: int,
+        subject: Any,
         voxels: NDArray[np.int32],
         shape: tuple[int, int, int],
         stop: StopFlag | None = None,
@@ -154,7 +166,7 @@ class Dataset(Protocol):
         """A test with images of another kind, at (V, 3) indices of volumes of that shape; ChoiceError without one."""
         ...
 
-    def request(self, subject: int, sessions: str | None = None, mask: str | None = None) -> dict[str, Any]:
+    def request(self, subject: Any, sessions: str | None = None, mask: str | None = None) -> dict[str, Any]:
         """All that decides the numbers of a subject's prepared responses; its hash is their fingerprint."""
         ...
 
@@ -162,13 +174,13 @@ class Dataset(Protocol):
         """All of a subject's responses but the betas, for a request that was made with this mask."""
         ...
 
-    def session_files(self, subject: int) -> dict[int, Path]:
+    def session_files(self, subject: Any) -> dict[int, Path]:
         """Session -> the file that holds its betas, for those that are there."""
         ...
 
     def read_betas(
         self,
-        subject: int,
+        subject: Any,
         session: int,
         voxels: NDArray[np.int32],
         shape: tuple[int, int, int],
@@ -179,7 +191,7 @@ class Dataset(Protocol):
 
     def prepare(
         self,
-        subject: int,
+        subject: Any,
         cache: Path,
         sessions: str | None = None,
         mask: str | None = None,

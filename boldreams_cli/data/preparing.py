@@ -18,6 +18,7 @@ from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, listi
 from boldreams_cli.data import identity
 from boldreams_cli.data.dataset import Contents
 from boldreams_cli.data.responses import FORMAT_VERSION, SESSION, read_array
+from boldreams_cli.data.subjects import Subject, folder_of, store_name, subject_of_store
 from boldreams_cli.stores import ResumableStore
 from boldreams_cli.zarr_files import attributes, is_whole
 
@@ -31,7 +32,7 @@ CODECS = (ZstdCodec(level=0), Crc32cCodec())
 
 def store_path(cache: Path, request: dict[str, Any]) -> Path:
     """Where the store of a request lies in the cache."""
-    return cache / "responses" / f"subj{request['subject']:02d}-{files.fingerprint(request)}.zarr"
+    return cache / "responses" / store_name(request["subject"], files.fingerprint(request))
 
 
 def create(path: Path, contents: Contents) -> ResumableStore:
@@ -54,6 +55,10 @@ def create(path: Path, contents: Contents) -> ResumableStore:
 
 def _attributes(contents: Contents) -> dict[str, Any]:
     areas, request = contents.areas, contents.request
+    # Only where there are any: the attributes of stores without them stay as they were.
+    more: dict[str, Any] = {} if contents.file is None else {"file": contents.file}
+    if areas.space is not None:
+        more |= {"space": areas.space, "vertices": contents.vertices}
     described: dict[str, Any] = files.to_json(
         {
             "format": FORMAT_VERSION,
@@ -67,6 +72,7 @@ def _attributes(contents: Contents) -> dict[str, Any]:
             "labels": [[volume, table] for volume, table in areas.tables.items()],
             "groups": [[name, *group] for name, group in areas.groups.items()],
             "overrides": areas.overrides,
+            **more,
         }
     )
     return described
@@ -82,6 +88,8 @@ def _build(folder: Path, contents: Contents) -> None:
         "ncsnr": contents.ncsnr,
         **{f"rois/{volume}": array for volume, array in areas.labels.items()},
     }
+    if trials.repeats is not None:
+        arrays["trial_repeats"] = trials.repeats
     rows, voxels = max(trials.counts.values()), len(areas.voxels)
     chunk = min(voxels, VOXELS_PER_CHUNK)
     group = zarr.open_group(folder, mode="a", zarr_format=3)
@@ -102,7 +110,7 @@ def _build(folder: Path, contents: Contents) -> None:
 
 
 def prepare(
-    dataset: Dataset, subject: int, cache: Path, sessions: str | None, mask: str | None, stop: StopFlag
+    dataset: Dataset, subject: Subject, cache: Path, sessions: str | None, mask: str | None, stop: StopFlag
 ) -> Path:
     """Write a subject's store, or what an earlier run left of it to do; gives its path.
 
@@ -136,10 +144,12 @@ def is_complete(path: Path) -> bool:
     return {session for session, _ in store.attributes["sessions"]} <= store.done(SESSION).keys()
 
 
-def complete_stores(cache: Path, subject: int) -> list[Path]:
+def complete_stores(cache: Path, subject: Subject) -> list[Path]:
     """Complete stores of a subject in the cache, sorted by name; damaged ones are named in the log and left out."""
     found = []
-    for path in sorted((cache / "responses").glob(f"subj{subject:02d}-*.zarr")):
+    for path in sorted((cache / "responses").glob(f"{folder_of(subject)}-*.zarr")):
+        if subject_of_store(path.name) != subject:  # of another, whose name begins the same
+            continue
         try:
             if is_complete(path):
                 found.append(path)
@@ -214,7 +224,7 @@ def _in_hand(store: ResumableStore, session: int, wait: bool, stop: StopFlag) ->
 
 
 def _write_session(store: ResumableStore, dataset: Dataset, session: int, place: int, stop: StopFlag) -> None:
-    start, subject = time.monotonic(), int(store.attributes["subject"])
+    start, subject = time.monotonic(), store.attributes["subject"]
     path = dataset.session_files(subject)[session]
     source = identity.stamp(path)
     betas = dataset.read_betas(subject, session, read_array(store, "voxels"), tuple(store.attributes["shape"]), stop)
@@ -224,7 +234,7 @@ def _write_session(store: ResumableStore, dataset: Dataset, session: int, place:
     before = {line["content"] for line in store.lines(SESSION) if line["unit"] == session and "content" in line}
     if before - {content}:
         raise MismatchError(f"{path} holds other betas than those that {store.path} was begun with")
-    scores = zscore(betas)
+    scores = scaled(betas, store)
     constant = int(np.isnan(scores).all(axis=0).sum())
     if constant:
         logger.info("session %d: %d voxels are constant and become NaN", session, constant)
@@ -234,17 +244,34 @@ def _write_session(store: ResumableStore, dataset: Dataset, session: int, place:
     store.add(SESSION, session, [written], source=source, content=content, **facts)
 
 
-def zscore(betas: NDArray[np.float32]) -> NDArray[np.float32]:
+def scaled(betas: NDArray[np.float32], store: ResumableStore) -> NDArray[np.float32]:
+    """Betas of one session as fits read them: z-scored, in the way that the store's request names.
+
+    Parameters
+    ----------
+    betas : (trials, V) of the session.
+    store : theirs.
+    """
+    how = store.attributes["request"].get("zscore", "session")
+    if how == "given":
+        return betas
+    if how == "training":  # one session that stands for all trials
+        return zscore(betas, ~read_array(store, "trial_test"))
+    return zscore(betas)
+
+
+def zscore(betas: NDArray[np.float32], over: NDArray[np.bool_] | slice = slice(None)) -> NDArray[np.float32]:
     """Centre and scale each voxel over the trials of one session (paper, section 2.1).
 
     Parameters
     ----------
     betas : (trials, V) float32.
+    over : the trials that mean and deviation are taken of; all by default.
 
     Returns
     -------
     (trials, V) float32 with mean 0 and standard deviation 1 (ddof 0, as scipy.stats.zscore; sums in
-    float64); a column that is constant or not finite throughout becomes all NaN.
+    float64) over those; a column that is constant there, or not finite throughout, becomes all NaN.
     """
     scores = np.empty(betas.shape, np.float32)
     if not len(betas):
@@ -253,8 +280,9 @@ def zscore(betas: NDArray[np.float32]) -> NDArray[np.float32]:
         part = slice(start, start + BLOCK_COLUMNS)
         block = betas[:, part].astype(np.float64)
         # Compared by value: the rounded deviation of a constant need not be exactly 0.
-        good = np.isfinite(block).all(axis=0) & (block.max(axis=0) > block.min(axis=0))
+        some = block[over]
+        good = np.isfinite(block).all(axis=0) & (some.max(axis=0) > some.min(axis=0))
         block[:, ~good] = np.nan
-        block -= block.mean(axis=0)
-        scores[:, part] = block / np.sqrt((block**2).mean(axis=0))
+        block -= block[over].mean(axis=0)
+        scores[:, part] = block / np.sqrt((block[over] ** 2).mean(axis=0))
     return scores

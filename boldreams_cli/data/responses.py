@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, logger
 from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.subjects import Subject
+from boldreams_cli.data.units import Units, VertexUnits, VoxelUnits
 from boldreams_cli.stores import ResumableStore
 from boldreams_cli.zarr_files import attributes, is_whole, open_array
 
@@ -39,9 +41,11 @@ class Responses:
     affine : (4, 4) float64, voxel indices to mm.
     voxels : (V, 3) int32, indices x, y, z.
     ncsnr : (V,) float32, NaN where unknown.
-    trial_images : (T,) int32, 0-based nsdIds.
+    trial_images : (T,) int32, 0-based ids, as the data set numbers its images.
     trial_sessions : (T,) int16.
-    trial_test : (T,) bool, true for trials of shared images, which no fit looks at.
+    trial_test : (T,) bool, true for trials of test images, which no fit looks at.
+    trial_repeats : (T,) int32 presentations that each trial is the average of; None where each is one.
+    file : that it was made from; None where that lies under a root.
     areas : labels of the voxels.
     """
 
@@ -51,7 +55,8 @@ class Responses:
         self.fingerprint = str(attrs["fingerprint"])
         self.request: dict[str, Any] = attrs["request"]
         self.mask: str | None = attrs["mask"]
-        self.subject = int(attrs["subject"])
+        self.subject: Subject = attrs["subject"]
+        self.file = Path(attrs["file"]) if "file" in attrs else None
         self.sessions = [int(session) for session, _ in attrs["sessions"]]
         x, y, z = attrs["shape"]
         self.shape: tuple[int, int, int] = (x, y, z)
@@ -63,6 +68,8 @@ class Responses:
         self.trial_images: NDArray[np.int32] = read_array(store, "trial_images")
         self.trial_sessions: NDArray[np.int16] = read_array(store, "trial_sessions")
         self.trial_test: NDArray[np.bool_] = read_array(store, "trial_test")
+        averaged = (store.path / "trial_repeats").is_dir()
+        self.trial_repeats: NDArray[np.int32] | None = read_array(store, "trial_repeats") if averaged else None
         tables = {volume: {int(k): v for k, v in table.items()} for volume, table in attrs["labels"]}
         self.areas = Areas(
             labels={volume: read_array(store, f"rois/{volume}") for volume in tables},
@@ -72,7 +79,16 @@ class Responses:
             affine=self.affine,
             groups={name: (volume, tuple(labels)) for name, volume, labels in attrs["groups"]},
             overrides=attrs["overrides"],
+            space=attrs.get("space"),
         )
+
+    @cached_property
+    def units(self) -> Units:
+        """What betas are of, and where each lies."""
+        if self.areas.space is None:
+            return VoxelUnits(self.voxels, self.affine, self.shape)
+        meshes = self.store.attributes["vertices"]
+        return VertexUnits.filed(self.voxels, self.areas.space, None if meshes is None else (meshes[0], meshes[1]))
 
     @classmethod
     def open(cls, path: Path) -> Responses:
@@ -105,12 +121,12 @@ class Responses:
 
     @cached_property
     def train_images(self) -> NDArray[np.int32]:
-        """Sorted nsdIds of the training images."""
+        """Sorted ids of the training images."""
         return np.unique(self.trial_images[~self.trial_test])
 
     @cached_property
     def test_images(self) -> NDArray[np.int32]:
-        """Sorted nsdIds of the test (shared) images."""
+        """Sorted ids of the test images."""
         return np.unique(self.trial_images[self.trial_test])
 
     def leaving_out(self, images: Images) -> Responses:
@@ -170,24 +186,31 @@ class Responses:
         with _named_damage(self.path):
             return np.asarray(self._betas[place, :, voxels])
 
+    def _weights(self, part: slice) -> NDArray[np.integer]:
+        """Presentations that each trial of a session stands for."""
+        if self.trial_repeats is not None:
+            return self.trial_repeats[part]
+        return np.ones(len(self.trial_images[part]), np.int64)
+
     def _session_rows(self) -> list[slice]:
         edges = [0, *(np.flatnonzero(np.diff(self.trial_sessions)) + 1).tolist(), len(self.trial_sessions)]
         return [slice(a, b) for a, b in pairwise(edges)]
 
     def repeats(self, images: Images) -> NDArray[np.int64]:
-        """How often each image was shown in the sessions of this store.
+        """How often each image was shown in the sessions of this store, presentations that were averaged counted.
 
         Returns
         -------
         (n,) int64; 0 for an image that was not shown.
         """
-        shown, counts = np.unique(self.trial_images, return_counts=True)
+        shown, first = np.unique(self.trial_images, return_inverse=True)
+        counts = np.bincount(first, weights=self.trial_repeats).astype(np.int64)
         asked = np.asarray(images)
         places = np.minimum(np.searchsorted(shown, asked), len(shown) - 1)
         return np.where(shown[places] == asked, counts[places], 0)
 
     def mean_betas(self, images: Images, voxels: slice = slice(None)) -> NDArray[np.float32]:
-        """Betas averaged over the repeats of each image, in the order given.
+        """Betas averaged over the repeats of each image, in the order given; averages count as often as they stand for.
 
         Returns
         -------
@@ -212,8 +235,9 @@ class Responses:
             rows = np.flatnonzero(wanted[part])
             if len(rows):
                 places = np.searchsorted(unique, self.trial_images[part][rows])
-                for place, trial in zip(places, self._session(session, voxels)[rows], strict=True):
-                    sums[place] += trial
+                betas, weights = self._session(session, voxels)[rows], self._weights(part)[rows]
+                for place, trial, weight in zip(places, betas, weights, strict=True):
+                    sums[place] += trial if weight == 1 else weight * trial
         return (sums[inverse] / repeats[:, None]).astype(np.float32)
 
     def summary(self) -> dict[str, Any]:
@@ -234,9 +258,10 @@ class Responses:
         """Log how many voxels, images and trials there are."""
         counts = self.summary()
         logger.info(
-            "subject %d: %d voxels; %d train images, %d trials; %d test images, %d trials",
+            "subject %s: %d %s; %d train images, %d trials; %d test images, %d trials",
             self.subject,
             counts["voxels"],
+            "voxels" if self.areas.space is None else "vertices",
             *counts["train"].values(),
             *counts["test"].values(),
         )

@@ -42,7 +42,7 @@ class Folds:
     ----------
     path : of the safetensors file; its provenance lies beside it.
     count : of folds.
-    images : (images,) int32 sorted nsdIds.
+    images : (images,) int32 sorted image ids.
     fold : (images,) int32 fold of each image, counted from 1.
     key : hash of all that decides the predictions.
     """

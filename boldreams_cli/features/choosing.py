@@ -8,7 +8,7 @@ from boldreams_cli.console import ChoiceError, MismatchError, listing, logger
 from boldreams_cli.features.feature_store import FeatureStore, stores
 
 
-def the_store(cache: Path, backbone: str, features: str | None) -> FeatureStore:
+def the_store(cache: Path, backbone: str, features: str | None, names: str | None = None) -> FeatureStore:
     """The cache's store of a backbone.
 
     Parameters
@@ -16,6 +16,8 @@ def the_store(cache: Path, backbone: str, features: str | None) -> FeatureStore:
     cache : that holds it.
     backbone : its name.
     features : fingerprint of the store; None where there is one.
+    names : hash of the names of the images that it must be of, where a data file has its own; None where images are
+        numbered the same in all of a data set.
 
     Raises
     ------
@@ -24,10 +26,14 @@ def the_store(cache: Path, backbone: str, features: str | None) -> FeatureStore:
     MismatchError
         If there is none.
     """
-    found = [store for store in stores(cache, backbone) if features in (None, store.fingerprint)]
+    there = [store for store in stores(cache, backbone) if features in (None, store.fingerprint)]
+    found = [store for store in there if store.spec["stimuli"].get("names") == names]
     if not found:
         wanted = f"store {features}" if features else "store"
-        raise MismatchError(f"{cache} holds no {wanted} of {backbone}; run boldreams extract --backbone {backbone}")
+        others = " with the images of this subject" if there else ""
+        raise MismatchError(
+            f"{cache} holds no {wanted} of {backbone}{others}; run boldreams extract --backbone {backbone}"
+        )
     if len(found) > 1:
         described = listing(
             f"{s.fingerprint} (weights {s.weights}, keep {(s.spec['keep'] or {}).get('percent', 100)} %)" for s in found

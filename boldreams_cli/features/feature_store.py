@@ -227,7 +227,7 @@ class FeatureStore:
         if not there.all():
             raise MismatchError(
                 f"{self.path.name} lacks {np.count_nonzero(~there)} of {len(wanted)} images "
-                f"(nsdId {listing(wanted[~there], 3)}); run boldreams extract --backbone {self.spec['backbone']} "
+                f"(id {listing(wanted[~there], 3)}); run boldreams extract --backbone {self.spec['backbone']} "
                 "for that subject and those sessions"
             )
         return rows

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from boldreams_cli.data.dataset import Pictures
+
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 LITE0 = ((0.498, 0.498, 0.498), (0.502, 0.502, 0.502))
@@ -42,10 +44,16 @@ class Preprocessing:
         (images, 3, size, size) uint8.
         """
         # A permuted view is channels-last, for which torch has a fast 8-bit kernel.
-        pixels = _square(images.permute(0, 3, 1, 2))
+        pixels = square(images.permute(0, 3, 1, 2))
         if pixels.shape[-2:] == (self.size, self.size):
             return pixels
         return functional.interpolate(pixels, size=(self.size, self.size), mode=self.interpolation, antialias=True)
+
+    def resize_all(self, images: Pictures) -> Tensor:
+        """As `resize`, of an array of images or of a list of such of any sizes, each (height, width, 3) uint8."""
+        if isinstance(images, list):
+            return torch.cat([self.resize(torch.from_numpy(image)[None]) for image in images])
+        return self.resize(torch.from_numpy(images))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalise (images, 3, H, W) pixels in [0, 1], resizing them first where need be; differentiable."""
@@ -62,7 +70,7 @@ class Preprocessing:
         return known | {"resize": resize}
 
 
-def _square(pixels: Tensor) -> Tensor:
+def square(pixels: Tensor) -> Tensor:
     """The middle square of (images, colours, height, width); squashed, an image would show other shapes."""
     height, width = pixels.shape[-2:]
     side = min(height, width)

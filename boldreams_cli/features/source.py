@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.data.dataset import Dataset
+from boldreams_cli.data.dataset import Dataset, Stimuli
+from boldreams_cli.data.subjects import Subject, in_order
+from boldreams_cli.features.preprocessing import Preprocessing
 
 ReadImages = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -21,9 +23,9 @@ class Source:
 
     Parameters
     ----------
-    images : (images,) ids: shared images first, then subject by subject.
-    training : of each subject, sorted nsdIds; only these take part in a ranking.
-    read : nsdIds -> (images, height, width, 3) uint8, or of their captions (images, captions, context) tokens.
+    images : (images,) ids: those of all tests first, then subject by subject.
+    training : of each subject, sorted ids; only these take part in a ranking.
+    read : ids -> (images, height, width, 3) uint8, or of their captions (images, captions, context) tokens.
     identity : what identifies the stimulus or captions file.
     stamp : size and time of change of that file, None where there is none.
     """
@@ -40,8 +42,34 @@ class Source:
         object.__setattr__(self, "training", [unique[key] for key in sorted(unique)])
 
 
+def of_images(
+    dataset: Dataset,
+    stimuli: Stimuli,
+    images: NDArray[Any],
+    training: list[NDArray[np.int32]],
+    preprocessing: Preprocessing,
+) -> Source:
+    """The pixels of images: as the data set has them, or if their sizes may differ as the network reads them.
+
+    Parameters
+    ----------
+    dataset : of the images.
+    stimuli : they, open.
+    images, training : as `shown` gives them.
+    preprocessing : of the network.
+    """
+
+    def read(ids: NDArray[Any]) -> NDArray[np.uint8]:
+        found = stimuli.read(ids)
+        if isinstance(found, list):
+            return preprocessing.resize_all(found).permute(0, 2, 3, 1).contiguous().numpy()
+        return found
+
+    return Source(images, training, read, dataset.stimuli_identity(), dataset.stimuli_stamp())
+
+
 def shown(
-    dataset: Dataset, subjects: Sequence[int], sessions: str | None
+    dataset: Dataset, subjects: Sequence[Subject], sessions: str | None
 ) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
     """Images of some subjects together, and the training images of each.
 
@@ -61,7 +89,7 @@ def shown(
     BoldreamsError
         If there is no subject.
     """
-    chosen = sorted(set(subjects)) or dataset.subjects()
+    chosen = sorted(set(subjects), key=in_order) or dataset.subjects()
     if not chosen:
         raise BoldreamsError(
             f"no subject has betas under {dataset.root}; choose subjects with --subject and --sessions"

@@ -81,7 +81,7 @@ def source(
     backbone : that will read them.
     dataset : that has captions.
     images : ids.
-    training : of each subject, sorted nsdIds.
+    training : of each subject, sorted ids.
     captions_dir : folder of captions files, in place of the data set's own.
 
     Raises

@@ -94,7 +94,7 @@ def keep(
 
     Returns
     -------
-    The JSON object of ``predict``; the file holds ``betas`` (images, voxels), ``images`` (images,) nsdIds, -1 where
+    The JSON object of ``predict``; the file holds ``betas`` (images, voxels), ``images`` (images,) image ids, -1 where
     there is none, ``names`` (images,) text, ``voxels`` (voxels, 3).
 
     Raises

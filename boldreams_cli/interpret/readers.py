@@ -72,7 +72,7 @@ def read_stored(
     Parameters
     ----------
     model, store : that belong together.
-    images : (n,) nsdIds.
+    images : (n,) image ids.
     reader : `Means` or `Betas`.
     device : to compute on.
     memory : bytes that the maps may take.

@@ -10,24 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import ChoiceError, MismatchError, listing, timed
+from boldreams_cli.data.maps import place_columns, write_map
 from boldreams_cli.data.responses import Responses
+from boldreams_cli.data.subjects import store_name
 from boldreams_cli.encoding.evaluation.influences import ALL, memberships
 from boldreams_cli.encoding.evaluation.paired import Paired, paired
 from boldreams_cli.encoding.evaluation.predict import Wanted, predict
 from boldreams_cli.encoding.model.full import store_of
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.files import write_json, write_text, written_whole
+from boldreams_cli.files import write_json, write_text
 from boldreams_cli.plots.plane import plane
 
 Q = 0.05  # of a voxel that is counted as better in one model
 OBJECT, AREAS, VOXELS = "compare.json", "rois.csv", "voxels.csv"
-MAPS = {"difference.nii.gz": "difference", "q.nii.gz": "q"}
+MAPS = ("difference", "q")
 
 
 @dataclass
@@ -79,14 +80,11 @@ class Comparison:
     def save(self) -> None:
         """Write tables, maps and the figure, and compare.json when those are there."""
         a, b = self.models
-        self.files = [self.folder / name for name in (OBJECT, AREAS, VOXELS, *MAPS)]
+        self.files = [self.folder / name for name in (OBJECT, AREAS, VOXELS)]
         write_text(self.folder / AREAS, self._area_table())
         write_text(self.folder / VOXELS, self._voxel_table())
-        for name, values in MAPS.items():
-            volume = np.full(self.responses.shape, np.nan, dtype=np.float32)
-            volume[tuple(self.responses.voxels.T)] = getattr(self.result, values)
-            with written_whole(self.folder / name) as temporary:
-                nibabel.save(nibabel.Nifti1Image(volume, self.responses.affine), temporary)
+        for name in MAPS:
+            self.files += write_map(self.folder, name, self.responses.units, getattr(self.result, name))
         self.files += plane(self.folder / "plane", self.result.r_a, self.result.r_b, named(a), named(b))
         write_json(self.folder / OBJECT, self.summary())
 
@@ -106,8 +104,9 @@ class Comparison:
         """One row a voxel; empty where a number is not defined."""
         result = self.result
         columns = (result.r_a, result.r_b, result.difference, result.error, result.p, result.q)
-        rows = zip(*self.responses.voxels.T.tolist(), *(_cells(values) for values in columns), strict=True)
-        return _table(["x", "y", "z", "r_a", "r_b", "difference", "se", "p", "q"], list(rows))
+        places = place_columns(self.responses.units)
+        rows = zip(*places.values(), *(_cells(values) for values in columns), strict=True)
+        return _table([*places, "r_a", "r_b", "difference", "se", "p", "q"], list(rows))
 
 
 def compare(
@@ -174,7 +173,7 @@ def check_comparable(a: FittedModel, b: FittedModel, cache: Path) -> None:
         )
     if a.spec.responses == b.spec.responses:
         return
-    stores = [cache / "responses" / f"subj{m.spec.subject:02d}-{m.spec.responses}.zarr" for m in (a, b)]
+    stores = [cache / "responses" / store_name(m.spec.subject, m.spec.responses) for m in (a, b)]
     others = [name for name in ("sessions", "mask") if getattr(a.spec, name) != getattr(b.spec, name)]
     if all(path.is_dir() for path in stores):
         mine, other = (Responses.open(path).test_images for path in stores)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boldreams_cli.console import ChoiceError, listing
+from boldreams_cli.data.subjects import Subject, parse_subject
 from boldreams_cli.files import fingerprint, reading
 
 PUBLISHED = (1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 50.0, 75.0, 100.0)  # the paper's percents
@@ -43,7 +44,7 @@ class Cell:
         readout has one solver.
     """
 
-    subject: int
+    subject: Subject
     backbone: str
     percent: float
     readout: str
@@ -71,7 +72,7 @@ class Grid:
     settings : of every fit that has such a setting, by the names in SETTINGS and TUNING.
     """
 
-    subject: tuple[int, ...]
+    subject: tuple[Subject, ...]
     backbone: tuple[str, ...]
     percent: tuple[float, ...] = PUBLISHED
     readout: tuple[str, ...] = ("separable",)
@@ -120,6 +121,7 @@ class Grid:
 def axes() -> dict[str, type]:
     """Name and type of every axis."""
     types = {"tuple[int, ...]": int, "tuple[str, ...]": str, "tuple[float, ...]": float, "tuple[bool, ...]": bool}
+    types["tuple[Subject, ...]"] = int  # or a name, which `_converted` takes too
     return {item.name: types[str(item.type)] for item in fields(Grid) if str(item.type) in types}
 
 
@@ -163,6 +165,8 @@ def _converted(path: Path, key: str, value: Any) -> Any:
         there = [*known, "name"]
         raise ChoiceError(f"{path}: no axis {key!r}; axes: {listing(there)}; settings go under [settings]")
     wanted = known[key]
+    if key == "subject" and isinstance(value, str):
+        return parse_subject(value)
     if wanted is float and type(value) is int:
         value = float(value)
     if type(value) is not wanted or (wanted in (int, float) and not _in_range(key, value)):

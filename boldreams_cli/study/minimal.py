@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from boldreams_cli.console import ChoiceError, MismatchError, listing, logger
+from boldreams_cli.data.subjects import Subject, folder_of, in_order
 from boldreams_cli.encoding.evaluation.influences import ALL, Influences
 from boldreams_cli.encoding.evaluation.noninferiority import Minimal, largest_over_subjects, smallest_sufficient
 from boldreams_cli.encoding.evaluation.statistics import interval
@@ -187,7 +188,7 @@ def panel(answer: Minimal, images: int) -> Panel:
 def answer_all(
     cache: Path,
     question: Question,
-    subjects: Sequence[int] = (),
+    subjects: Sequence[Subject] = (),
     backbones: Sequence[str] = (),
     like: Path | None = None,
     **selectors: Any,
@@ -214,7 +215,7 @@ def answer_all(
     ]
     if like is not None:
         found = [one for one in found if like.resolve() in [folder.resolve() for folder in one.models.values()]]
-    cases: dict[tuple[int, str], list[Procedure]] = {}
+    cases: dict[tuple[Subject, str], list[Procedure]] = {}
     for one in found:
         cases.setdefault((one.subject, one.backbone), []).append(one)
     if not subjects and not backbones:  # what was not asked for need not be comparable
@@ -222,11 +223,13 @@ def answer_all(
         cases = several or cases
     if not cases:
         raise ChoiceError(f"no fitted model in {cache} matches; run boldreams fit with several --percent, then score")
-    if missing := set(subjects) - {subject for subject, _ in cases}:
-        raise ChoiceError(f"{cache} holds no such model of subject {listing(sorted(missing))}")
+    there = {subject for subject, _ in cases}
+    if missing := [subject for subject in subjects if subject not in there]:
+        raise ChoiceError(f"{cache} holds no such model of subject {listing(missing)}")
     if missing_names := set(backbones) - {backbone for _, backbone in cases}:
         raise ChoiceError(f"{cache} holds no such model of {listing(sorted(missing_names))}")
-    return [_answer_case(cases[case], question, cache) for case in sorted(cases)]
+    ordered = sorted(cases, key=lambda case: (in_order(case[0]), case[1]))
+    return [_answer_case(cases[case], question, cache) for case in ordered]
 
 
 def _answer_case(candidates: Sequence[Procedure], question: Question, cache: Path) -> Answer:
@@ -284,7 +287,7 @@ def answer(procedure: Procedure, question: Question, cache: Path) -> Answer:
         logger.warning("%s: %s is left out: %s", procedure.title, name, left_out[name])
     groups = [*read_json(procedure.models[reference] / "scores.json")["rois"], ALL]
     decides = [procedure.key, procedure.seed, question.margins, reference, question.seeds, percents]
-    name = f"subj{procedure.subject:02d}-{procedure.backbone}-{fingerprint(decides)[:6]}"
+    name = f"{folder_of(procedure.subject)}-{procedure.backbone}-{fingerprint(decides)[:6]}"
     return Answer(
         procedure,
         question,

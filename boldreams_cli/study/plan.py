@@ -12,9 +12,10 @@ from typing import Any, cast
 import torch
 
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.data.choosing import at_hand
+from boldreams_cli.data.choosing import at_hand, names_of, root_of
 from boldreams_cli.data.preparing import complete_stores, store_path
 from boldreams_cli.data.responses import Responses
+from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups
 from boldreams_cli.encoding.inputs.maps import RESERVED_BYTES, map_bytes, usable
 from boldreams_cli.encoding.inputs.pooled import on_grid
@@ -111,7 +112,7 @@ class Sizes:
     beta_bytes: int
 
     @classmethod
-    def of(cls, study: Study, subject: int, backbone: str) -> Sizes:
+    def of(cls, study: Study, subject: Subject, backbone: str) -> Sizes:
         """Look them up.
 
         Raises
@@ -119,8 +120,8 @@ class Sizes:
         BoldreamsError
             If the subject is not prepared or the maps are not extracted.
         """
-        store = the_store(study.cache, backbone, study.settings.get("features"))
         responses = Responses.open(_responses(study, subject))
+        store = the_store(study.cache, backbone, study.settings.get("features"), names_of(responses.request))
         share = len(responses.train_images) / max(1, len(store.images))
         layers = {name: share * _folder_bytes(store.path / "layers" / name / "maps") for name in store.layers}
         return cls(
@@ -149,10 +150,10 @@ class Sizes:
         )
 
 
-def _responses(study: Study, subject: int) -> Path:
+def _responses(study: Study, subject: Subject) -> Path:
     """The prepared responses of a subject."""
     settings = study.settings
-    dataset = at_hand(study.nsd_root, subject, settings.get("betas"))
+    dataset = at_hand(root_of(study.cache, subject, study.nsd_root), subject, settings.get("betas"))
     known = complete_stores(study.cache, subject)
     if dataset is not None:
         path = store_path(study.cache, dataset.request(subject, settings.get("sessions"), settings.get("mask")))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boldreams_cli.console import ChoiceError, MismatchError, listing, logger
+from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding.evaluation.influences import Influences, load_influences
 from boldreams_cli.encoding.model.folder import find_models
 from boldreams_cli.encoding.model.spec import ModelSpec
@@ -29,7 +30,7 @@ class Procedure:
     models : percent -> folder.
     """
 
-    subject: int
+    subject: Subject
     backbone: str
     readout: str
     recipe: str | None

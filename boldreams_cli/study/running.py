@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, StoppedError, listing, logger
-from boldreams_cli.data.choosing import responses_for
+from boldreams_cli.data.choosing import names_of, responses_for, root_of
 from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding import fit as fitting
 from boldreams_cli.encoding.evaluation import score as scoring
 from boldreams_cli.encoding.evaluation.score_files import SCORES, save, saved_summary
@@ -105,7 +106,7 @@ class Group:
     """
 
     def __init__(
-        self, study: Study, subject: int, backbone: str, device: torch.device, memory: int, stop: StopFlag
+        self, study: Study, subject: Subject, backbone: str, device: torch.device, memory: int, stop: StopFlag
     ) -> None:
         self.study, self.subject, self.backbone = study, subject, backbone
         self.device, self.memory, self.stop = device, memory, stop
@@ -126,7 +127,9 @@ class Group:
     @cached_property
     def store(self) -> FeatureStore:
         """Of the backbone's maps."""
-        return the_store(self.study.cache, self.backbone, self.study.settings.get("features"))
+        return the_store(
+            self.study.cache, self.backbone, self.study.settings.get("features"), names_of(self.responses.request)
+        )
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -169,7 +172,7 @@ class Group:
         try:
             self.store, self.responses  # noqa: B018  (both are opened here, or cannot be)
         except CAUGHT as error:
-            logger.debug("subject %d, %s: %s", self.subject, self.backbone, error)
+            logger.debug("subject %s, %s: %s", self.subject, self.backbone, error)
             return
         for number in numbers:
             cell = self.study.cells[number]
@@ -195,8 +198,9 @@ class Group:
                 with held(model.folder, self.stop):  # a study of other cells, or a user, may score it too
                     summary = saved_summary(model)
                     if summary is None:
+                        root = root_of(self.study.cache, self.subject, self.study.nsd_root)
                         scores = scoring.score(
-                            *(model, self.responses, self.study.cache, self.study.nsd_root, self.device, self.memory)
+                            *(model, self.responses, self.study.cache, root, self.device, self.memory)
                         )
                         save(scores)
                         summary = scores.summary()
@@ -226,7 +230,7 @@ class Group:
                     *(study.cache, self.device, self.memory, self.stop),
                     inputs=self.inputs,
                 ).model
-            root, settings = study.nsd_root, study.settings
+            root, settings = root_of(study.cache, cell.subject, study.nsd_root), study.settings
             source = Source(
                 *(
                     study.cache,

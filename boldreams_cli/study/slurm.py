@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
-from boldreams_cli.data.choosing import at_hand, responses_for
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
+from boldreams_cli.data.choosing import at_hand, names_of, responses_for, root_of
+from boldreams_cli.data.opening import is_data_file
+from boldreams_cli.data.subjects import Subject
 from boldreams_cli.features.choosing import the_store
 from boldreams_cli.features.feature_store import FeatureStore, folder_name, paths
 from boldreams_cli.files import fingerprint, write_text
@@ -143,7 +145,7 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
     return jobs
 
 
-def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> dict[str, list[int]]:
+def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> dict[str, list[Subject]]:
     """Backbones whose maps the cache lacks, with the subjects whose images they lack.
 
     Raises
@@ -151,40 +153,71 @@ def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> dict[str, l
     BoldreamsError
         If there is nothing to extract from.
     """
-    found: dict[str, list[int]] = {}
+    found: dict[str, list[Subject]] = {}
     for (subject, backbone), some in groups(study, numbers).items():
         if all(study.cells[number].finetune for number in some):
             continue
         sessions, betas = study.settings.get("sessions"), study.settings.get("betas")
-        dataset = at_hand(study.nsd_root, subject, betas)
+        dataset = at_hand(root_of(study.cache, subject, study.nsd_root), subject, betas)
         if dataset is not None:
             images = dataset.images(subject, sessions)
         else:
             mask = study.settings.get("mask")
             owned = responses_for(study.cache, subject, study.nsd_root, sessions, mask, stop, betas)
             images = owned.trial_images
-        store = _store(study, backbone)
+        store = _store(study, backbone, _names(study, subject))
         if store is not None and np.isin(images, store.images[store.done()]).all():
             continue
         if dataset is None:
             raise BoldreamsError(
                 f"{study.cache} lacks maps of {backbone} for subject {subject}, and there are no images to extract; "
-                "use --nsd-root DIR"
+                "use --nsd-root DIR, or --data FILE"
             )
         found.setdefault(backbone, []).append(subject)
     return found
 
 
-def _store(study: Study, backbone: str) -> FeatureStore | None:
-    """The cache's store of a backbone, None where there is none to choose from."""
+def _store(study: Study, backbone: str, names: str | None = None) -> FeatureStore | None:
+    """The cache's store of a backbone, with the images of these names; None where there is none to choose from."""
     features = study.settings.get("features")
     if not features and not any(paths(study.cache, backbone)):
         return None
-    return the_store(study.cache, backbone, features)
+    try:
+        return the_store(study.cache, backbone, features, names)
+    except MismatchError:
+        if features or names is None:
+            raise
+        return None
+
+
+def _names(study: Study, subject: Subject) -> str | None:
+    """Hash of the names of a subject's images; None where a data set numbers its images for all."""
+    if isinstance(subject, int):
+        return None
+    dataset = at_hand(root_of(study.cache, subject, study.nsd_root), subject)
+    sessions, mask = study.settings.get("sessions"), study.settings.get("mask")
+    if dataset is None:
+        return names_of(responses_for(study.cache, subject, study.nsd_root, sessions, mask).request)
+    return names_of(dataset.request(subject, sessions, mask))
+
+
+def _place(study: Study, subjects: Sequence[Subject]) -> list[str]:
+    """Options that say where the images of some subjects are.
+
+    Raises
+    ------
+    BoldreamsError
+        If they are in several places, which one extraction cannot read.
+    """
+    roots = {root_of(study.cache, subject, study.nsd_root) for subject in subjects}
+    if len(roots) > 1:
+        raise BoldreamsError(f"the images of {listing(subjects)} are in several files; run boldreams extract for each")
+    root = (roots.pop() or Path()).absolute()
+    return ["--data" if is_data_file(root) else "--nsd-root", shlex.quote(str(root))]
 
 
 def _arrays(
-    study: Study, todo: Iterable[int], needs: Mapping[str, Sequence[int]], before: Mapping[str, str]
+    study: Study, todo: Iterable[int], needs: Mapping[str, Sequence[Subject]], before: Mapping[str, str]
 ) -> dict[tuple[str, int], list[int]]:
     """Cells of each array, by the job that it waits for ("" for none) and the number of its first possible cell."""
     size = array_size()
@@ -245,22 +278,17 @@ def _cells(study: Study, first: int, numbers: Sequence[int], after: str, sbatch:
 
 
 def _extraction(
-    study: Study, backbone: str, subjects: Sequence[int], name: str, sbatch: Mapping[str, str], shards: int
+    study: Study, backbone: str, subjects: Sequence[Subject], name: str, sbatch: Mapping[str, str], shards: int
 ) -> Job:
     """Submit an array that extracts a backbone's maps."""
-    store, weights = _store(study, backbone), study.settings.get("weights")
+    store, weights = _store(study, backbone, _names(study, subjects[0])), study.settings.get("weights")
     given = {
         "job-name": name,
         "array": f"0-{shards - 1}",
         "output": _escaped(study.folder / "logs") + f"/extract-{folder_name(backbone)}-%a.log",
     }
     words = [_command(), "extract", "--cache", shlex.quote(str(study.cache.absolute()))]
-    words += [
-        "--nsd-root",
-        shlex.quote(str((study.nsd_root or Path()).absolute())),
-        "--backbone",
-        shlex.quote(backbone),
-    ]
+    words += [*_place(study, subjects), "--backbone", shlex.quote(backbone)]
     for subject in subjects:
         words += ["--subject", str(subject)]
     optional = {

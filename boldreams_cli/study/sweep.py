@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boldreams_cli.console import BoldreamsError, StopFlag, logger
+from boldreams_cli.data.subjects import Subject, folder_of
 from boldreams_cli.study.grid import Cell
 from boldreams_cli.study.manifest import DONE, FAILED, MISSING, RUNNING, STARTED, Study, unchanged
 
@@ -30,7 +31,7 @@ class Known:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self._wanted: dict[int, str | None] = {}
+        self._wanted: dict[Subject, str | None] = {}
 
     def done(self, number: int) -> dict[str, Any] | None:
         """What was noted of a cell that is done, None of any other."""
@@ -40,25 +41,26 @@ class Known:
         wanted = self._responses(self.study.cells[number].subject)
         return noted if wanted in (None, noted["responses"]) else None
 
-    def _responses(self, subject: int) -> str | None:
+    def _responses(self, subject: Subject) -> str | None:
         """Name of the responses that the data at hand make; None where there are none to compare with."""
         if subject not in self._wanted:
             self._wanted[subject] = _responses_of(self.study, subject)
         return self._wanted[subject]
 
 
-def _responses_of(study: Study, subject: int) -> str | None:
-    from boldreams_cli.data.choosing import at_hand
+def _responses_of(study: Study, subject: Subject) -> str | None:
+    from boldreams_cli.data.choosing import at_hand, root_of
     from boldreams_cli.data.preparing import store_path
 
     settings = study.settings
-    dataset: Dataset | None = at_hand(study.nsd_root, subject, settings.get("betas"))
+    root = root_of(study.cache, subject, study.nsd_root)
+    dataset: Dataset | None = at_hand(root, subject, settings.get("betas"))
     if dataset is None:
         return None
     try:
         request = dataset.request(subject, settings.get("sessions"), settings.get("mask"))
     except BoldreamsError as error:
-        logger.debug("subject %d: %s", subject, error)
+        logger.debug("subject %s: %s", subject, error)
         return ""
     return store_path(study.cache, request).name
 
@@ -171,14 +173,14 @@ def recognise(study: Study, numbers: Iterable[int], stop: StopFlag) -> None:
 def _candidates(cache: Path, cell: Cell) -> bool:
     from boldreams_cli.features.feature_store import folder_name
 
-    parent = cache / "models" / f"subj{cell.subject:02d}" / folder_name(cell.backbone)
+    parent = cache / "models" / folder_of(cell.subject) / folder_name(cell.backbone)
     name = f"percent-{cell.percent:g}-{cell.kind}" + ("-finetuned" if cell.finetune else "")
     return any(parent.glob(f"{name}-*/scores.json"))
 
 
-def groups(study: Study, numbers: Iterable[int]) -> dict[tuple[int, str], list[int]]:
+def groups(study: Study, numbers: Iterable[int]) -> dict[tuple[Subject, str], list[int]]:
     """Cells by subject and backbone, in order."""
-    found: dict[tuple[int, str], list[int]] = {}
+    found: dict[tuple[Subject, str], list[int]] = {}
     for number in numbers:
         cell = study.cells[number]
         found.setdefault((cell.subject, cell.backbone), []).append(number)

@@ -7,6 +7,7 @@ from boldreams_cli.commands.options.data import (
     dataset_of,
     nsd_option,
     responses_of,
+    root_for,
     subject_option,
     subjects_there,
     the_subject,
@@ -16,7 +17,7 @@ from boldreams_cli.commands.options.machine import device_option, memory_option,
 from boldreams_cli.commands.options.models import ModelChoice, model_options
 from boldreams_cli.commands.options.output import Output, output_options
 from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
-from boldreams_cli.commands.options.types import BYTES, PERCENT, SUBJECT, ByteCount, CommaList, Percent, SubjectNumber
+from boldreams_cli.commands.options.types import BYTES, PERCENT, SUBJECT, ByteCount, CommaList, Percent, SubjectName
 
 __all__ = [
     "BYTES",
@@ -28,7 +29,7 @@ __all__ = [
     "ModelChoice",
     "Output",
     "Percent",
-    "SubjectNumber",
+    "SubjectName",
     "betas_option",
     "cache_option",
     "choose_backbone",
@@ -44,6 +45,7 @@ __all__ = [
     "output_options",
     "pick_device",
     "responses_of",
+    "root_for",
     "seed_option",
     "store_option",
     "subject_option",

@@ -1,17 +1,20 @@
-"""Where data come from: the cache, the NSD root, the subject and what is used of it."""
+"""Where data come from: the cache, the root or the file, the subject and what is used of it."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from boldreams_cli import console
 from boldreams_cli.commands.options.environment import Command, option
 from boldreams_cli.commands.options.types import SUBJECT
 from boldreams_cli.console import ChoiceError, MismatchError, logger
+from boldreams_cli.data.subjects import Subject, in_order, store_name, subject_of_store
 
 if TYPE_CHECKING:
     from boldreams_cli.data.dataset import Dataset
@@ -30,18 +33,40 @@ def cache_option(command: Command) -> Command:
 
 
 def nsd_option(command: Command) -> Command:
-    """Add --nsd-root."""
-    return option(
+    """Add --nsd-root and --data; the command gets the one that was given as `nsd_root`."""
+
+    @option(
+        "--data",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        excludes=["nsd-root"],
+        metavar="FILE",
+        help="A data file of your own, in place of --nsd-root (default: that which the subject was prepared from).",
+    )
+    @option(
         "--nsd-root",
         type=click.Path(path_type=Path),
         default=None,
+        excludes=["data"],
         help="The folder that holds nsddata, nsddata_betas and nsddata_stimuli; only read.",
-    )(command)
+    )
+    @functools.wraps(command)
+    def run(*args: Any, nsd_root: Path | None, data: Path | None, **kwargs: Any) -> None:
+        source = click.get_current_context().get_parameter_source
+        if data is not None and nsd_root is not None:
+            if source("data") is source("nsd_root") is ParameterSource.COMMANDLINE:
+                raise ChoiceError("--data and --nsd-root exclude each other; give one of them")
+            if isinstance(kwargs.get("subject"), int):  # a number is of that root; both are in the environment
+                data = None
+        command(*args, nsd_root=nsd_root if data is None else data, **kwargs)
+
+    return run
 
 
 def subject_option(required: bool = False) -> Callable[[Command], Command]:
     """Add --subject."""
-    return option("--subject", type=SUBJECT, default=None, required=required, help="The subject, as 1, 01 or subj01.")
+    said = "The subject, as 1, 01 or subj01, or its name."
+    return option("--subject", type=SUBJECT, default=None, required=required, help=said)
 
 
 def betas_option(command: Command) -> Command:
@@ -61,8 +86,8 @@ def data_options(command: Command) -> Command:
     command = option(
         "--mask",
         default=None,
-        metavar="nsdgeneral|FILE",
-        help="Voxels to use instead of the union of all areas.",
+        metavar="nsdgeneral|AREA|FILE",
+        help="Voxels to use instead of the union of all areas; of a data file, those of an area.",
     )(command)
     return option(
         "--sessions",
@@ -73,14 +98,21 @@ def data_options(command: Command) -> Command:
 
 
 def dataset_of(nsd_root: Path | None, betas: str | None = None) -> Dataset:
-    """Open the data set under --nsd-root."""
+    """Open the data set under --nsd-root, or in --data."""
     from boldreams_cli.data.opening import open_dataset
 
     return open_dataset(nsd_root, betas)
 
 
-def the_subject(subject: int | None, cache: Path, nsd_root: Path | None, betas: str | None = None) -> int:
-    """--subject, or the only one that there is.
+def root_for(subject: Subject, cache: Path, nsd_root: Path | None) -> Path | None:
+    """The root of a subject's data; see `data.choosing.root_of`."""
+    from boldreams_cli.data.choosing import root_of
+
+    return root_of(cache, subject, nsd_root)
+
+
+def the_subject(subject: Subject | None, cache: Path, nsd_root: Path | None, betas: str | None = None) -> Subject:
+    """--subject, or the only one that there is; of --data FILE its own.
 
     Raises
     ------
@@ -95,16 +127,18 @@ def the_subject(subject: int | None, cache: Path, nsd_root: Path | None, betas: 
     return there[0]
 
 
-def subjects_there(cache: Path, nsd_root: Path | None, betas: str | None = None) -> tuple[int, ...]:
-    """Every subject that the cache or the NSD root holds betas of."""
-    held = {int(path.name[4:6]) for path in (cache / "responses").glob("subj[0-9][0-9]-*.zarr")}
+def subjects_there(cache: Path, nsd_root: Path | None, betas: str | None = None) -> tuple[Subject, ...]:
+    """The subject of the data file, or every subject that the cache or the folder of the root holds betas of."""
+    if nsd_root is not None and nsd_root.is_file():
+        return tuple(dataset_of(nsd_root).subjects())
+    held = {of for path in (cache / "responses").glob("*.zarr") if (of := subject_of_store(path.name)) is not None}
     if nsd_root is not None and nsd_root.is_dir():
         held |= set(dataset_of(nsd_root, betas).subjects())
-    return tuple(sorted(held))
+    return tuple(sorted(held, key=in_order))
 
 
 def responses_of(model: FittedModel, cache: Path, nsd_root: Path | None = None) -> Responses:
-    """The responses that a model was fitted to, compared with the data under --nsd-root where it is at hand.
+    """The responses that a model was fitted to, compared with the data that are given, where these are at hand.
 
     Raises
     ------
@@ -114,7 +148,7 @@ def responses_of(model: FittedModel, cache: Path, nsd_root: Path | None = None) 
     from boldreams_cli.data.checking import check_inputs
     from boldreams_cli.data.responses import Responses
 
-    name = f"subj{model.spec.subject:02d}-{model.spec.responses}.zarr"
+    name = store_name(model.spec.subject, model.spec.responses)
     path = cache / "responses" / name
     if not path.is_dir():
         raise MismatchError(
@@ -123,6 +157,7 @@ def responses_of(model: FittedModel, cache: Path, nsd_root: Path | None = None) 
         )
     logger.debug("responses: %s", path)
     responses = Responses.open(path)
-    if nsd_root is not None and nsd_root.exists():
-        check_inputs(responses, dataset_of(nsd_root))
+    root = root_for(model.spec.subject, cache, nsd_root)
+    if root is not None and root.exists():
+        check_inputs(responses, dataset_of(root))
     return responses

@@ -15,11 +15,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from boldreams_cli.commands.options.types import SubjectNumber
+from boldreams_cli.commands.options.types import SubjectName
 
 Command = Callable[..., Any]
 
-OF_DATA = {"cache", "nsd-root", "subject", "sessions", "mask", "betas", "captions-dir", "features"}
+OF_DATA = {"cache", "nsd-root", "data", "subject", "sessions", "mask", "betas", "captions-dir", "features"}
 OF_MODELS = {"backbone", "clip", "percent", "readout", "recipe", "rf", "finetune", "fit-seed", "folds", "model"}
 OF_FITS = {"compress", "epochs", "grid", "precision", "share"}
 OF_RUNNING = {"device", "memory", "seed", "json", "verbose", "quiet", "debug"}
@@ -79,7 +79,7 @@ class ShellOption(click.Option):
     def __init__(self, *args: Any, excludes: Sequence[str] = (), separators: str = "\n" + os.pathsep, **more: Any):
         super().__init__(*args, **more)
         self.excludes = tuple(excludes)
-        self.separators = r" ,\s" if isinstance(self.type, SubjectNumber) else re.escape(separators)
+        self.separators = r" ,\s" if isinstance(self.type, SubjectName) else re.escape(separators)
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """As click's, the command's own variable first; none where an option that excludes this one was typed."""

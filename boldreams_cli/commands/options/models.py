@@ -13,6 +13,7 @@ from boldreams_cli.commands.options.data import cache_option
 from boldreams_cli.commands.options.environment import Command, option
 from boldreams_cli.commands.options.types import PERCENT, SUBJECT
 from boldreams_cli.console import ChoiceError, logger
+from boldreams_cli.data.subjects import Subject
 
 if TYPE_CHECKING:
     from boldreams_cli.encoding.model.spec import FittedModel
@@ -45,7 +46,7 @@ class ModelChoice:
 
     cache: Path
     model: str | None = None
-    subject: int | None = None
+    subject: Subject | None = None
     backbone: str | None = None
     percent: float | None = None
     readout: str | None = None
@@ -109,7 +110,7 @@ def model_options(command: Command) -> Command:
     @cache_option
     @selector("--backbone", metavar="NAME", help="The model's backbone.")
     @selector("--percent", type=PERCENT, help="The model's share of the filters.")
-    @selector("--subject", type=SUBJECT, help="The model's subject, as 1, 01 or subj01.")
+    @selector("--subject", type=SUBJECT, help="The model's subject, as 1, 01 or subj01, or its name.")
     @selector("--finetune/--no-finetune", "finetuned", help="A finetuned model, or one that is not.")
     @selector("--readout", type=click.Choice(READOUTS), help="The model's readout; no default, unlike that of fit.")
     @selector("--recipe", type=click.Choice(RECIPES), help="The model's recipe; no default, unlike that of fit.")
@@ -128,7 +129,7 @@ def model_options(command: Command) -> Command:
         cache: Path,
         backbone: str | None,
         percent: float | None,
-        subject: int | None,
+        subject: Subject | None,
         finetuned: bool | None,
         readout: str | None,
         recipe: str | None,

@@ -35,11 +35,11 @@ def choose_backbone(cache: Path, backbone: str | None) -> str:
     return chosen
 
 
-def choose_store(cache: Path, backbone: str, features: str | None) -> FeatureStore:
+def choose_store(cache: Path, backbone: str, features: str | None, names: str | None = None) -> FeatureStore:
     """The cache's store of a backbone; see `features.choosing.the_store`."""
     from boldreams_cli.features.choosing import the_store
 
-    return the_store(cache, backbone, features)
+    return the_store(cache, backbone, features, names)
 
 
 def _backbone_of(path: Path) -> str:

@@ -7,18 +7,21 @@ from typing import Any
 
 import click
 
+from boldreams_cli.console import ChoiceError
+from boldreams_cli.data.subjects import Subject, parse_subject
 
-class SubjectNumber(click.ParamType):
-    """A subject as ``1``, ``01`` or ``subj01``."""
 
-    name = "N"
+class SubjectName(click.ParamType):
+    """A subject as ``1``, ``01`` or ``subj01``, or by the name that its data file gives it."""
 
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        """To a number from 1 up."""
-        match = re.fullmatch(r"(?:subj)?0*([1-9]\d*)", str(value))
-        if not match:
-            self.fail(f"{value!r} is no subject; write 1, 01 or subj01", parameter, context)
-        return int(match[1])
+    name = "N|NAME"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Subject:
+        """To a number from 1 up, or a name."""
+        try:
+            return parse_subject(str(value))
+        except ChoiceError as error:
+            self.fail(str(error), parameter, context)
 
 
 class Percent(click.ParamType):
@@ -75,6 +78,6 @@ class CommaList(click.ParamType):
         return tuple(self.of.convert(part, parameter, context) for part in parts)
 
 
-SUBJECT = SubjectNumber()
+SUBJECT = SubjectName()
 PERCENT = Percent()
 BYTES = ByteCount()

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import MismatchError, timed
+from boldreams_cli.data.maps import write_map
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.influences import ALL, memberships
-from boldreams_cli.encoding.evaluation.score_files import SCORES, volume
+from boldreams_cli.encoding.evaluation.score_files import SCORES
 from boldreams_cli.encoding.evaluation.statistics import (
     image_error,
     interval,
@@ -24,7 +24,7 @@ from boldreams_cli.encoding.evaluation.statistics import (
 )
 from boldreams_cli.encoding.folds import Folds, load_folds, provenance, there_are
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.files import read_json, write_json, written_whole
+from boldreams_cli.files import read_json, write_json
 
 VOXELS_IN_A_BLOCK = 512  # read at a time; so many share a chunk of the betas
 
@@ -54,11 +54,13 @@ def scored(model: FittedModel, count: int | None, responses: Callable[[], Respon
         count = there[-1]
     saved = read_json(model.folder / SCORES)
     known, digest = saved.get("folds"), (provenance(model, count) or {}).get("digest")
-    path = model.folder / f"correlation-folds-{count}.nii.gz"
-    if known is None or known["predictions"] != digest or not path.is_file():
-        known = _score(load_folds(model, count), responses(), path) | {"predictions": digest}
-        write_json(model.folder / SCORES, saved | {"folds": known | {"file": path.name}})
-    return known | {"file": str(path)}
+    names = [] if known is None else known.get("files", [known["file"]])
+    whole = bool(names) and all((model.folder / name).is_file() for name in names)
+    if known is None or known["predictions"] != digest or not whole:
+        known = _score(load_folds(model, count), responses(), model.folder) | {"predictions": digest}
+        write_json(model.folder / SCORES, saved | {"folds": known})
+    more = {"files": [str(model.folder / name) for name in known["files"]]} if "files" in known else {}
+    return known | {"file": str(model.folder / known["file"])} | more
 
 
 def correlate(
@@ -93,22 +95,22 @@ def correlate(
     return r, means
 
 
-def _score(folds: Folds, responses: Responses, path: Path) -> dict[str, Any]:
+def _score(folds: Folds, responses: Responses, folder: Path) -> dict[str, Any]:
     """Correlate, write the map, and say what areas have."""
     if not np.array_equal(folds.images, responses.train_images):
         raise MismatchError(f"{folds.path} is of other images than the training images; fit again with --overwrite")
     areas = memberships(responses.areas)
     with timed(f"correlations of {len(folds.images)} images that were left out"):
         r, influences = correlate(folds, responses, areas)
-    with written_whole(path) as temporary:
-        nibabel.save(volume(responses, r), temporary)
+    files = [path.name for path in write_map(folder, f"correlation-folds-{folds.count}", responses.units, r)]
     ceiling = np.sqrt(noise_ceiling(responses.ncsnr, responses.repeats(folds.images)))
     rows = {
         name: _area(inside & np.isfinite(r), r, ceiling, influence)
         for (name, inside), influence in zip(areas.items(), influences, strict=True)
     }
     rois = {name: rows[name] for name in responses.areas.counts()}
-    return {"folds": folds.count, "images": len(folds.images), **rows[ALL], "rois": rois}
+    named = {"file": files[0]} | ({"files": files} if len(files) > 1 else {})
+    return {"folds": folds.count, "images": len(folds.images), **rows[ALL], "rois": rois, **named}
 
 
 def _area(

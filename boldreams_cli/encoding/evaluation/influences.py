@@ -35,7 +35,7 @@ class Influences:
 
     Parameters
     ----------
-    images : (n,) int32, nsdIds of the test images.
+    images : (n,) int32, image ids of the test images.
     repeats : (n,) int32, trials of each.
     areas : (a,) names: groups, single labels and ``all``.
     r : (a, n) float64, mean influence over the area's voxels that have a correlation; NaN where it has none.

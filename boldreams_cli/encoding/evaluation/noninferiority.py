@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding.evaluation.statistics import image_error, interval
 
 ALPHA = 0.05  # of each one-sided test
@@ -148,7 +149,7 @@ def _resolved(failed: Tested, margin: float) -> bool:
     return (failed.upper - failed.lower) / 2 <= margin or failed.upper < 0 or not failed.not_worse
 
 
-def largest_over_subjects(answers: Mapping[int, Minimal]) -> tuple[float | None, bool]:
+def largest_over_subjects(answers: Mapping[Subject, Minimal]) -> tuple[float | None, bool]:
     """The percent that suffices for each of some subjects.
 
     Parameters

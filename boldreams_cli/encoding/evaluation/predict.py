@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, progress
+from boldreams_cli.console import ChoiceError, progress
 from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.data.pictures import read_picture
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.pixels import ResizedImages
 from boldreams_cli.encoding.model.captions import predict_captions
@@ -28,7 +28,7 @@ IMAGES_IN_A_PASS = 8
 
 @dataclass(frozen=True)
 class Wanted:
-    """One image to predict: an nsdId or a file; or a caption."""
+    """One image to predict: an image id or a file; or a caption."""
 
     nsd_id: int | None = None
     file: Path | None = None
@@ -36,12 +36,12 @@ class Wanted:
 
     @property
     def name(self) -> int | str:
-        """Its nsdId, the path of its file, or the caption."""
+        """Its image id, the path of its file, or the caption."""
         return self.nsd_id if self.nsd_id is not None else self.caption or str(self.file)
 
 
 def find_images(asked: Sequence[str], responses: Callable[[], Responses]) -> list[Wanted]:
-    """Resolve ``--image``: nsdIds, files, folders, or the words ``test`` and ``train``.
+    """Resolve ``--image``: image ids, files, folders, or the words ``test`` and ``train``.
 
     Raises
     ------
@@ -65,26 +65,8 @@ def find_images(asked: Sequence[str], responses: Callable[[], Responses]) -> lis
         elif path.is_file():
             found.append(Wanted(file=path))
         else:
-            raise ChoiceError(f"no image {item!r}: --image takes an nsdId, a file, a folder, or test or train")
+            raise ChoiceError(f"no image {item!r}: --image takes an image id, a file, a folder, or test or train")
     return found
-
-
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as (height, width, 3) uint8, upright as its camera says; a transparent one is laid on black.
-
-    Raises
-    ------
-    BoldreamsError
-        If it is no picture or is damaged.
-    """
-    try:
-        with Image.open(path) as opened:
-            picture: Image.Image = ImageOps.exif_transpose(opened)
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
-            return np.array(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise BoldreamsError(f"{path} is not a picture that can be read: {error}") from error
 
 
 def predict(
@@ -104,7 +86,7 @@ def predict(
     model : fitted.
     images : from `find_images`, or captions.
     cache : that may hold the model's feature store, or the stimuli that it was finetuned on.
-    nsd_root : for nsdIds that the cache lacks.
+    nsd_root : for image ids that the cache lacks.
     device : to compute on.
     memory : bytes that stored maps may take.
     weights : of the backbone, where they are not at the place that the spec names.
@@ -121,7 +103,7 @@ def predict(
     """
     reads = entry(model.spec.backbone).reads
     if wrong := [image.name for image in images if (image.caption if reads == "images" else image.file) is not None]:
-        other = "--caption TEXT or an nsdId" if reads == "captions" else "--image"
+        other = "--caption TEXT or an image id" if reads == "captions" else "--image"
         raise ChoiceError(f"{model.folder} reads {reads}, not {wrong[0]!r}; give {other}, or choose another model")
     betas = np.empty((len(images), model.spec.voxels), dtype=np.float32)
     stored = _stored(model, images, cache)
@@ -179,9 +161,9 @@ def pixels_of(full: FullModel, images: Sequence[Wanted], cache: Path, nsd_root: 
     Parameters
     ----------
     full : the full model.
-    images : nsdIds and files.
+    images : image ids and files.
     cache : that may hold the resized stimuli that the model was finetuned on.
-    nsd_root : for other nsdIds.
+    nsd_root : for other image ids.
 
     Yields
     ------

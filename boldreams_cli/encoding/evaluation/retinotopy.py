@@ -1,6 +1,6 @@
 """Fitted receptive fields as retinotopic maps, and how far they agree with fields that were measured apart.
 
-A model is never told where a voxel looks; NSD measured it in an experiment of its own. Angles are in NSD's convention:
+A model is never told where a voxel looks; that is measured in an experiment of its own. Angles are counted as there:
 degrees, 0 to 360, 0 for the right horizontal meridian and 90 for the upper vertical one (`data.nsd.retinotopy`).
 """
 
@@ -70,6 +70,8 @@ def of_model(model: FittedModel, responses: Responses, nsd_root: Path | None) ->
     BoldreamsError
         If a volume of measured fields is damaged or of another shape.
     """
+    if np.isnan(degrees_of(responses)):
+        return Retinotopic(None, None, "the visual angle of the images is not known: no receptive fields in degrees")
     maps = field_maps(model, responses)
     if maps is None:
         return Retinotopic(None, None, f"{_article(model.spec.readout)} readout has no receptive fields to compare")
@@ -101,7 +103,8 @@ def is_current(source: str, model: FittedModel, responses: Responses, nsd_root: 
 
 def degrees_of(responses: Responses) -> float:
     """Visual angle that the images spanned; NaN where that is not known, and all maps are NaN then."""
-    return STIMULUS_DEGREES.get(str(responses.request.get("dataset")), float("nan"))
+    said = responses.request.get("degrees")
+    return STIMULUS_DEGREES.get(str(responses.request.get("dataset")), float("nan")) if said is None else float(said)
 
 
 def measured_fields(responses: Responses, nsd_root: Path | None) -> tuple[Retinotopy | None, str]:
@@ -109,6 +112,8 @@ def measured_fields(responses: Responses, nsd_root: Path | None) -> tuple[Retino
     if nsd_root is None or not nsd_root.exists():
         return None, "no NSD root is at hand; with --nsd-root, fields are compared with those measured"
     found = open_dataset(nsd_root).of_request(responses.request).retinotopy(responses.subject, responses.areas)
+    if found is None and nsd_root.is_file():
+        return None, f"{nsd_root} holds no measured fields"
     if found is None:
         return None, f"no measured fields (prf_eccentricity.nii.gz) of subject {responses.subject} under {nsd_root}"
     return found, ""

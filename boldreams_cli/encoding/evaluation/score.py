@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ from boldreams_cli.encoding.evaluation.statistics import (
     p_of_r,
     pearson_r,
     permutation_p,
-    single_trial_ceiling,
 )
 from boldreams_cli.encoding.model.full import store_of
 from boldreams_cli.encoding.model.spec import FittedModel
@@ -91,6 +90,7 @@ class Measured:
     betas : (n, voxels) averaged over repeats.
     ncsnr : (voxels,) float32, NaN where it is not known.
     trials : () -> (T,) place of each trial's image among the images, and its betas (T, voxels).
+    averaged : presentations that the rows of betas are averages of; each of one by default.
     """
 
     images: NDArray[np.integer]
@@ -98,6 +98,7 @@ class Measured:
     betas: Tensor
     ncsnr: NDArray[np.float32]
     trials: Callable[[], tuple[NDArray[np.integer], NDArray[np.float32]]]
+    averaged: NDArray[np.integer] = field(default_factory=lambda: np.ones(1, np.int64))
 
 
 def of_prediction(
@@ -112,6 +113,8 @@ def of_prediction(
 
     betas = torch.from_numpy(responses.mean_betas(images))
     measured = Measured(images, responses.repeats(images), betas, responses.ncsnr, trials)
+    if responses.trial_repeats is not None:
+        measured = replace(measured, averaged=responses.trial_repeats[responses.trial_test])
     return of_measured(model, responses, measured, prediction, permutations, permutation_seed)
 
 
@@ -139,7 +142,7 @@ def of_measured(
         r_single=_single_trials(prediction, *measured.trials()),
         ncsnr=measured.ncsnr,
         ceiling=ceiling,
-        ceiling_single=np.sqrt(single_trial_ceiling(measured.ncsnr)),
+        ceiling_single=np.sqrt(noise_ceiling(measured.ncsnr, measured.averaged)),
         r_se=r_se,
         p=p,
         influences=found,

@@ -6,22 +6,21 @@ import csv
 import io
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError
+from boldreams_cli.data.maps import place_columns, write_map
 from boldreams_cli.data.outside import OutsideTest
-from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.identity import FORMAT, key_of
 from boldreams_cli.encoding.evaluation.influences import ALL, INFLUENCES
 from boldreams_cli.encoding.evaluation.scores import Scores
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.files import read_json, write_json, write_text, written_whole
+from boldreams_cli.files import read_json, write_json, write_text
 
-SCORES, AREAS, VOXELS, MAP = "scores.json", "rois.csv", "voxels.csv", "correlation.nii.gz"
-MAPS = {MAP: "r", "ceiling.nii.gz": "ceiling", "r_over_ceiling.nii.gz": "r_over_ceiling", "q.nii.gz": "q"}
+SCORES, AREAS, VOXELS = "scores.json", "rois.csv", "voxels.csv"
+MAPS = {"correlation": "r", "ceiling": "ceiling", "r_over_ceiling": "r_over_ceiling", "q": "q"}
 COLUMNS = {  # of AREAS, and what they are in JSON
     "roi": "roi",
     "voxels": "voxels",
@@ -42,7 +41,7 @@ COLUMNS = {  # of AREAS, and what they are in JSON
     "accuracy_voxels": "accuracy_voxels",
     "below_floor": "below_floor",
 }
-FIELD_MAPS = {f"field_{name}.nii.gz": name for name in ("eccentricity", "angle", "size")}
+FIELD_MAPS = {f"field_{name}": name for name in ("eccentricity", "angle", "size")}
 ARRAYS = ("r", "r_single", "ceiling", "ceiling_single")
 NOT_SHOWN = ("format", "key", "weights_digest", "excluded_voxels", *ARRAYS)  # of SCORES, in the object on stdout
 
@@ -59,14 +58,14 @@ def save(scores: Scores) -> None:
     maps = {named(name, test): getattr(scores, values) for name, values in MAPS.items()}
     if scores.fields.maps is not None:
         maps |= {name: scores.fields.maps[values] for name, values in FIELD_MAPS.items()}
+    units = scores.responses.units
     said, areas, voxels, moves = (folder / named(name, test) for name in (SCORES, AREAS, VOXELS, INFLUENCES))
-    scores.files = [said, areas, voxels, moves, *(folder / name for name in maps)]
+    scores.files = [said, areas, voxels, moves]
     write_text(areas, _area_table(scores))
     write_text(voxels, _voxel_table(scores))
     scores.influences.save(folder, scores.key, moves.name)
     for name, values in maps.items():
-        with written_whole(folder / name) as temporary:
-            nibabel.save(volume(scores.responses, values), temporary)
+        scores.files += write_map(folder, name, units, values)
     kind = spec.recipe or spec.readout
     scores.files += plots.accuracy(
         folder / named("figures", test),
@@ -143,10 +142,11 @@ def _voxel_table(scores: Scores) -> str:
         "r_over_ceiling": scores.r_over_ceiling,
         **scores.fields.columns(),
     }
-    form = "%d,%d,%d,%s" + ",%.7g" * len(columns)
-    places = scores.responses.voxels.T.tolist()
-    rows = zip(*places, _areas_of_voxels(scores), *(values.tolist() for values in columns.values()), strict=True)
-    return "\n".join([",".join(["x", "y", "z", "areas", *columns]), *(form % row for row in rows), ""])
+    places = place_columns(scores.responses.units)
+    form = "%s,%s,%s,%s" + ",%.7g" * len(columns)
+    numbers = (values.tolist() for values in columns.values())
+    rows = zip(*places.values(), _areas_of_voxels(scores), *numbers, strict=True)
+    return "\n".join([",".join([*places, "areas", *columns]), *(form % row for row in rows), ""])
 
 
 def _areas_of_voxels(scores: Scores) -> list[str]:
@@ -162,10 +162,3 @@ def _areas_of_voxels(scores: Scores) -> list[str]:
 def _quoted(cell: str) -> str:
     """A cell of a CSV file, for labels that a table spells with commas or quotes."""
     return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in ',"\n') else cell
-
-
-def volume(responses: Responses, values: NDArray[np.floating]) -> nibabel.Nifti1Image:
-    """(voxels,) values in the subject's space, NaN outside the voxels."""
-    filled = np.full(responses.shape, np.nan, dtype=np.float32)
-    filled[tuple(responses.voxels.T)] = values
-    return nibabel.Nifti1Image(filled, responses.affine)

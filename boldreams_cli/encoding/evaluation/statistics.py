@@ -250,20 +250,6 @@ def noise_ceiling(ncsnr: NDArray[np.floating], repeats: NDArray[np.number]) -> N
     return signal / (signal + np.mean(1 / np.asarray(repeats, dtype=np.float64)))
 
 
-def single_trial_ceiling(ncsnr: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Explainable share of the variance of single trials: `noise_ceiling` of one trial an image.
-
-    Parameters
-    ----------
-    ncsnr : (voxels,) noise-ceiling signal-to-noise ratio.
-
-    Returns
-    -------
-    (voxels,) in [0, 1); NaN where ncsnr is.
-    """
-    return noise_ceiling(ncsnr, np.ones(1))
-
-
 def mean_and_error(values: NDArray[np.floating]) -> tuple[float, float]:
     """Mean and standard error over voxels, of those that are numbers (paper, figure 2).
 

@@ -146,7 +146,7 @@ def rank_for(
     backbone : with weights; moved to `device` for the pass.
     held : stores made with these weights.
     images : resized stimuli.
-    training : sorted nsdIds of the training images: never test images.
+    training : sorted image ids of the training images: never test images.
     device : to compute on.
     stop : looked at after each batch of that pass.
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress, size
-from boldreams_cli.data.dataset import Dataset, Stimuli
+from boldreams_cli.data.dataset import Dataset, Pictures, Stimuli
 from boldreams_cli.features.preprocessing import Preprocessing
 from boldreams_cli.files import fingerprint, free_bytes, locked, read_json, write_json, written_whole
 
@@ -87,7 +86,7 @@ def resized_images(
     cache : folder that holds or will hold them.
     dataset : that has the images.
     preprocessing : of the backbone; only its size matters here.
-    images : sorted nsdIds, all that the subject was shown.
+    images : sorted image ids, all that the subject was shown.
     stop : looked at after each block of images.
 
     Raises
@@ -133,7 +132,7 @@ def _content(stimuli: Stimuli, ids: Sequence[int], stop: StopFlag) -> str:
     with progress("compare stimuli", len(ids), "images") as shown:
         for start in range(0, len(ids), BLOCK):
             block = stimuli.read(ids[start : start + BLOCK])
-            hashed.update(np.ascontiguousarray(block).data)
+            _take_in(hashed, block)
             shown.advance(len(block))
             stop.check("nothing was trained yet")
     return hashed.hexdigest()
@@ -154,9 +153,15 @@ def _write(path: Path, stimuli: Stimuli, preprocessing: Preprocessing, ids: Sequ
         np.lib.format.write_array_header_1_0(stream, header)
         with progress("resize stimuli", len(ids), "images") as shown:
             for start in range(0, len(ids), BLOCK):
-                block = np.ascontiguousarray(stimuli.read(ids[start : start + BLOCK]))
-                hashed.update(block.data)
-                stream.write(preprocessing.resize(torch.from_numpy(block)).contiguous().numpy().data)
+                block = stimuli.read(ids[start : start + BLOCK])
+                _take_in(hashed, block)
+                stream.write(preprocessing.resize_all(block).contiguous().numpy().data)
                 shown.advance(len(block))
                 stop.check("nothing was trained yet")
     return hashed.hexdigest()
+
+
+def _take_in(hashed: Any, images: Pictures) -> None:
+    """Add the bytes of images to a hash."""
+    for image in images:
+        hashed.update(np.ascontiguousarray(image).data)

@@ -28,7 +28,7 @@ def rank_images(
     ----------
     backbone : with weights, on its device, in evaluation mode.
     images : resized, that hold the training images.
-    training : sorted nsdIds of the training images: never test images.
+    training : sorted image ids of the training images: never test images.
     stop : looked at after each batch.
 
     Returns
@@ -72,7 +72,7 @@ def rank_filters(store: FeatureStore, images: NDArray[Any]) -> dict[str, tuple[N
     Parameters
     ----------
     store : with spatial means of those images.
-    images : nsdIds.
+    images : image ids.
 
     Returns
     -------

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing
+from boldreams_cli.data.subjects import Subject, folder_of
 from boldreams_cli.encoding.model.spec import READABLE, ModelSpec, old_recipe
 from boldreams_cli.features.feature_store import folder_name
 from boldreams_cli.files import read_json
@@ -28,7 +29,7 @@ def model_folder(cache: Path, spec: ModelSpec) -> Path:
     """
     kind = spec.recipe or spec.readout
     name = f"percent-{spec.percent:g}-{kind}" + ("-finetuned" if spec.finetuned else "")
-    parent = cache / "models" / f"subj{spec.subject:02d}" / folder_name(spec.backbone)
+    parent = cache / "models" / folder_of(spec.subject) / folder_name(spec.backbone)
     short = parent / f"{name}-{spec.key[:6]}"
     other = _spec(short)
     return short if other is None or other["key"] in ("", spec.key) else parent / f"{name}-{spec.key}"
@@ -62,7 +63,7 @@ class ModelRow:
     """
 
     folder: Path
-    subject: int
+    subject: Subject
     backbone: str
     percent: float
     readout: str
@@ -99,7 +100,7 @@ def find_models(cache: Path, **selectors: Any) -> list[ModelRow]:
     Rows, ordered by folder. A folder whose spec cannot be read is no model.
     """
     found = []
-    for path in sorted((cache / "models").glob("subj*/*/*/spec.json")):
+    for path in sorted((cache / "models").glob("*/*/*/spec.json")):
         if path.parent.name.startswith("."):
             continue
         spec = _spec(path.parent)

@@ -85,7 +85,7 @@ def predict_stored(
     Parameters
     ----------
     model, store : that belong together.
-    images : nsdIds.
+    images : image ids.
     device : to compute on.
     memory : bytes that maps may take.
 

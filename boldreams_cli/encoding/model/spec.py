@@ -12,6 +12,7 @@ import torch
 
 from boldreams_cli import __version__
 from boldreams_cli.console import BoldreamsError, MismatchError, logger
+from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding.inputs.layout import Group
 from boldreams_cli.encoding.model.weights import ReadoutWeights
 from boldreams_cli.files import digest, fingerprint, read_json, write_json
@@ -28,7 +29,7 @@ class ModelSpec:
 
     Parameters
     ----------
-    subject : number.
+    subject : number or name.
     backbone : name in the registry.
     backbone_weights : ``digest`` (SHA-256 of the tensors in use) and ``source`` (what ``--weights`` was). Of a
         finetuned model: the digest of ``backbone.safetensors``, and ``start``, that of the weights at ``source``.
@@ -50,7 +51,7 @@ class ModelSpec:
     versions : of the software.
     """
 
-    subject: int
+    subject: Subject
     backbone: str
     backbone_weights: dict[str, str]
     preprocessing: dict[str, Any]

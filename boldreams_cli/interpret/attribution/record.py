@@ -104,7 +104,7 @@ class Place:
     Parameters
     ----------
     folder : of all targets.
-    nsd_root : to read nsdIds from.
+    nsd_root : to read image ids from.
     chosen : whether the user named the folder.
     overwrite : whether to compute again what is done, and to replace others in a folder that the user named.
     """

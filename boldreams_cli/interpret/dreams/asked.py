@@ -34,7 +34,7 @@ class Asked:
     voxel : its place, or the area whose best voxel is meant.
     filter_ : ``LAYER:K``.
     folder : to write; of several areas, a folder in it each.
-    start : nsdId or file of a photograph.
+    start : image id or file of a photograph.
     """
 
     rois: tuple[str, ...] = ()
@@ -138,11 +138,11 @@ class Asked:
         if self.start is None:
             return None
         if self.start in ("test", "train") or Path(self.start).expanduser().is_dir():
-            raise ChoiceError(f"--start takes one nsdId or picture, not {self.start}")
+            raise ChoiceError(f"--start takes one image id or picture, not {self.start}")
         try:
             (wanted,) = find_images([self.start], lambda: None)  # type: ignore[arg-type, return-value]
         except ChoiceError as error:
-            raise ChoiceError(f"no image {self.start!r}: --start takes an nsdId or a file") from error
+            raise ChoiceError(f"no image {self.start!r}: --start takes an image id or a file") from error
         (picture,) = read_images([wanted], sources.nsd_root)
         resized = full.backbone.entry.preprocessing.resize(torch.from_numpy(picture)[None])
         pixels = resized.to(full.backbone.device).float() / 255

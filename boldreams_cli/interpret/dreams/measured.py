@@ -20,7 +20,7 @@ class Largest:
 
     Parameters
     ----------
-    image : nsdId.
+    image : image id.
     beta : measured, mean over the area's voxels and the image's repeats.
     """
 
@@ -70,7 +70,7 @@ def mean_betas(
 
     Returns
     -------
-    (images,) nsdIds in ascending order and (images,) betas.
+    (images,) image ids in ascending order and (images,) betas.
     """
     places = np.flatnonzero(voxels)
     span = slice(int(places[0]), int(places[-1]) + 1)

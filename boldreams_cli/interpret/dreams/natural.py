@@ -30,7 +30,7 @@ class Natural:
 
     Parameters
     ----------
-    image : nsdId.
+    image : image id.
     response : of the target, in the full model's unit.
     score : what the objective makes of it.
     """
@@ -146,9 +146,9 @@ def pictures(images: Sequence[int], full: FullModel, nsd_root: Path | None) -> l
         return None
     try:
         with open_dataset(nsd_root).stimuli() as stimuli:
-            read = torch.from_numpy(stimuli.read(images))
+            read = stimuli.read(images)
     except BoldreamsError as error:
         logger.info("natural images are not shown beside the dreams: %s", error)
         return None
-    resized = full.backbone.entry.preprocessing.resize(read).permute(0, 2, 3, 1)
+    resized = full.backbone.entry.preprocessing.resize_all(read).permute(0, 2, 3, 1)
     return list((resized.float() / 255).numpy())

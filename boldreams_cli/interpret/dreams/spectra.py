@@ -13,6 +13,7 @@ from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.features.preprocessing import square
 from boldreams_cli.files import DAMAGED_NPZ, fingerprint, write_npz
 from boldreams_cli.interpret.dreams.parameterization import Spectrum, fast_side, measure_spectrum
 
@@ -81,11 +82,14 @@ def _measure(dataset: Dataset, sample: np.ndarray, side: int, stop: StopFlag) ->
         for second in (False, True):
             for start in range(0, len(sample), BLOCK):
                 stop.check("the mean spectrum of the stimuli was not measured yet")
-                pixels = torch.from_numpy(stimuli.read(sample[start : start + BLOCK])).permute(0, 3, 1, 2).float() / 255
-                if second:
-                    resized = functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
-                    total += measure_spectrum(resized.double() - mean[:, None, None])
-                else:
-                    mean += pixels.double().mean((2, 3)).sum(0) / len(sample)
-                shown.advance(len(pixels))
+                read = stimuli.read(sample[start : start + BLOCK])
+                # Of several sizes one at a time: such do not stack.
+                for block in [image[None] for image in read] if isinstance(read, list) else [read]:
+                    pixels = square(torch.from_numpy(block).permute(0, 3, 1, 2)).float() / 255
+                    if second:
+                        resized = functional.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
+                        total += measure_spectrum(resized.double() - mean[:, None, None])
+                    else:
+                        mean += pixels.double().mean((2, 3)).sum(0) / len(sample)
+                    shown.advance(len(pixels))
     return Spectrum((total / len(sample)).float().numpy(), mean.float().numpy())

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, logger
 from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.data.pictures import read_picture
 from boldreams_cli.data.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation.predict import find_images, read_images, read_picture
+from boldreams_cli.data.subjects import Subject, store_name
+from boldreams_cli.encoding.evaluation.predict import find_images, read_images
 from boldreams_cli.encoding.model import captions
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import clip
@@ -90,7 +92,7 @@ class Means:
 
 
 def one_picture(image: str, nsd_root: Path | None) -> Picture:
-    """The pixels of ``--image``, an nsdId or a file: (height, width, 3).
+    """The pixels of ``--image``, an image id or a file: (height, width, 3).
 
     Raises
     ------
@@ -106,7 +108,7 @@ def one_picture(image: str, nsd_root: Path | None) -> Picture:
 
 
 def _no_word() -> NoReturn:
-    raise ChoiceError("--image takes one nsdId or picture; test and train are words of boldreams predict")
+    raise ChoiceError("--image takes one image id or picture; test and train are words of boldreams predict")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class References:
     identity : what identifies them.
     count : of them.
     files : the pictures, or
-    ids : nsdIds, to be read from
+    ids : image ids, to be read from
     nsd_root : the data set there.
     """
 
@@ -137,7 +139,7 @@ class References:
 
     @classmethod
     def of_training(
-        cls, model: FittedModel | None, subject: int, cache: Path, nsd_root: Path | None, seed: int
+        cls, model: FittedModel | None, subject: Subject, cache: Path, nsd_root: Path | None, seed: int
     ) -> References:
         """A sample of a subject's training images: those of the cached responses, else those under the root."""
         dataset = open_dataset(nsd_root)
@@ -158,11 +160,11 @@ class References:
             yield (stimuli.read([number])[0] for number in self.ids)
 
 
-def _training_images(model: FittedModel | None, subject: int, cache: Path) -> NDArray[np.int32] | None:
+def _training_images(model: FittedModel | None, subject: Subject, cache: Path) -> NDArray[np.int32] | None:
     """Of the responses that the model was fitted to, or of the subject's only ones."""
     stores = complete_stores(cache, subject)
     if model is not None:
-        stores = [path for path in stores if path.name == f"subj{subject:02d}-{model.spec.responses}.zarr"]
+        stores = [path for path in stores if path.name == store_name(subject, model.spec.responses)]
     return Responses.open(stores[0]).train_images if len(stores) == 1 else None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from boldreams_cli.console import ChoiceError, StopFlag, logger
 from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import backbones
 from boldreams_cli.files import fingerprint
@@ -59,12 +60,12 @@ class Request:
     ----------
     model : fitted; needed for an area.
     areas : of its subject; None where the cache lacks its responses, so that an area cannot be looked up.
-    image, roi : what the words are for: an nsdId or file, or an area; one of them.
+    image, roi : what the words are for: an image id or file, or an area; one of them.
     score : ``cosine`` or ``contrast``.
     subject : whose training images are the reference.
     reference : a folder of pictures in their place.
     top : words to show.
-    nsd_root : to read nsdIds from.
+    nsd_root : to read image ids from.
     """
 
     means: Means
@@ -73,7 +74,7 @@ class Request:
     image: str | None
     roi: str | None
     score: str
-    subject: int | None
+    subject: Subject | None
     reference: Path | None
     top: int
     nsd_root: Path | None
@@ -111,7 +112,7 @@ class Request:
 
     @property
     def subject_name(self) -> int | str:
-        """What the words are for, for people: an nsdId, a file or an area."""
+        """What the words are for, for people: an image id, a file or an area."""
         if self.image is not None:
             return int(self.image) if self.image.isdecimal() else self.image
         assert self.roi is not None

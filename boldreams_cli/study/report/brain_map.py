@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from boldreams_cli.data.dataset import Dataset
+from boldreams_cli.data.subjects import folder_of
 from boldreams_cli.encoding.evaluation.statistics import over_ceiling
 from boldreams_cli.plots.slices import slices
 from boldreams_cli.study.report.assets import Assets, columns
@@ -203,7 +204,7 @@ def _brain(
     canonical = Canonical.of(space)
     volume, said = _background(held, subject, space, dataset)
     background = canonical.turned(volume)
-    name = f"brain-subj{subject.number:02d}"
+    name = f"brain-{folder_of(subject.number)}"
     first = maps[0]
     low, high = np.quantile(canonical.voxels[:, 2], (0.02, 0.98)).tolist()
     levels = np.unique(np.linspace(low, high, SLICES).astype(int)).tolist()

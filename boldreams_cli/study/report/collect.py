@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from boldreams_cli.data.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
+from boldreams_cli.data.subjects import Subject as SubjectName
+from boldreams_cli.data.subjects import in_order, subject_of_store
 from boldreams_cli.encoding.model.folder import ModelRow, find_models
 from boldreams_cli.files import read_json
 from boldreams_cli.interpret.products import Kept, find_products
@@ -49,8 +51,8 @@ class Model:
     products: list[Kept] = field(default_factory=list)
 
     @property
-    def subject(self) -> int:
-        """Its number."""
+    def subject(self) -> SubjectName:
+        """Its number or name."""
         return self.row.subject
 
     @property
@@ -71,7 +73,8 @@ class Model:
     @property
     def order(self) -> tuple[Any, ...]:
         """Position in lists."""
-        return self.row.backbone, self.row.finetuned, self.kind, self.row.percent, self.row.seed or 0, self.subject
+        way = self.row.backbone, self.row.finetuned, self.kind, self.row.percent, self.row.seed or 0
+        return *way, in_order(self.subject)
 
     @cached_property
     def voxel_table(self) -> dict[str, list[str]]:
@@ -112,7 +115,7 @@ class Space:
 class Subject:
     """One subject: its prepared responses, if the cache holds them, and its models, in the order of lists."""
 
-    number: int
+    number: SubjectName
     responses: dict[str, Any] | None
     space: Space | None
     models: list[Model]
@@ -158,7 +161,7 @@ class Holdings:
 def collect(cache: Path) -> Holdings:
     """Look through a cache. Weights and betas are not read."""
     findings = Findings()
-    found: dict[int, list[Model]] = {}
+    found: dict[SubjectName, list[Model]] = {}
     for row in find_models(cache):
         with findings.kept_going(row.folder, "fit it again, or remove it"):
             found.setdefault(row.subject, []).append(_model(row, findings))
@@ -166,7 +169,7 @@ def collect(cache: Path) -> Holdings:
     _say_of_sweeps(cache, findings)
     subjects = [
         _subject(cache, number, sorted(found.get(number, []), key=lambda model: model.order), findings)
-        for number in sorted(found.keys() | _prepared(cache))
+        for number in sorted(found.keys() | _prepared(cache), key=in_order)
     ]
     return Holdings(
         cache,
@@ -227,8 +230,8 @@ def _usable(kept: Kept, folder: Path, findings: Findings) -> bool:
 
 
 def _say_what_is_no_model(cache: Path, known: Iterable[Path], findings: Findings) -> None:
-    there = set(known) | set((cache / "models").glob("subj*/*/.*"))
-    for folder in sorted(set((cache / "models").glob("subj*/*/*")) - there):
+    there = set(known) | set((cache / "models").glob("*/*/.*"))
+    for folder in sorted(set((cache / "models").glob("*/*/*")) - there):
         if (folder / "spec.json").is_file():
             findings.error(folder, "its spec.json cannot be read", "fit it again, or remove it")
         elif any(folder.glob("checkpoint*")) or (folder / "spans").is_dir():
@@ -249,12 +252,12 @@ def _say_of_sweeps(cache: Path, findings: Findings) -> None:
                 findings.warn(study.name, said, "the same `boldreams sweep` runs what is missing")
 
 
-def _prepared(cache: Path) -> set[int]:
-    names = (path.name for path in (cache / "responses").glob("subj[0-9][0-9]-*.zarr"))
-    return {int(name[4:6]) for name in names}
+def _prepared(cache: Path) -> set[SubjectName]:
+    found = (subject_of_store(path.name) for path in (cache / "responses").glob("*.zarr"))
+    return {subject for subject in found if subject is not None}
 
 
-def _subject(cache: Path, number: int, models: list[Model], findings: Findings) -> Subject:
+def _subject(cache: Path, number: SubjectName, models: list[Model], findings: Findings) -> Subject:
     wanted = Counter(str(model.spec.get("responses")) for model in models)
     if len(wanted) > 1:
         said = f"its models were fitted to {len(wanted)} different sets of responses; they are not comparable"
@@ -267,7 +270,8 @@ def _subject(cache: Path, number: int, models: list[Model], findings: Findings) 
         with findings.kept_going(path, f"`boldreams prepare --subject {number}`"):
             opened = Responses.open(path)
             areas = {name: opened.areas.select(name) for name in opened.areas.counts()}
-            return Subject(number, _described(opened), Space(opened.shape, opened.affine, opened.voxels, areas), models)
+            space = Space(opened.shape, opened.affine, opened.voxels, areas) if opened.areas.space is None else None
+            return Subject(number, _described(opened), space, models)
     if not stores:
         said = "the cache does not hold its responses: no split, and a map only where scores have voxel tables"
         findings.warn(f"subject {number}", said, f"`boldreams prepare --subject {number}`")
@@ -280,7 +284,13 @@ def _subject(cache: Path, number: int, models: list[Model], findings: Findings) 
 def _described(responses: Responses) -> dict[str, Any]:
     repeats = responses.repeats(responses.test_images)
     ncsnr = responses.ncsnr[np.isfinite(responses.ncsnr)]
-    facts = {"mask": responses.mask, "test_repeats": float(repeats.mean()), "fingerprint": responses.fingerprint}
+    facts = {
+        "dataset": responses.request.get("dataset"),
+        "zscore": responses.request.get("zscore", "session"),
+        "mask": responses.mask,
+        "test_repeats": float(repeats.mean()),
+        "fingerprint": responses.fingerprint,
+    }
     return responses.summary() | facts | {"ncsnr_median": float(np.median(ncsnr)) if len(ncsnr) else None}
 
 

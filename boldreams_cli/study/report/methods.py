@@ -11,8 +11,9 @@ from typing import Any
 
 from boldreams_cli import __version__
 from boldreams_cli.data.sessions import ranges
+from boldreams_cli.data.subjects import folder_of
 from boldreams_cli.study.report.assets import listed
-from boldreams_cli.study.report.collect import Holdings, Model
+from boldreams_cli.study.report.collect import Holdings, Model, Subject
 from boldreams_cli.study.report.references import REFERENCES
 
 NUMBER = re.compile(r"\[\[(\w+)\]\]")
@@ -112,21 +113,38 @@ def _data(held: Holdings, text: Methods) -> Iterator[str]:
         names = ("train_trials", "train_images", "test_trials", "test_images", "voxels")
         values = (said["train"]["trials"], said["train"]["images"], said["test"]["trials"], said["test"]["images"],
                   said["voxels"])  # fmt: skip
-        at = {key: text.number(f"subj{number:02d}_{key}", value) for key, value in zip(names, values, strict=True)}
+        name = _slug(folder_of(number))
+        at = {key: text.number(f"{name}_{key}", value) for key, value in zip(names, values, strict=True)}
+        sessions = "" if said["zscore"] == "training" else f" (sessions {ranges(said['sessions'])})"
         sentences.append(
-            f"subject {number} (sessions {ranges(said['sessions'])}): {at['train_trials']} trials of "
+            f"subject {number}{sessions}: {at['train_trials']} trials of "
             f"{at['train_images']} images for training and {at['test_trials']} trials of {at['test_images']} images "
             f"for testing, {at['voxels']} voxels"
         )
-    kinds = {str((subject.responses or {}).get("preparation") or "") for subject in prepared}
+    kinds = {str(said.get("preparation") or "") for said in
+             (subject.responses or {} for subject in prepared) if said.get("dataset") != "file"}  # fmt: skip
     betas = listed([f"of {kind}" if kind else "in the 1.8 mm functional space" for kind in sorted(kinds)])
-    masks = {str((subject.responses or {})["mask"] or "the union of all visual areas") for subject in prepared}
-    yield (
-        "Responses to natural images were read from files in the layout of the Natural Scenes Dataset [@nsd]: "
-        f"single-trial betas {betas}, z-scored for each voxel and session. The images that all "
-        f"subjects saw were held out for testing. Of {'; '.join(sentences)}. Voxels were those of "
-        f"{listed(sorted(masks))}."
-    )
+    masks = {str((subject.responses or {})["mask"] or _everything(subject)) for subject in prepared}
+    own = [said for subject in prepared if (said := subject.responses or {})["dataset"] == "file"]
+    parts = []
+    if len(own) < len(prepared):
+        parts.append(
+            "Responses to natural images were read from files in the layout of the Natural Scenes Dataset [@nsd]: "
+            f"single-trial betas {betas}, z-scored for each voxel and session. The images that all "
+            "subjects saw were held out for testing."
+        )
+    if own:
+        ways = {"given": "as they were given, z-scored", "session": "z-scored for each voxel and session",
+                "training": "z-scored for each voxel by the training trials"}  # fmt: skip
+        how = listed(sorted({ways[said["zscore"]] for said in own}))
+        parts.append(f"Responses to images were read from data files, {how}. Some images were held out for testing.")
+    yield " ".join([*parts, f"Of {'; '.join(sentences)}. Voxels were those of {listed(sorted(masks))}."])
+
+
+def _everything(subject: Subject) -> str:
+    """What is used of a subject without a mask."""
+    own = (subject.responses or {}).get("dataset") == "file"
+    return "the whole data file" if own else "the union of all visual areas"
 
 
 def _models(models: list[Model], text: Methods) -> str:

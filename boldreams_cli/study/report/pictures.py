@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from boldreams_cli.data.retinotopy import STIMULUS_DEGREES
+from boldreams_cli.data.subjects import folder_of
 from boldreams_cli.files import DAMAGED_NPZ
 from boldreams_cli.interpret.attribution.methods import DEFAULT as METHOD
 from boldreams_cli.interpret.dreams.eccentricity import Profile, litmus, radial_profile
@@ -119,7 +120,7 @@ def _grids(assets: Assets, subject: Subject, name: str, title: str, rows: Sequen
     parts = [labels[start : start + MOST_COLUMNS] for start in range(0, len(labels), MOST_COLUMNS)]
     grids: list[Grid] = []
     for number, part in enumerate(parts, 1):
-        stem = f"{name}-subj{subject.number:02d}" + (f"-{number}" if len(parts) > 1 else "")
+        stem = f"{name}-{folder_of(subject.number)}" + (f"-{number}" if len(parts) > 1 else "")
         of_part = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
         heading = f"Subject {subject.number}: {title.lower()}{of_part}"
         listed = [{"row": row, "column": column, "value": found[row, column].value, "file": found[row, column].file}
@@ -128,7 +129,7 @@ def _grids(assets: Assets, subject: Subject, name: str, title: str, rows: Sequen
         pixels = [[_pixels(found.get((row, column))) for column in part] for row in rows]
         files = assets.drawing(stem, _drawn(pixels, rows, part)) | assets.table(table, on_page=False)
         cells = [(row, [_cell(found.get((row, column)), assets) for column in part]) for row in rows]
-        first = number == 1 and not any(grid.opened for grid in grids) and subject.number >= 0
+        first = number == 1 and not any(grid.opened for grid in grids)
         grids.append(Grid(stem, heading, "", part, cells, files, opened=first))
     return grids
 
@@ -189,7 +190,7 @@ def _profiles(assets: Assets, subject: Subject, profiles: dict[str, dict[str, Pr
     rings = [key for key in dict.fromkeys(key for row in rows for key in row) if key[0].isdigit()]
     heads = (("mean_radius", "mean distance, degrees", 2), ("rank_correlation", "rank correlation of the model", 2))
     table = Table(
-        f"contrast-subj{subject.number:02d}",
+        f"contrast-{folder_of(subject.number)}",
         "contrast of the eccentricity dreams by distance from the middle in degrees, relative to its mean",
         columns(("model", "model"), ("area", "area"), *heads, *((key, f"{float(key):.2f}°", 2) for key in rings)),
         rows,

@@ -1,0 +1,173 @@
+"""Prepared responses of a data file: z-scored as it says, split, with ceilings of every kind; named when it changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.stats
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError
+from boldreams_cli.data.checking import check_inputs
+from boldreams_cli.data.choosing import responses_for, root_of
+from boldreams_cli.data.neutral.ceilings import ncsnr_of
+from boldreams_cli.data.neutral.contents import test_images as images_of_the_test
+from boldreams_cli.data.neutral.maker import DataFiles
+from boldreams_cli.data.neutral.reading import open_file
+from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.data.units import VertexUnits
+from boldreams_cli.encoding.evaluation.statistics import noise_ceiling
+
+from .conftest import Arrays, Write
+
+
+def test_betas_are_z_scored_by_session_and_trials_put_in_order(written: Write, arrays: Arrays, tmp_path: Path) -> None:
+    responses = open_dataset(written()).prepare("CSI1", tmp_path / "cache")
+    order = np.argsort(arrays["sessions"], kind="stable")
+    wanted = np.concatenate([scipy.stats.zscore(arrays["betas"][arrays["sessions"] == s], axis=0) for s in (1, 3)])
+    assert responses.sessions == [1, 3]
+    assert np.array_equal(responses.trial_images, arrays["trial_image"][order])
+    assert np.array_equal(responses.trial_test, arrays["test"][order])
+    assert np.allclose(responses.read_betas(), wanted, atol=1e-5)
+    assert np.array_equal(responses.voxels, arrays["units"].ijk)
+    assert responses.path.name.startswith("CSI1-")
+    assert responses.areas.counts() == {"V1": 4, "a long name": 6}
+    assert np.allclose(responses.ncsnr, arrays["ceiling"])
+    assert responses.units.kind == "voxel"
+
+
+def test_some_sessions_and_a_mask(written: Write, arrays: Arrays, tmp_path: Path) -> None:
+    responses = open_dataset(written()).prepare("CSI1", tmp_path / "cache", sessions="3", mask="V1")
+    wanted = scipy.stats.zscore(arrays["betas"][arrays["sessions"] == 3][:, :4], axis=0)
+    assert np.allclose(responses.read_betas(), wanted, atol=1e-5)
+    with pytest.raises(ChoiceError, match="no session 2; there: 1, 3"):
+        open_dataset(written()).prepare("CSI1", tmp_path / "cache", sessions="2,3")
+    with pytest.raises(ChoiceError, match="no area 'V7'"):
+        open_dataset(written()).prepare("CSI1", tmp_path / "cache", mask="V7")
+
+
+def test_without_sessions_the_training_trials_decide_the_scale(written: Write, arrays: Arrays, tmp_path: Path) -> None:
+    responses = open_dataset(written(sessions=None)).prepare("CSI1", tmp_path / "cache")
+    train = arrays["betas"][~arrays["test"]].astype(float)
+    wanted = (arrays["betas"] - train.mean(0)) / train.std(0)
+    assert np.allclose(responses.read_betas(), wanted, atol=1e-5)
+    assert np.allclose(responses.read_betas(~responses.trial_test).mean(0), 0, atol=1e-6)
+
+
+def test_betas_that_are_z_scored_are_taken_as_they_are(written: Write, arrays: Arrays, tmp_path: Path) -> None:
+    responses = open_dataset(written(zscored=True, sessions=None)).prepare("CSI1", tmp_path / "cache")
+    assert np.array_equal(responses.read_betas(), arrays["betas"])
+
+
+def test_the_images_held_out_depend_on_their_names_alone(written: Write, arrays: Arrays, tmp_path: Path) -> None:
+    names = [f"{number:03d}.jpg" for number in range(40)]
+    shown, turned = np.arange(40), np.arange(40)[::-1]
+    more = {"sessions": None, "test": None, "betas": np.random.default_rng(1).normal(size=(40, 12))}
+    pixels = np.zeros((40, 4, 4, 3), np.uint8)
+    one = open_file(written("a.h5", trial_image=shown, image_names=names, pixels=pixels, **more))
+    other = open_file(written("b.h5", trial_image=shown, image_names=names[::-1], pixels=pixels, **more))
+    assert images_of_the_test(one).sum() == 4
+    assert np.array_equal(images_of_the_test(one), images_of_the_test(other)[turned])
+    responses = open_dataset(tmp_path / "a.h5").prepare("CSI1", tmp_path / "cache")
+    assert len(responses.test_images) == 4
+
+
+def test_presentations_that_were_averaged_count(written: Write, arrays: Arrays, tmp_path: Path) -> None:
+    repeats = np.arange(1, 17)
+    responses = open_dataset(written(zscored=True, sessions=None, repeats=repeats)).prepare("CSI1", tmp_path / "cache")
+    assert responses.repeats([0, 1, 7]).tolist() == [1 + 9, 2 + 10, 8 + 16]
+    wanted = (1 * arrays["betas"][0] + 9 * arrays["betas"][8].astype(float)) / 10
+    assert np.allclose(responses.mean_betas([0])[0], wanted, atol=1e-5)
+    plain = open_dataset(written(zscored=True, sessions=None)).prepare("CSI1", tmp_path / "cache")
+    assert plain.repeats([0, 1]).tolist() == [2, 2]
+    assert np.allclose(plain.mean_betas([0])[0], arrays["betas"][[0, 8]].mean(0), atol=1e-6)
+
+
+def test_ceilings_of_every_kind_are_the_ceilings_that_a_score_compares_with() -> None:
+    ncsnr = np.array([0.0, 0.3, 1.0, 2.5])
+    repeats = np.array([3, 3, 2, 10])
+    single = 100 * noise_ceiling(ncsnr, np.ones(1))
+    whole = 100 * noise_ceiling(ncsnr, repeats)
+    assert np.allclose(ncsnr_of(ncsnr, "ncsnr", repeats), ncsnr)
+    assert np.allclose(ncsnr_of(single, "single-trial", repeats), ncsnr, atol=1e-6)
+    assert np.allclose(ncsnr_of(whole, "test-set", repeats), ncsnr, atol=1e-6)
+    assert np.isnan(ncsnr_of(np.array([-1, 100, 120, np.nan]), "test-set", repeats)).all()
+    assert np.isnan(ncsnr_of(np.array([-1.0]), "ncsnr", repeats)).all()
+
+
+def test_a_test_set_ceiling_counts_all_presentations(written: Write, tmp_path: Path) -> None:
+    percent = np.full(12, 50.0)
+    path = written(ceiling=percent, ceiling_kind="test-set", repeats=np.full(16, 3))
+    responses = open_dataset(path).prepare("CSI1", tmp_path / "cache")
+    repeats = responses.repeats(responses.test_images)
+    assert repeats.tolist() == [6, 6]
+    assert np.allclose(noise_ceiling(responses.ncsnr, repeats), 0.5, atol=1e-6)
+
+
+def test_vertices_keep_their_place(written: Write, tmp_path: Path) -> None:
+    sides, numbers = np.array(["L", "R"] * 6), np.arange(12) // 2 * 3
+    path = written(units=VertexUnits("fsaverage5", sides, numbers))
+    responses = open_dataset(path).prepare("CSI1", tmp_path / "cache")
+    assert isinstance(responses.units, VertexUnits)
+    assert np.array_equal(responses.units.hemisphere, sides)
+    assert np.array_equal(responses.units.vertex, numbers)
+    assert responses.units.space == "fsaverage5"
+    with pytest.raises(ChoiceError, match="vertices of fsaverage5"):
+        responses.areas.select("mask.nii.gz")
+
+
+def test_a_file_that_moved_is_the_same_and_one_that_changed_is_named(
+    written: Write, arrays: Arrays, tmp_path: Path
+) -> None:
+    path, cache = written(), tmp_path / "cache"
+    made = open_dataset(path).prepare("CSI1", cache)
+    assert root_of(cache, "CSI1", None) == path
+    moved = path.rename(tmp_path / "moved.h5")
+    assert responses_for(cache, "CSI1", moved).path == made.path
+    assert responses_for(cache, "CSI1", None).path == made.path  # the file is gone: as it was made
+    betas = arrays["betas"].copy()
+    betas[0] += 1
+    written("moved.h5", betas=betas)
+    with pytest.raises(MismatchError, match="betas of session 3"):
+        check_inputs(made, open_dataset(moved))
+    betas = arrays["betas"].copy()
+    betas[2, 5] += 1  # in no sample: found because the file's time of change is another
+    written("moved.h5", betas=betas)
+    with pytest.raises(MismatchError, match=r"(other betas|other inputs)"):
+        check_inputs(made, open_dataset(moved))
+    written("moved.h5", areas={"V1": np.arange(12) < 5})
+    with pytest.raises(MismatchError, match="areas"):
+        responses_and_check(cache, moved)
+
+
+def responses_and_check(cache: Path, path: Path) -> None:
+    (store,) = (cache / "responses").glob("CSI1-*.zarr")
+    from boldreams_cli.data.responses import Responses
+
+    check_inputs(Responses.open(store), open_dataset(path))
+
+
+def test_nothing_is_written_of_a_file_with_a_mistake(written: Write, tmp_path: Path) -> None:
+    path = written(pixels=None, image_paths=[f"{number}.png" for number in range(8)])
+    with pytest.raises(BoldreamsError, match=r"images/path: there is no .*0\.png \(and 7 more\)"):
+        open_dataset(path).prepare("CSI1", tmp_path / "cache")
+    with h5py.File(path, "a") as file:
+        del file["trial/image"]
+    with pytest.raises(BoldreamsError, match="trial/image is missing"):
+        open_dataset(path).prepare("CSI1", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_file_is_one_subjects(written: Write, tmp_path: Path) -> None:
+    path = written()
+    assert DataFiles(path).subjects() == ["CSI1"]
+    with pytest.raises(ChoiceError, match="is of subject CSI1, not CSI2"):
+        DataFiles(path).request("CSI2")
+    with pytest.raises(ChoiceError, match="is of subject CSI1, not 1"):
+        root_of(tmp_path, 1, path)
+    with pytest.raises(ChoiceError, match="give its file with --data"):
+        responses_for(tmp_path / "cache", "CSI1", None)
+    with pytest.raises(BoldreamsError, match="no captions"):
+        DataFiles(path).captions([0])
