@@ -19,7 +19,7 @@ from boldreams_cli.data.neutral.images import names_identity
 from boldreams_cli.data.neutral.reading import REMEDY, DataFile
 from boldreams_cli.data.sessions import parse_sessions
 from boldreams_cli.data.units import VertexUnits
-from boldreams_cli.files import reading
+from boldreams_cli.files import reading, to_json
 
 ONLY = 1  # the number of the session, where there are none
 HELD_OUT = 0.1  # share of the images that is the test, where no trial is marked
@@ -117,7 +117,7 @@ def request_for(data: DataFile, sessions: str | None, mask: str | None) -> dict[
     units = data.units
     meshes = [units.space, units.vertices] if isinstance(units, VertexUnits) else [list(units.shape)]
     ceiling = data.ceiling
-    return {
+    request: dict[str, Any] = {
         "dataset": "file",
         "subject": data.subject,
         "sessions": chosen,
@@ -132,6 +132,8 @@ def request_for(data: DataFile, sessions: str | None, mask: str | None) -> dict[
         "degrees": data.degrees,
         "betas": _betas_identity(data, chosen),
     }
+    read: dict[str, Any] = to_json(request)  # as it is when it was stored and read
+    return read
 
 
 def _betas_identity(data: DataFile, sessions: list[int]) -> dict[str, Any]:

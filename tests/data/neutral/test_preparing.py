@@ -124,6 +124,7 @@ def test_a_file_that_moved_is_the_same_and_one_that_changed_is_named(
     path, cache = written(), tmp_path / "cache"
     made = open_dataset(path).prepare("CSI1", cache)
     assert root_of(cache, "CSI1", None) == path
+    check_inputs(made, open_dataset(path))  # nothing differs
     moved = path.rename(tmp_path / "moved.h5")
     assert responses_for(cache, "CSI1", moved).path == made.path
     assert responses_for(cache, "CSI1", None).path == made.path  # the file is gone: as it was made
