@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ from boldreams_cli import __version__
 
 # Name -> what it does, for the group's help without importing anything.
 COMMANDS = {
+    "import": "Write a subject of a public data set into one neutral file.",
     "validate": "Say what is missing or odd in a data file of your own.",
     "prepare": "Bring betas, masks, areas and split of a subject into the cache.",
     "extract": "Compute a backbone's ReLU maps of the subjects' images, once.",
@@ -33,6 +35,13 @@ COMMANDS = {
 }
 
 
+def load(name: str) -> click.Command:
+    """Import a command; one whose name is a word of Python's has an underscore after it in the code."""
+    plain = f"{name}_" if keyword.iskeyword(name) else name
+    command: click.Command = getattr(importlib.import_module(f"boldreams_cli.commands.{plain}"), plain)
+    return command
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name and imports the one that is called."""
 
@@ -42,9 +51,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Import one command."""
-        if name not in COMMANDS:
-            return None
-        return getattr(importlib.import_module(f"boldreams_cli.commands.{name}"), name)
+        return load(name) if name in COMMANDS else None
 
     def resolve_command(
         self, context: click.Context, args: list[str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import pty
 import re
@@ -17,13 +16,13 @@ from pathlib import Path
 import click
 import pytest
 
-from boldreams_cli.cli import COMMANDS, boldreams
+from boldreams_cli.cli import COMMANDS, boldreams, load
 from boldreams_cli.commands.options.environment import SEVERAL, SHARED, ShellCommand, ShellOption, long_name
 from tests.conftest import Run
 
 
 def commands() -> dict[str, click.Command]:
-    return {name: getattr(importlib.import_module(f"boldreams_cli.commands.{name}"), name) for name in COMMANDS}
+    return {name: load(name) for name in COMMANDS}
 
 
 def context(command: str, *arguments: str) -> dict[str, object]:

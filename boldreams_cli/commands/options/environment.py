@@ -138,9 +138,9 @@ class ShellCommand(click.Command):
                     formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 
-def command(*examples: str) -> Callable[[Command], click.Command]:
-    """Make a command of a function; the examples are shown at the end of its help."""
-    return click.command(cls=ShellCommand, examples=examples)
+def command(*examples: str, name: str | None = None) -> Callable[[Command], click.Command]:
+    """Make a command of a function, by its name or another; the examples are shown at the end of its help."""
+    return click.command(name, cls=ShellCommand, examples=examples)
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:

@@ -1,0 +1,210 @@
+"""Files of the brain decoder toolbox (bdata, HDF5): Generic Object Decoding, Deep Image Reconstruction and others.
+
+A row of ``/dataset`` is a trial. ``/metadata/value`` says, key by key, what the columns are: voxels, their places and
+areas, the session, the picture.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from boldreams_cli.console import BoldreamsError, listing, logger
+from boldreams_cli.data.importing.finding import choose_subject
+from boldreams_cli.data.importing.places import lattice
+from boldreams_cli.data.importing.recording import Asked, Importer, Recording, rows_in_memory, text
+from boldreams_cli.files import reading
+
+TRAIN, TEST = 1, 2  # DataType of one file that holds both; 3 is imagery
+NAMES = ("stimulus_name", "stimulus_id", "image_index")  # of the column that says the picture, the best first
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a subject.
+
+    Parameters
+    ----------
+    path : of the file.
+    data : its array of rows by columns.
+    values : key -> (columns,), NaN where a key says nothing.
+    voxels : (V,) the columns that are voxels.
+    rows : (T,) the rows taken.
+    shown : (T,) names of pictures.
+    test : (T,) bool.
+    sessions : (T,) from 1, None where they are not known.
+    """
+
+    path: Path
+    data: str
+    values: dict[str, NDArray[np.float64]]
+    voxels: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    shown: list[str]
+    test: NDArray[np.bool_]
+    sessions: NDArray[np.int64] | None
+    left_out: int
+
+    def places(self, *keys: str) -> NDArray[np.float64] | None:
+        """(V, 3) of three keys, None where one lacks."""
+        if not all(key in self.values for key in keys):
+            return None
+        return np.stack([self.values[key][self.voxels] for key in keys], axis=1)
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Betas of the rows taken."""
+        step = rows_in_memory(len(next(iter(self.values.values()))), 8)
+        with reading(self.path), h5py.File(self.path, "r") as file:
+            for first in range(0, int(self.rows.max()) + 1, step):
+                taken = self.rows[(self.rows >= first) & (self.rows < first + step)] - first
+                yield file[self.data][first : first + step][taken][:, self.voxels].astype(np.float32)
+
+
+def read(asked: Asked) -> Recording:
+    """Find one subject's files: of training and test, or one that holds both.
+
+    Raises
+    ------
+    BoldreamsError
+        If a file is missing or damaged, or files do not fit each other.
+    """
+    subject, paths, rest = _files(asked)
+    parts = [_part(path, phase) for path, phase in paths.items()]
+    first = parts[0]
+    xyz = first.places("voxel_x", "voxel_y", "voxel_z")
+    if xyz is None:
+        raise BoldreamsError(f"{first.path} has no keys voxel_x, voxel_y and voxel_z, which say where its voxels lie")
+    for part in parts[1:]:
+        other = part.places("voxel_x", "voxel_y", "voxel_z")
+        if other is None or not np.array_equal(xyz, other):
+            raise BoldreamsError(f"{first.path} and {part.path} hold other voxels; both must be of one subject")
+    return Recording(
+        subject=subject,
+        shown=[name for part in parts for name in part.shown],
+        test=np.concatenate([part.test for part in parts]),
+        betas=lambda: (block for part in parts for block in part.blocks()),
+        units=lattice(xyz, first.places("voxel_i", "voxel_j", "voxel_k"), asked.template, first.path),
+        zscored=False,
+        source=", ".join(str(path) for path in paths),
+        pictures=asked.images or first.path.parent,
+        sessions=_sessions(parts),
+        areas=_areas(first),
+        left_out={
+            "rows that are neither training nor test": sum(part.left_out for part in parts),
+            "files that are neither training nor test": rest,
+        },
+    )
+
+
+IMPORTER = Importer("bdata", read, frozenset({"template"}))
+
+
+def _files(asked: Asked) -> tuple[str, dict[Path, bool | None], int]:
+    """The subject's name, its files -> whether of the test (None: the rows say it), and how many others there are."""
+    source = asked.source
+    if not source.is_dir():
+        return re.split(r"[_.]", source.name)[0], {source: None}, 0
+    found = sorted(source.glob("*.h5"))
+    phases = {path: _phase(path.stem) for path in found}
+    lone = [path for path in found if "_" not in path.stem and path.stem[-1:].isdigit()]
+    there = [path.stem.split("_")[0] for path in found if phases[path] is not None] + [path.stem for path in lone]
+    subject = choose_subject(there, asked.subject, f"{source}/Subject1.h5, or *Training*.h5 and *Test*.h5 of a subject")
+    own = {path: phases[path] for path in found if path.stem.split("_")[0] == subject}
+    taken: dict[Path, bool | None] = {path: phase for path, phase in own.items() if phase is not None}
+    taken = taken or {path: None for path in lone if path.stem == subject}
+    if set(taken.values()) not in ({None}, {True, False}):
+        what = "Training" if False not in taken.values() else "Test"
+        raise BoldreamsError(f"there is no {source}/{subject}_*{what}*.h5; download it")
+    rest = [path.name for path in own if path not in taken]
+    logger.debug("neither training nor test by their names, so not taken: %s", listing(rest))
+    return subject, dict(sorted(taken.items(), key=lambda item: (bool(item[1]), item[0]))), len(rest)
+
+
+def _phase(stem: str) -> bool | None:
+    """Whether a file is of the test, by its name; None where it says neither."""
+    match = re.search(r"(train)|(test)", stem, re.IGNORECASE)
+    return match and match[2] is not None
+
+
+def _part(path: Path, test: bool | None) -> Part:
+    with reading(path), h5py.File(path, "r") as file:
+        data = next((name for name in ("dataset", "dataSet") if name in file), None)
+        meta = next((name for name in ("metadata", "metaData") if name in file), None)
+        if data is None or meta is None:
+            raise ValueError("it has no /dataset and /metadata, so it is no bdata file")
+        keys = [text(key) for key in file[meta]["key"][:]]
+        values = dict(zip(keys, np.asarray(file[meta]["value"][:], np.float64), strict=True))
+        if "VoxelData" not in values:
+            raise ValueError(f"it has no key VoxelData; only voxels are read; keys: {listing(keys)}")
+        columns = {key: np.flatnonzero(row == 1) for key, row in values.items()}
+        name = next((key for key in NAMES if len(columns.get(key, ())) == 1), None)
+        if name is None:
+            raise ValueError(f"no column says the picture; looked for the keys {', '.join(NAMES)}")
+
+        def column(key: str) -> NDArray[np.float64]:
+            return np.asarray(file[data][:, int(columns[key][0])], np.float64)
+
+        kinds = np.full(len(file[data]), TEST if test else TRAIN) if test is not None else _kinds(columns, column)
+        ids = column(name)
+        rows = np.flatnonzero(np.isin(kinds, (TRAIN, TEST)) & np.isfinite(ids))
+        shown = _names(file, name, ids[rows])
+        sessions = column("Session")[rows].astype(np.int64) if len(columns.get("Session", ())) == 1 else None
+    if not len(rows):
+        raise BoldreamsError(f"{path} holds no row of training or test with a picture")
+    return Part(
+        path, data, values, columns["VoxelData"], rows, shown, kinds[rows] == TEST, sessions, len(kinds) - len(rows)
+    )
+
+
+def _kinds(columns: dict[str, NDArray[np.int64]], column: Any) -> NDArray[np.float64]:
+    if len(columns.get("DataType", ())) != 1:
+        raise ValueError(
+            "it has no column DataType that tells training (1) from test (2); "
+            "give the folder that holds *Training*.h5 and *Test*.h5"
+        )
+    return column("DataType")
+
+
+def _names(file: h5py.File, key: str, ids: NDArray[np.float64]) -> list[str]:
+    """Names of pictures: by the file's own table; ImageNet's numbers (1518878.005958 is n01518878_5958) without one."""
+    table = file.get(f"vmap/{key}")
+    if table is not None:
+        named = {float(number): text(name[()]) for number, name in table.items()}
+        if lacking := set(ids.tolist()) - named.keys():
+            raise ValueError(f"/vmap/{key} has no name for {sorted(lacking)[0]:g}")
+        return [named[number] for number in ids.tolist()]
+    return [
+        f"{number:g}" if number == int(number) else f"n{int(number):08d}_{round(number % 1 * 1e6)}"
+        for number in ids.tolist()
+    ]
+
+
+def _sessions(parts: list[Part]) -> NDArray[np.int64] | None:
+    """Sessions of all parts, counted on from part to part: each file begins with 1."""
+    found: list[NDArray[np.int64]] = []
+    for part in parts:
+        if part.sessions is None or part.sessions.min() < 1:
+            return None
+        found.append(part.sessions + (found[-1].max() if found else 0))
+    return np.concatenate(found)
+
+
+def _areas(part: Part) -> dict[str, NDArray[np.bool_]]:
+    """Keys that are 1 for some voxels, 0 or nothing for the others, and say nothing of other columns."""
+    others = np.ones(len(part.values["VoxelData"]), bool)
+    others[part.voxels] = False
+    found = {}
+    for key, row in part.values.items():
+        inside = row[part.voxels]
+        area = inside == 1
+        plain = np.all(area | (inside == 0) | np.isnan(inside)) and not (row[others] == 1).any()
+        if plain and area.any() and key != "VoxelData":
+            found[key.removeprefix("ROI_").replace("/", "-").replace(",", "-")] = area
+    return found

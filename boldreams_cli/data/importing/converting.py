@@ -1,0 +1,123 @@
+"""From a data set's own files to one neutral file (docs/importing.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger, progress
+from boldreams_cli.data import importers
+from boldreams_cli.data.importing.finding import Pictures
+from boldreams_cli.data.importing.recording import Asked, Recording
+from boldreams_cli.data.neutral.writing import write
+
+
+def convert(
+    name: str,
+    asked: Asked,
+    output: Path,
+    *,
+    rename: str | None = None,
+    skip_missing: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write one subject of a data set into a neutral file.
+
+    Parameters
+    ----------
+    name : of the importer.
+    asked : what to read.
+    output : the new file, written whole or not at all.
+    rename : the subject's name in it, in place of the importer's.
+    skip_missing : leave out trials whose pictures are not there, rather than stop.
+    overwrite : whether a file that is there may be replaced.
+
+    Returns
+    -------
+    What `boldreams import --json` prints.
+
+    Raises
+    ------
+    ChoiceError
+        If the output is there, or a choice was wrong.
+    BoldreamsError
+        If a file is missing or damaged, or pictures are not found.
+    """
+    if output.is_dir() or (output.exists() and not overwrite):
+        raise ChoiceError(f"{output} is there already; give another --output, or --overwrite")
+    importer = importers.load(name)
+    for option in ("hold_out", "template"):
+        if getattr(asked, option) is not None and option not in importer.takes:
+            raise ChoiceError(f"{name} takes no --{option.replace('_', '-')}; leave it out")
+    found = importer.read(asked)
+    if rename is not None:
+        found = replace(found, subject=rename)
+    shown, paths, keep = _pictures(found, skip_missing)
+    names, index = np.unique(np.array(shown)[keep], return_inverse=True)
+    test = found.test[keep]
+    with progress(f"import {name}", int(keep.sum()), "trials") as state:
+        write(
+            output,
+            subject=found.subject,
+            betas=_kept(found, keep, state.advance),
+            trial_image=index,
+            image_names=names.tolist(),
+            image_paths=[_beside(paths[image], output) for image in names.tolist()],
+            zscored=found.zscored,
+            sessions=None if found.sessions is None else found.sessions[keep],
+            test=test,
+            units=found.units,
+            areas=found.areas,
+            ceiling=found.ceiling,
+            ceiling_kind=found.ceiling_kind,
+            source=f"{importer.title}: {found.source}",
+        )
+    left_out = {**found.left_out, "trials without a picture": int((~keep).sum())}
+    return {
+        "file": output,
+        "subject": found.subject,
+        "train": {"images": len(np.unique(index[~test])), "trials": int((~test).sum())},
+        "test": {"images": len(np.unique(index[test])), "trials": int(test.sum())},
+        "units": len(found.units),
+        "rois": {area: int(mask.sum()) for area, mask in found.areas.items()},
+        "ceiling": found.ceiling_kind,
+        "left_out": {what: count for what, count in left_out.items() if count},
+    }
+
+
+def _pictures(found: Recording, skip_missing: bool) -> tuple[list[str], dict[str, Path], NDArray[np.bool_]]:
+    """Name of the picture of each trial, the file of each, and which trials have one."""
+    pictures = Pictures(found.pictures, found.prefer)
+    paths = {name: path for name in dict.fromkeys(found.shown) if (path := pictures.find(name)) is not None}
+    missing = [name for name in dict.fromkeys(found.shown) if name not in paths]
+    said = f"{len(missing)} of {len(missing) + len(paths)} pictures are not in {found.pictures}: {listing(missing, 3)}"
+    if missing and not (skip_missing and paths):
+        more = "" if not paths else ", or leave their trials out with --skip-missing"
+        raise BoldreamsError(f"{said}; give the folder that holds them with --images{more}")
+    if missing:
+        logger.warning("%s; their trials are left out", said)
+    return list(found.shown), paths, np.array([name in paths for name in found.shown])
+
+
+def _kept(found: Recording, keep: NDArray[np.bool_], advance: Any) -> Iterator[NDArray[np.float32]]:
+    """The betas of the trials kept, block by block."""
+    first = 0
+    for block in found.betas():
+        chosen = block[keep[first : first + len(block)]]
+        first += len(block)
+        if len(chosen):
+            yield chosen
+            advance(len(chosen))
+    if first != len(keep):
+        raise BoldreamsError(f"{found.source} holds betas of {first} trials, but names {len(keep)}; download it again")
+
+
+def _beside(path: Path, output: Path) -> Path:
+    """A picture's path from the new file's folder where it lies below, so that both can move together; else whole."""
+    whole, folder = path.absolute(), output.absolute().parent
+    return whole.relative_to(folder) if whole.is_relative_to(folder) else whole
