@@ -53,6 +53,13 @@ if TYPE_CHECKING:
     default=None,
     help="Score another test of the data set in place of its own: NSD-synthetic, whose images are no photographs.",
 )
+@options.option(
+    "--mesh",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Draw r of vertices on the inflated or flat meshes of this folder (pip install 'boldreams[surfaces]').",
+)
 @options.option("--overwrite", is_flag=True, help="Score again a model whose scores are there.")
 def score(
     choice: ModelChoice,
@@ -63,6 +70,7 @@ def score(
     permutation_seed: int,
     folds: int | None,
     test: str | None,
+    mesh: Path | None,
     overwrite: bool,
     output: Output,
 ) -> None:
@@ -77,7 +85,9 @@ def score(
     voxels share images and noise, so it does not say how certain the mean is.
 
     Fitted receptive fields become columns of voxels.csv and maps (field_eccentricity.nii.gz, ...), and are compared
-    with measured ones (prf_*.nii.gz) where --nsd-root has them. Of vertices, maps are GIFTI files (.func.gii).
+    with measured ones (prf_*.nii.gz) where --nsd-root has them. Of vertices, maps are GIFTI files (.func.gii),
+    and on the fsLR meshes scores.dscalar.nii (CIFTI) holds all of them; --mesh DIR draws r on meshes found there by
+    name (lh.inflated, hemi-L_inflated.surf.gii, ...) into figures/surface.png.
 
     A, the noise-normalised accuracy, is the sum of r over the sum of ceilings, of voxels whose ceiling is at least 0.2.
     A voxel's p is one-sided, from r's standard error over images or from --permutations, which exchange images of
@@ -104,8 +114,12 @@ def score(
         require(model, folds)
     where = options.pick_device(device)
     drawn = None if permutations is None else (permutations, permutation_seed)
+    if mesh is not None:
+        from boldreams_cli.encoding.evaluation import on_surface
+
+        on_surface.check_can_draw(options.responses_of(model, choice.cache, nsd_root), mesh)
     if test is not None:
-        _outside(test, model, choice.cache, nsd_root, where, drawn, overwrite, output)
+        _outside(test, model, choice.cache, nsd_root, where, drawn, overwrite, mesh, output)
         return
     summary = None if overwrite else score_files.saved_summary(model, drawn)
     if summary is not None and nsd_root is not None:
@@ -127,6 +141,7 @@ def score(
     measured = left_out.scored(model, folds, lambda: options.responses_of(model, choice.cache, nsd_root))
     if measured is not None:
         summary["folds"] = measured
+    _draw(summary, model, choice.cache, nsd_root, mesh)
     output.show(summary, *_report(summary), *_table(summary["rois"]), *_fields(summary), *_folds_table(measured))
 
 
@@ -138,6 +153,7 @@ def _outside(
     where: torch.device,
     drawn: tuple[int, int] | None,
     overwrite: bool,
+    mesh: Path | None,
     output: Output,
 ) -> None:
     """Score images of another kind than those of the training, and show that."""
@@ -156,9 +172,21 @@ def _outside(
             scores = outside.score_outside(model, responses, found, where, *(drawn or ()))
             score_files.save(scores)
             summary = scores.summary()
+    _draw(summary, model, cache, nsd_root, mesh, test)
     within = summary["r_within_kinds_mean"]
     lines = [] if within is None else [f"r within kinds of image: mean {_number(within)} (kinds' means taken off)"]
     output.show(summary, f"test: {test}", *_report(summary), *lines, *_table(summary["rois"]))
+
+
+def _draw(
+    summary: dict[str, Any], model: FittedModel, cache: Path, nsd_root: Path | None, mesh: Path | None, test: str = ""
+) -> None:
+    """Add a picture on meshes to what is shown, where that was asked for."""
+    if mesh is not None:
+        from boldreams_cli.encoding.evaluation import on_surface
+
+        units = on_surface.check_can_draw(options.responses_of(model, cache, nsd_root), mesh)
+        summary["files"] = [*summary["files"], str(on_surface.draw_r(model, units, mesh, test))]
 
 
 def _report(summary: dict[str, Any]) -> list[str]:

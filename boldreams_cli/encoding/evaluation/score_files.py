@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError
+from boldreams_cli.data.cifti import has_cifti, write_cifti
 from boldreams_cli.data.maps import place_columns, write_map
 from boldreams_cli.data.outside import OutsideTest
+from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.encoding.evaluation.identity import FORMAT, key_of
 from boldreams_cli.encoding.evaluation.influences import ALL, INFLUENCES
 from boldreams_cli.encoding.evaluation.scores import Scores
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import read_json, write_json, write_text
 
+ALL_MAPS = "scores.dscalar.nii"
 SCORES, AREAS, VOXELS = "scores.json", "rois.csv", "voxels.csv"
 MAPS = {"correlation": "r", "ceiling": "ceiling", "r_over_ceiling": "r_over_ceiling", "q": "q"}
 COLUMNS = {  # of AREAS, and what they are in JSON
@@ -66,6 +69,8 @@ def save(scores: Scores) -> None:
     scores.influences.save(folder, scores.key, moves.name)
     for name, values in maps.items():
         scores.files += write_map(folder, name, units, values)
+    if isinstance(units, VertexUnits) and has_cifti(units):
+        scores.files.append(write_cifti(folder / named(ALL_MAPS, test), units, maps))
     kind = spec.recipe or spec.readout
     scores.files += plots.accuracy(
         folder / named("figures", test),
