@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     "--readout",
     default="separable",
     metavar="NAME",
-    help="The readout: separable (the paper's); ridge on pooled maps; local, ridge near a field; gaussian fields; or "
-    "attention, fields that depend on the image.",
+    help="The readout: separable (the paper's); ridge on pooled maps; local, ridge near a field; stacked, many ridges; "
+    "gaussian fields; or attention, fields that depend on the image.",
 )
 @options.option(
     "--recipe",
@@ -64,13 +64,21 @@ if TYPE_CHECKING:
     "--grid",
     type=click.IntRange(1),
     default=None,
-    help="Nodes along each side of a field, of --recipe fast, --readout ridge and attention (default: 9) or local (5).",
+    help="Nodes along each side of a field, of --recipe fast, --readout attention (default: 9), ridge, local and "
+    "stacked (5).",
 )
 @options.option(
     "--compress",
     type=click.Choice(["none", "sqrt"]),
     default=None,
-    help="Take the square root of each map value first, of --readout ridge and local (default: none).",
+    help="Take the square root of each map value first, of --readout ridge, local and stacked (default: sqrt).",
+)
+@options.option(
+    "--members",
+    type=options.CommaList(click.STRING),
+    default=None,
+    metavar="LIST",
+    help="Ridges to stack, of --readout stacked: ridge, local, layers (default: local,layers).",
 )
 @options.option(
     "--share",
@@ -114,6 +122,7 @@ def fit(
     batch_size: int | None,
     grid: int | None,
     compress: str | None,
+    members: tuple[str, ...] | None,
     share: str | None,
     precision: str | None,
     folds: int | None,
@@ -129,7 +138,7 @@ def fit(
 
     By default exactly the paper's: 10 epochs of Adam on single trials. Prepares the subject where that was not
     done. A run that was stopped goes on from its checkpoint; a model that is there is left as it is. --recipe fast
-    reaches a better fit of the same model much sooner (docs/models.md). --readout ridge, local and
+    reaches a better fit of the same model much sooner (docs/models.md). --readout ridge, local, stacked and
     gaussian are other readouts, solved at once; attention is trained, and not linear in the maps. Models of different
     settings lie side by side.
 
@@ -155,7 +164,7 @@ def fit(
     backbone = options.choose_backbone(cache, backbone)
     asked = {"epochs": epochs, "rate": lr, "batch_size": batch_size, "precision": precision}
     asked |= {"grid": grid, "compress": compress, "share": share}
-    chosen = choose_readout(readout, recipe, entry(backbone).reads, asked)
+    chosen = choose_readout(readout, recipe, entry(backbone).reads, {**asked, "members": members})
     if tuning is not None and chosen.name != "separable":
         raise ChoiceError("--finetune trains the separable readout of an image backbone; leave --readout and --recipe")
     if tuning is not None and folds is not None:

@@ -25,7 +25,9 @@ def grid_options(command: Command) -> Command:
     @option("--backbone", type=CommaList(click.STRING), help="Backbones (default: the one that the cache holds).")
     @option("--subject", type=CommaList(options.SUBJECT), help="Subjects (default: all that there are).")
     @option(
-        "--readout", type=CommaList(click.STRING), help="Readouts: separable, ridge, gaussian (default: separable)."
+        "--readout",
+        type=CommaList(click.STRING),
+        help="Readouts: separable, ridge, local, stacked, gaussian (default: separable).",
     )
     @option("--recipe", type=CommaList(click.STRING), help="Recipes of the separable readout (default: paper).")
     @option("--finetune", type=CommaList(click.BOOL), help="Whether the backbone is trained too (default: no).")
@@ -42,9 +44,10 @@ def grid_options(command: Command) -> Command:
     @option(
         "--grid",
         type=click.IntRange(1),
-        help="Nodes along each side of a field, of --recipe fast, ridge, local and attention.",
+        help="Nodes along each side of a field, of --recipe fast, ridge, local, stacked and attention.",
     )
-    @option("--compress", type=click.Choice(["none", "sqrt"]), help="Square roots of map values, of ridge and local.")
+    @option("--compress", type=click.Choice(["none", "sqrt"]), help="Square roots of map values, as in fit.")
+    @option("--members", type=CommaList(click.STRING), metavar="LIST", help="Ridges to stack, as in fit.")
     @option("--share", type=click.Choice(["voxel", "area"]), help="Who has queries of their own, of attention.")
     @option("--precision", type=click.Choice(["fp32", "tf32", "bf16"]), help="The precision of matrix products.")
     @functools.wraps(command)

@@ -27,6 +27,7 @@ SETTINGS = (
     "batch_size",
     "grid",
     "compress",
+    "members",
     "share",
     "precision",
 )

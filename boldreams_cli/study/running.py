@@ -37,7 +37,7 @@ from boldreams_cli.study.manifest import DONE, FAILED, STARTED, STOPPED, Study, 
 
 # Settings of the command line, and what readouts and finetuning call them.
 OF_READOUT = {"lr": "rate"} | {
-    name: name for name in ("epochs", "batch_size", "grid", "compress", "share", "precision")
+    name: name for name in ("epochs", "batch_size", "grid", "compress", "members", "share", "precision")
 }
 OF_TUNING = {"backbone_lr": "backbone_rate"} | {
     name: name for name in ("clip_gradient", "warmup", "batch_norm", "validation_fraction", "early_stop")
@@ -87,7 +87,9 @@ def _settings(cell: Cell, settings: dict[str, Any]) -> FitSettings:
 
 def _tuned(cell: Cell, settings: dict[str, Any]) -> FinetuneSettings:
     names = {
-        ours: theirs for ours, theirs in (OF_READOUT | OF_TUNING).items() if ours not in ("grid", "compress", "share")
+        ours: theirs
+        for ours, theirs in (OF_READOUT | OF_TUNING).items()
+        if ours not in ("grid", "compress", "members", "share")
     }
     given = {theirs: settings[ours] for ours, theirs in names.items() if settings.get(ours) is not None}
     return FinetuneSettings(**asdict(_settings(cell, settings)), **given)

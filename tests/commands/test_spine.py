@@ -136,7 +136,13 @@ def test_fit_json(run: Run, own: Path) -> None:
 
 @pytest.mark.parametrize(
     ("readout", "settings"),
-    [("ridge", ()), ("ridge", ("--compress", "sqrt")), ("local", ("--compress", "sqrt")), ("gaussian", ())],
+    [
+        ("ridge", ()),
+        ("ridge", ("--compress", "sqrt")),
+        ("local", ("--compress", "none")),
+        ("stacked", ("--members", "ridge,layers")),
+        ("gaussian", ()),
+    ],
 )
 def test_other_readouts_go_through_the_same_commands(
     run: Run, own: Path, readout: str, settings: tuple[str, ...]

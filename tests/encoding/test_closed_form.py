@@ -40,13 +40,19 @@ def chosen_of(model: FittedModel, voxel: int) -> dict[str, float]:
     return dict(zip(rows[0].split(","), map(float, values), strict=True))
 
 
+def read(ready: Ready, model: FittedModel, name: str, images: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Maps as they are stored, or of a readout of roots their roots."""
+    maps = ready.store.read_maps(name, ready.store.rows(images), indices).astype(float)
+    return np.sqrt(maps + 1e-4) - 1e-2 if model.spec.readout == "ridge" else maps
+
+
 def features(ready: Ready, model: FittedModel, fields: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
     """(images, filters of all layers times fields): maps read straight from the store, summed against fields."""
     parts = []
     for group in model.spec.groups:
         for name in group.layers:
             indices = np.array(model.spec.layers[name])
-            maps = ready.store.read_maps(name, ready.store.rows(images), indices).astype(float)
+            maps = read(ready, model, name, images, indices)
             parts.append(np.einsum("bkp,np->bkn", maps.reshape(*maps.shape[:2], -1), fields[group.name]))
     return np.concatenate([part.reshape(len(images), -1) for part in parts], 1)
 
@@ -60,7 +66,7 @@ def test_predicts_what_scikit_learns_ridge_predicts(ready: Ready, result: FitRes
         chosen, fields = chosen_of(model, voxel), {}
         for group in model.spec.groups:
             if model.spec.readout == "ridge":
-                weights = interpolation(group.height, group.width, 9)
+                weights = interpolation(group.height, group.width, 5)
                 fields[group.name] = (weights / weights.sum(0)).T.double().numpy()
             else:
                 gaussian = np.array([[chosen["x"], chosen["y"], chosen["size"]]])
@@ -79,8 +85,8 @@ def _scaled(ready: Ready, model: FittedModel, x: np.ndarray, images: np.ndarray)
     for group in model.spec.groups:
         for name in group.layers:
             indices = np.array(model.spec.layers[name])
-            maps = ready.store.read_maps(name, ready.store.rows(images), indices).astype(float)
-            nodes = min(9, group.height) * min(9, group.width)
+            maps = read(ready, model, name, images, indices)
+            nodes = min(5, group.height) * min(5, group.width)
             scale.append(np.repeat(maps.std((0, 2, 3), ddof=1), nodes))
     return x / np.concatenate(scale)
 

@@ -18,7 +18,7 @@ from boldreams_cli.encoding.folds import Folds, deal, fit_folds, load_folds, the
 from boldreams_cli.encoding.model.full import predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.fields import interpolation_along
-from boldreams_cli.encoding.numerics.ridge import PENALTIES
+from boldreams_cli.encoding.numerics.ridge import HALF_DECADES
 from boldreams_cli.encoding.readouts.base import Readout
 from boldreams_cli.encoding.readouts.gaussian import Gaussian, GaussianSettings
 from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
@@ -33,7 +33,7 @@ CPU, GB = torch.device("cpu"), 2**30
 READOUTS: dict[str, Readout] = {
     "paper": Separable(AdamSettings(epochs=2, rate=1e-3)),
     "fast": Smooth(SmoothSettings(grid=3, epochs=3)),
-    "ridge": RidgeReadout(RidgeSettings(grid=2)),
+    "ridge": RidgeReadout(RidgeSettings(grid=2, compress="none")),
     "gaussian": Gaussian(GaussianSettings(centres=2, sizes=(0.2,))),
 }
 
@@ -98,7 +98,7 @@ def test_ridge_is_scikit_learns_on_the_other_images(ready: Ready, plain: tuple[F
         share = repeats[others]
         centred = (x[others] - np.average(x[others], 0, share)) * np.sqrt(share)[:, None]
         mean = np.square(centred).sum() / min(others.sum() - 1, x.shape[1])
-        reference = RidgeCV(mean * np.array(PENALTIES), alpha_per_target=True)
+        reference = RidgeCV(mean * np.array(HALF_DECADES), alpha_per_target=True)
         expected[left] = reference.fit(x[others], betas[others], sample_weight=share).predict(x[left])
     np.testing.assert_allclose(found.predictions(), expected, atol=2e-3 * expected.std())
     known = json.loads(found.path.with_suffix(".json").read_text())

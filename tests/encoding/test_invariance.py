@@ -21,11 +21,12 @@ from boldreams_cli.encoding.readouts.local import Local, LocalSettings
 from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
+from boldreams_cli.encoding.readouts.stacked import Stacked, StackedSettings
 
 from .made_up import StopAfter, problem, solve
 
 VOXELS = 400  # several blocks of each solver
-READOUTS = ("separable", "smooth", "ridge", "primal", "gaussian", "local", "attention")
+READOUTS = ("separable", "smooth", "ridge", "primal", "gaussian", "local", "stacked", "attention")
 # Bytes with which each has to go through files and by several spans.
 LITTLE = {
     "separable": 280_000,
@@ -35,6 +36,7 @@ LITTLE = {
     "gaussian": 300_000,
     "local": 2_915_000,
     "attention": 440_000,
+    "stacked": 1_900_000,
 }
 
 
@@ -48,6 +50,9 @@ def make(name: str) -> Readout:
         "gaussian": Gaussian(GaussianSettings(centres=3, sizes=(0.1, 0.2))),
         "attention": Attention(AttentionSettings(grid=3, epochs=3, batch_size=16, keys=4)),
         "local": Local(LocalSettings(grid=3, centres=2, penalties=(0.1, 1.0, 10.0), images=50, compress="sqrt")),
+        "stacked": Stacked(
+            StackedSettings(grid=3, centres=2, sizes=(0.3,), penalties=(0.1, 1.0, 10.0), images=50, compress="none")
+        ),
     }
     return made[name]
 

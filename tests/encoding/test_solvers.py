@@ -16,7 +16,7 @@ from boldreams_cli.encoding.inputs.pooled import PooledMaps
 from boldreams_cli.encoding.numerics.blocks import aligned_blocks, normal_draws
 from boldreams_cli.encoding.numerics.field_shapes import shapes
 from boldreams_cli.encoding.numerics.fields import gaussian_fields
-from boldreams_cli.encoding.numerics.ridge import PENALTIES
+from boldreams_cli.encoding.numerics.ridge import HALF_DECADES, PENALTIES
 from boldreams_cli.encoding.readouts import gaussian as gaussian_module
 from boldreams_cli.encoding.readouts.base import Problem
 from boldreams_cli.encoding.readouts.gaussian import Gaussian, GaussianSettings
@@ -28,10 +28,10 @@ from boldreams_cli.simulation.brain import field_distance
 from .made_up import CPU, LAYERS, PLENTY, predict, problem, solve
 
 
-def penalties_of(x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+def penalties_of(x: np.ndarray, repeats: np.ndarray, relative: tuple[float, ...] = HALF_DECADES) -> np.ndarray:
     """The absolute ones, by their definition."""
     centred = (x - np.average(x, 0, repeats)) * np.sqrt(repeats)[:, None]
-    return np.square(centred).sum() / min(len(x) - 1, x.shape[1]) * np.array(PENALTIES)
+    return np.square(centred).sum() / min(len(x) - 1, x.shape[1]) * np.array(relative)
 
 
 def left_out(x: np.ndarray, y: np.ndarray, repeats: np.ndarray, penalty: float) -> float:
@@ -48,13 +48,13 @@ def left_out(x: np.ndarray, y: np.ndarray, repeats: np.ndarray, penalty: float) 
 def test_ridge_takes_the_penalty_that_ridge_cv_takes_and_its_weights(tmp_path: Path, grid: int) -> None:
     """Primal (35 features of 70 images) and dual (315)."""
     posed = problem(tmp_path, voxels=12, noise=2.0)
-    model = solve(RidgeReadout(RidgeSettings(grid=grid)), posed, tmp_path / "model")
+    model = solve(RidgeReadout(RidgeSettings(grid=grid, compress="none")), posed, tmp_path / "model")
     pooled = posed.maps.pooled(grid, PLENTY)
     x = torch.cat([group.columns(slice(0, group.values)) for group in pooled], 1).double().numpy()
     repeats, betas = posed.betas.repeats, posed.betas.means(posed.betas.columns).double().numpy()
     absolute = penalties_of(x, repeats)
     reference = RidgeCV(absolute, alpha_per_target=True).fit(x, betas, repeats)
-    np.testing.assert_allclose(model["penalty"] * absolute[0] / PENALTIES[0], reference.alpha_, rtol=1e-9)
+    np.testing.assert_allclose(model["penalty"] * absolute[0] / HALF_DECADES[0], reference.alpha_, rtol=1e-9)
     assert len(model["penalty"].unique()) > 1
     expected = np.column_stack(
         [SklearnRidge(a).fit(x, y, repeats).predict(x) for a, y in zip(reference.alpha_, betas.T, strict=True)]
@@ -68,7 +68,7 @@ def test_the_log_says_the_left_out_error_and_the_edge_of_the_penalties(
 ) -> None:
     posed = problem(tmp_path, voxels=3, noise=30.0)
     caplog.set_level("INFO", "boldreams")
-    readout = RidgeReadout(RidgeSettings(grid=1, penalties=(1e-4, 1e-3)))
+    readout = RidgeReadout(RidgeSettings(grid=1, penalties=(1e-4, 1e-3), compress="none"))
     from boldreams_cli.encoding.spans import Spans
 
     solution = readout.solve(
@@ -76,7 +76,7 @@ def test_the_log_says_the_left_out_error_and_the_edge_of_the_penalties(
     )
     assert "of 3 voxels 0 take the smallest penalty and 3 the largest" in caplog.text
     x = torch.cat([group.columns(slice(0, group.values)) for group in posed.maps.pooled(1, PLENTY)], 1).double().numpy()
-    penalty = penalties_of(x, posed.betas.repeats)[1]
+    penalty = penalties_of(x, posed.betas.repeats, (1e-4, 1e-3))[1]
     betas = posed.betas.means(posed.betas.columns).double().numpy()
     expected = np.mean([left_out(x, y, posed.betas.repeats, penalty) for y in betas.T]) / posed.betas.repeats.sum()
     assert solution.curve["left_out_loss"] == [pytest.approx(expected, rel=1e-4)]

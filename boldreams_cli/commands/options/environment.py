@@ -21,7 +21,7 @@ Command = Callable[..., Any]
 
 OF_DATA = {"cache", "nsd-root", "data", "subject", "sessions", "mask", "betas", "captions-dir", "features"}
 OF_MODELS = {"backbone", "clip", "percent", "readout", "recipe", "rf", "finetune", "fit-seed", "folds", "model"}
-OF_FITS = {"compress", "epochs", "grid", "precision", "share"}
+OF_FITS = {"compress", "epochs", "grid", "members", "precision", "share"}
 OF_RUNNING = {"device", "memory", "seed", "json", "verbose", "quiet", "debug"}
 SHARED = OF_DATA | OF_MODELS | OF_FITS | OF_RUNNING
 # Options of several commands that mean another thing in each, and the commands that BOLDREAMS_<OPTION> is meant for.

@@ -18,7 +18,7 @@ from boldreams_cli.data.subjects import Subject
 if TYPE_CHECKING:
     from boldreams_cli.encoding.model.spec import FittedModel
 
-READOUTS = ("separable", "ridge", "local", "gaussian", "attention", "linear")
+READOUTS = ("separable", "ridge", "local", "stacked", "gaussian", "attention", "linear")
 RECIPES = ("paper", "fast")
 # Fields of a model's spec that an option asks for; without it, any value matches. In the order of a command line.
 SELECTORS = {

@@ -15,6 +15,7 @@ from torch import Tensor
 
 # Times the mean eigenvalue of the features' covariance.
 PENALTIES = tuple(10.0**power for power in range(-4, 5))
+HALF_DECADES = tuple(10.0 ** (power / 2) for power in range(-6, 8))
 
 ZERO = 1e-13  # eigenvalues below that share of the largest are rounding of float64 sums
 
@@ -114,6 +115,27 @@ class Ridge:
                 missed += outside
             errors.append(missed.div_(freedom.float()[:, None]).square_().sum(0, dtype=torch.float64))
         return torch.stack(errors)
+
+    def left_out(self, betas: Tensor, chosen: Tensor) -> Tensor:
+        """What each image is predicted to be from all others, by one penalty a voxel.
+
+        Parameters
+        ----------
+        betas : (images, voxels) averaged over repeats.
+        chosen : (voxels,) which penalty each voxel takes.
+
+        Returns
+        -------
+        (images, voxels) float32, less the voxel's mean beta and times the roots of the images' weights.
+        """
+        _, left = self._centred(betas)
+        left = left.float()
+        penalty = torch.tensor(self.penalties, dtype=torch.float64, device=betas.device)[chosen]
+        products = self.fast.T @ left
+        missed = self.fast @ (products * (penalty / (self.values[:, None] + penalty)).float())
+        if not self.complete:
+            missed += left - self.fast @ products
+        return left - missed / self.freedom.float()[chosen].T
 
     def dual(self, betas: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the images: a feature's weight is the sum of its values at the images, times these.

@@ -133,9 +133,10 @@ class ReadoutSettings:
     def recorded(self) -> dict[str, Any]:
         """What the spec says and the key hashes.
 
-        A field with `LATER` is left out while it has its default: models from before it was there keep their keys.
+        A field with `LATER` is left out while it has the value that all models had before it was there, ``before``
+        in its metadata or else its default: they keep their keys.
         """
-        known = {one.name: one.default for one in fields(self) if one.metadata.get("later")}
+        known = {one.name: one.metadata.get("before", one.default) for one in fields(self) if "later" in one.metadata}
         return {name: value for name, value in asdict(self).items() if name not in known or value != known[name]}
 
 

@@ -21,7 +21,7 @@ from boldreams_cli.console import ChoiceError, StopFlag, logger, progress
 from boldreams_cli.encoding.inputs.pooled import PooledMaps, on_grid, pooled_bytes
 from boldreams_cli.encoding.numerics.blocks import aligned_blocks, in_block
 from boldreams_cli.encoding.numerics.compression import COMPRESSIONS
-from boldreams_cli.encoding.numerics.ridge import PENALTIES, Ridge, add_products, weighted
+from boldreams_cli.encoding.numerics.ridge import HALF_DECADES, Ridge, add_products, weighted
 from boldreams_cli.encoding.readouts.base import (
     LATER,
     Checkpoint,
@@ -49,9 +49,9 @@ class RidgeSettings(ReadoutSettings):
     compress : what becomes of each map value before pooling (numerics/compression.py).
     """
 
-    grid: int = 9
-    penalties: tuple[float, ...] = PENALTIES
-    compress: str = field(default="none", metadata=LATER)
+    grid: int = 5
+    penalties: tuple[float, ...] = HALF_DECADES
+    compress: str = field(default="sqrt", metadata=LATER | {"before": "none"})
 
     def check(self) -> None:
         """Raise ChoiceError for values that make no sense."""

@@ -27,6 +27,9 @@ KINDS = {
     "training image at a time",
     "local": "ridge regression on filters pooled on a grid, whose prior is a Gaussian receptive field, field and "
     "penalty of each voxel chosen by leaving out one training image at a time",
+    "stacked": "a mixture, with non-negative weights of each voxel, of ridge regressions near each of many Gaussian "
+    "receptive fields and of one layer at a time, penalties and weights chosen by leaving out one training image at a "
+    "time",
     "attention": "fields that depend on the image, a softmax over the nodes of a grid of what each voxel's query finds "
     "there and a position bias, and linear weights, by Adam [@adam] with a decaying rate, keeping the epoch that "
     "predicted held-out training images best",
