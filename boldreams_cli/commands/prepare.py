@@ -42,10 +42,12 @@ def prepare(
     with stop_on_signals() as stop:
         found = dataset.prepare(subject, cache, sessions, mask, stop)
     summary = found.summary()
+    count = len(summary["sessions"])
+    sessions_said = "no sessions" if found.request.get("zscore") == "training" else f"{count} sessions"
     areas = ", ".join(f"{name} {count}" for name, count in summary["rois"].items())
     output.show(
         summary,
-        f"subject {subject}: {summary['voxels']} voxels, {len(summary['sessions'])} sessions",
+        f"subject {subject}: {summary['voxels']} {found.units.plural}, {sessions_said}",
         f"train: {summary['train']['images']} images, {summary['train']['trials']} trials",
         f"test:  {summary['test']['images']} images, {summary['test']['trials']} trials",
         f"areas: {areas}",

@@ -261,7 +261,7 @@ class Responses:
             "subject %s: %d %s; %d train images, %d trials; %d test images, %d trials",
             self.subject,
             counts["voxels"],
-            "voxels" if self.areas.space is None else "vertices",
+            self.units.plural,
             *counts["train"].values(),
             *counts["test"].values(),
         )

@@ -58,9 +58,9 @@ class VoxelUnits:
         return len(self.ijk)
 
     @property
-    def kind(self) -> str:
-        """What one of them is called."""
-        return "voxel"
+    def plural(self) -> str:
+        """What they are called."""
+        return "voxels"
 
     def columns(self) -> Mapping[str, NDArray[Any]]:
         """The columns of a table that say where each lies."""
@@ -121,9 +121,9 @@ class VertexUnits:
         return len(self.vertex)
 
     @property
-    def kind(self) -> str:
-        """What one of them is called."""
-        return "vertex"
+    def plural(self) -> str:
+        """What they are called."""
+        return "vertices"
 
     @property
     def ijk(self) -> NDArray[np.int32]:

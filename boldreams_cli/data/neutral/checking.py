@@ -62,7 +62,7 @@ def _facts(data: DataFile) -> dict[str, Any]:
     return {
         "subject": data.subject,
         "units": len(data.units),
-        "kind": data.units.kind,
+        "kind": data.units.plural,
         "trials": len(test),
         "images": len(data.images.names),
         "sessions": [] if data.trials.session is None else contents.choose_sessions(data, None),

@@ -42,7 +42,7 @@ class Layout:
             If no root was given, or it is missing or holds no ``nsddata``.
         """
         if root is None:
-            raise BoldreamsError("no NSD root given; use --nsd-root DIR or set BOLDREAMS_NSD_ROOT")
+            raise BoldreamsError("no NSD root given; use --nsd-root DIR or set BOLDREAMS_NSD_ROOT, or --data FILE")
         if not root.is_dir():
             raise BoldreamsError(f"the NSD root {root} is not a folder; use --nsd-root DIR or BOLDREAMS_NSD_ROOT")
         if not (root / "nsddata").is_dir():

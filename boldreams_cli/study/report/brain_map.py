@@ -245,7 +245,7 @@ def _background(
     held: Holdings, subject: Subject, space: Space, dataset: Dataset | None
 ) -> tuple[NDArray[np.floating], str]:
     """A volume to lay maps on, and what it is."""
-    if dataset is not None:
+    if dataset is not None and subject.number in dataset.subjects():
         with held.findings.kept_going(f"background of subject {subject.number}", "the voxels used are shown instead"):
             found = dataset.of_request(subject.responses or {}).background(subject.number)
             if found is not None:

@@ -113,7 +113,7 @@ def test_what_people_write_otherwise_is_read(arrays: Arrays, tmp_path: Path) -> 
         file["labels/atlas"] = np.arange(12) % 3
         file["labels/atlas"].attrs["names"] = ["first", "second"]
     data = open_file(path)
-    assert (data.subject, data.zscored, data.units.kind) == ("S-2", True, "vertex")
+    assert (data.subject, data.zscored, data.units.plural) == ("S-2", True, "vertices")
     assert np.array_equal(data.trials.image, arrays["trial_image"])
     found = check(path)
     assert found.errors == []

@@ -35,7 +35,7 @@ def test_betas_are_z_scored_by_session_and_trials_put_in_order(written: Write, a
     assert responses.path.name.startswith("CSI1-")
     assert responses.areas.counts() == {"V1": 4, "a long name": 6}
     assert np.allclose(responses.ncsnr, arrays["ceiling"])
-    assert responses.units.kind == "voxel"
+    assert responses.units.plural == "voxels"
 
 
 def test_some_sessions_and_a_mask(written: Write, arrays: Arrays, tmp_path: Path) -> None:
