@@ -31,7 +31,7 @@ def picture(number: int) -> Image.Image:
     """Of a size and a brightness of its own; number TURNED lies on its side, as a camera would write it."""
     rng = np.random.default_rng(number)
     height, width = 40 + 3 * (number % 7), 60 - 2 * (number % 5)
-    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    coarse = (rng.integers(0, 60, (5, 6, 3)) + 190 * rng.random()).astype(np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
