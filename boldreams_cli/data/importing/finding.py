@@ -11,6 +11,7 @@ from pathlib import Path
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+VIDEOS = (".mp4", ".avi", ".mov", ".webm")  # a frame of one bears its name
 
 
 def need_folder(path: Path, what: str) -> Path:
@@ -121,9 +122,9 @@ class Pictures:
 
 
 def stem(name: str) -> str:
-    """A picture's name without its suffix; dots of other kinds stay."""
+    """A picture's or video's name without its suffix; dots of other kinds stay."""
     suffix = Path(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in PICTURES else name
+    return name.removesuffix(suffix) if suffix.lower() in PICTURES + VIDEOS else name
 
 
 def held_out(names: Sequence[str], percent: float) -> set[str]:

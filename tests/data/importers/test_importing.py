@@ -12,7 +12,7 @@ import pytest
 
 from boldreams_cli.data import importers
 from boldreams_cli.data.importing import recording
-from boldreams_cli.data.importing.finding import held_out
+from boldreams_cli.data.importing.finding import Pictures, held_out
 from tests.conftest import Run
 
 from .miniatures import MAKERS, Miniature, algonauts2023, bold5000, draw
@@ -152,6 +152,17 @@ def test_two_pictures_of_one_name_are_named(run: Run, tmp_path: Path) -> None:
     done = run(*typed(mini, tmp_path / "new.h5"), code=2)
     assert f"may both be {mini.shown[0]}" in done.err
     assert not (tmp_path / "new.h5").exists()
+
+
+def test_pictures_by_name_whatever_the_suffix(tmp_path: Path) -> None:
+    draw([tmp_path / "a/n01518878_5958.JPEG", tmp_path / "b/0-2-4.jpg", tmp_path / "b/v1.5.png", tmp_path / "dog.png"])
+    (tmp_path / "._dog.png").write_bytes(b"of the finder")
+    pictures = Pictures(tmp_path)
+    assert len(pictures) == 4
+    for name in ("n01518878_5958", "N01518878_5958.jpeg", "0-2-4.mp4", "v1.5", "dog.jpg", "dog"):
+        assert pictures.find(name) is not None, name
+    for name in ("v1", "v1.5.6", "do", "cat.png"):
+        assert pictures.find(name) is None, name
 
 
 @pytest.mark.parametrize("percent", [1, 10, 40, 99.9])
