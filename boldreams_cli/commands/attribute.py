@@ -139,7 +139,7 @@ def attribute(
     full = FullModel.rebuild(model, where, weights)
     areas = responses.areas if responses is not None else None
     aims = [targets.choose(full, areas, roi, voxel, filter_, minus) for roi in (rois or (None,))]
-    wanted = find_images(images, lambda: options.responses_of(model, choice.cache, nsd_root))
+    wanted = find_images(images, nsd_root, lambda: options.responses_of(model, choice.cache, nsd_root))
     place = record.Place(folder or model.folder / "attributions", nsd_root, folder is not None, overwrite)
     request = record.Request(full, aims, responses, choice.cache, wanted, count)
     with stop_on_signals() as stop:

@@ -75,7 +75,7 @@ def predict(
     nsd_root = options.root_for(model.spec.subject, choice.cache, nsd_root)
     where = options.pick_device(device)
     asked = list(images) if images or captions else ["test"]
-    wanted = predict.find_images(asked, lambda: options.responses_of(model, choice.cache, nsd_root))
+    wanted = predict.find_images(asked, nsd_root, lambda: options.responses_of(model, choice.cache, nsd_root))
     wanted += [predict.Wanted(caption=text) for text in captions]
     product = predictions.product_of(model, wanted, [*asked, *captions], file, where, captions_dir)
     made = predictions.keep(

@@ -121,6 +121,10 @@ class Dataset(Protocol):
         """Sorted ids of the images that are not of the test."""
         ...
 
+    def image_named(self, name: str) -> int | None:
+        """Id of the image of this name; None where images have no names, or none has this one."""
+        ...
+
     def stimuli(self) -> Stimuli:
         """Open the images."""
         ...

@@ -41,6 +41,11 @@ def is_data_file(root: Path) -> bool:
     return root.is_file() or (root.suffix in FILES and not root.is_dir())
 
 
+def image_named(root: Path | None, name: str) -> int | None:
+    """Id of the image that a data set calls so, None where none is."""
+    return open_dataset(root).image_named(name) if root is not None and is_data_file(root) else None
+
+
 def preparation_of(betas: str | None) -> str | None:
     """The ``preparation`` of a request that is made with ``--betas``; None of the default.
 

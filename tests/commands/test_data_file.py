@@ -124,7 +124,8 @@ def test_stored_predictions_are_those_of_the_pictures_themselves(
     common = ("predict", "--subject", "study-S1", "--percent", 50, "--cache", made)
     for number in (0, 1, TURNED, 5):
         stored, read = tmp_path / f"{number}-stored.npz", tmp_path / f"{number}-read.npz"
-        run(*common, "--image", number, "--output", stored)
+        run(*common, "--image", f"{number:03d}", "--output", stored)
+        assert np.load(stored)["images"] == [number]
         run(*common, "--image", file.parent / "pictures" / f"{number:03d}.jpg", "--output", read)
         one, other = np.load(stored)["betas"], np.load(read)["betas"]
         assert np.allclose(one, other, atol=0.02)

@@ -258,7 +258,7 @@ def test_predict_takes_ids_files_and_folders(run: Run, own: Path, experiment: Pa
     bad = run("predict", "--cache", own, "--image", tmp_path / "bad.png", code=1)
     assert "bad.png is not a picture" in bad.err
     none = run("predict", "--cache", own, "--image", "nowhere.png", code=2)
-    assert "--image takes an image id, a file, a folder" in none.err
+    assert "--image takes the id or name of an image, a file, a folder" in none.err
 
 
 def test_info_lists_layers_areas_and_holdings(run: Run, cache: Path) -> None:

@@ -96,6 +96,11 @@ class DataFiles:
         data = self._of(subject)
         return contents.plan_trials(data, contents.choose_sessions(data, sessions))
 
+    def image_named(self, name: str) -> int | None:
+        """Place in ``images/name`` of this name."""
+        names = self.data.images.names
+        return names.index(name) if name in names else None
+
     def stimuli(self) -> FileStimuli:
         """Open the images."""
         return FileStimuli(self.data)

@@ -22,6 +22,7 @@ from boldreams_cli.files import check_declared, reading
 T = TypeVar("T")
 REMEDY = "write it again (docs/data-format.md)"
 LARGEST_SIDE = 8192  # of an image
+HEMISPHERES = dict.fromkeys(("l", "lh", "left"), "L") | dict.fromkeys(("r", "rh", "right"), "R")  # as people write
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,8 @@ def _units(file: Any) -> Units:
             raise FieldError(f"units/{'space' if space is None else 'hemisphere'} is missing: vertices need it")
         meshes = fields.values(file, "units/vertices")
         counts = None if meshes is None else tuple(int(count) for count in meshes.reshape(-1))
-        return VertexUnits(space, np.array(fields.texts(side)), vertex, counts)  # type: ignore[arg-type]
+        sides = [HEMISPHERES.get(name.strip().lower(), name) for name in fields.texts(side)]
+        return VertexUnits(space, np.array(sides), vertex, counts)  # type: ignore[arg-type]
     except ChoiceError as error:
         raise FieldError(f"units/{error}") from error
 

@@ -80,6 +80,10 @@ class NSD:
         trials = plan_trials(self.layout, subject, choose_sessions(self.layout, subject, sessions))
         return np.unique(trials.images[~trials.test])
 
+    def image_named(self, name: str) -> int | None:
+        """None: images have numbers only."""
+        return None
+
     def stimuli(self) -> Stimuli:
         """Open the images."""
         return Stimuli(self.layout.stimuli)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import ChoiceError, progress
-from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.data.opening import image_named, open_dataset
 from boldreams_cli.data.pictures import read_picture
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.pixels import ResizedImages
@@ -40,8 +40,14 @@ class Wanted:
         return self.nsd_id if self.nsd_id is not None else self.caption or str(self.file)
 
 
-def find_images(asked: Sequence[str], responses: Callable[[], Responses]) -> list[Wanted]:
-    """Resolve ``--image``: image ids, files, folders, or the words ``test`` and ``train``.
+def find_images(asked: Sequence[str], root: Path | None, responses: Callable[[], Responses]) -> list[Wanted]:
+    """Resolve ``--image``: ids or names of images, files, folders, or the words ``test`` and ``train``.
+
+    Parameters
+    ----------
+    asked : what was typed. A name of a data file's image comes before an id or a file that is called the same.
+    root : of the data set.
+    responses : of the subject, for the words.
 
     Raises
     ------
@@ -55,6 +61,8 @@ def find_images(asked: Sequence[str], responses: Callable[[], Responses]) -> lis
             owned = responses()
             ids = owned.test_images if item == "test" else owned.train_images
             found += [Wanted(nsd_id=int(number)) for number in ids]
+        elif (number := image_named(root, item)) is not None:
+            found.append(Wanted(nsd_id=number))
         elif item.isdecimal():
             found.append(Wanted(nsd_id=int(item)))
         elif path.is_dir():
@@ -65,7 +73,9 @@ def find_images(asked: Sequence[str], responses: Callable[[], Responses]) -> lis
         elif path.is_file():
             found.append(Wanted(file=path))
         else:
-            raise ChoiceError(f"no image {item!r}: --image takes an image id, a file, a folder, or test or train")
+            raise ChoiceError(
+                f"no image {item!r}: --image takes the id or name of an image, a file, a folder, test or train"
+            )
     return found
 
 

@@ -140,9 +140,9 @@ class Asked:
         if self.start in ("test", "train") or Path(self.start).expanduser().is_dir():
             raise ChoiceError(f"--start takes one image id or picture, not {self.start}")
         try:
-            (wanted,) = find_images([self.start], lambda: None)  # type: ignore[arg-type, return-value]
+            (wanted,) = find_images([self.start], sources.nsd_root, lambda: None)  # type: ignore[arg-type, return-value]
         except ChoiceError as error:
-            raise ChoiceError(f"no image {self.start!r}: --start takes an image id or a file") from error
+            raise ChoiceError(f"no image {self.start!r}: --start takes an image id or name, or a file") from error
         (picture,) = read_images([wanted], sources.nsd_root)
         resized = full.backbone.entry.preprocessing.resize(torch.from_numpy(picture)[None])
         pixels = resized.to(full.backbone.device).float() / 255

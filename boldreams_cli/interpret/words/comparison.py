@@ -101,7 +101,7 @@ def one_picture(image: str, nsd_root: Path | None) -> Picture:
     BoldreamsError
         If it cannot be read.
     """
-    found = find_images([image], _no_word)
+    found = find_images([image], nsd_root, _no_word)
     if len(found) != 1:
         raise ChoiceError(f"--image takes one picture, and {image} holds {len(found)}")
     return read_images(found, nsd_root)[0]
@@ -133,7 +133,7 @@ class References:
     @classmethod
     def in_folder(cls, folder: Path) -> References:
         """All pictures of a folder."""
-        found = find_images([str(folder.resolve())], _no_word)
+        found = find_images([str(folder.resolve())], None, _no_word)
         files = tuple(image.file for image in found if image.file is not None)
         return cls([digest(path) for path in files], len(files), files=files)
 

@@ -108,12 +108,13 @@ def test_what_people_write_otherwise_is_read(arrays: Arrays, tmp_path: Path) -> 
         file["betas"] = arrays["betas"].astype(np.float16)
         file["trial/image"] = [arrays["image_names"][image] for image in arrays["trial_image"]]
         file["images/name"], file["images/pixels"] = arrays["image_names"], arrays["pixels"]
-        file["vertex"], file["hemisphere"] = np.arange(12), np.array(["L"] * 12, dtype="S1")
+        file["vertex"], file["hemisphere"] = np.arange(12), np.array(["lh"] * 5 + ["R"] * 7, dtype="S2")
         file.attrs["space"], file.attrs["zscored"] = "fsLR32k", True
         file["labels/atlas"] = np.arange(12) % 3
         file["labels/atlas"].attrs["names"] = ["first", "second"]
     data = open_file(path)
     assert (data.subject, data.zscored, data.units.plural) == ("S-2", True, "vertices")
+    assert data.units.columns()["hemisphere"].tolist() == ["L"] * 5 + ["R"] * 7
     assert np.array_equal(data.trials.image, arrays["trial_image"])
     found = check(path)
     assert found.errors == []

@@ -18,6 +18,7 @@ from boldreams_cli.data.neutral.maker import DataFiles
 from boldreams_cli.data.neutral.reading import open_file
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.units import VertexUnits
+from boldreams_cli.encoding.evaluation.predict import find_images
 from boldreams_cli.encoding.evaluation.statistics import noise_ceiling
 
 from .conftest import Arrays, Write
@@ -172,3 +173,11 @@ def test_a_file_is_one_subjects(written: Write, tmp_path: Path) -> None:
         responses_for(tmp_path / "cache", "CSI1", None)
     with pytest.raises(BoldreamsError, match="no captions"):
         DataFiles(path).captions([0])
+
+
+def test_images_are_found_by_name_before_number(written: Write) -> None:
+    path = written(image_names=["7", "cat", *(f"picture {number}" for number in range(2, 8))])
+    found = find_images(["cat", "7", "5", "picture 2"], path, lambda: None)
+    assert [wanted.nsd_id for wanted in found] == [1, 0, 5, 2]
+    with pytest.raises(ChoiceError, match="no image 'dog'"):
+        find_images(["dog"], path, lambda: None)
