@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from boldreams_cli.data import importers
 from boldreams_cli.data.importing import recording
 from boldreams_cli.data.importing.finding import Pictures, held_out
+from boldreams_cli.data.importing.recording import Asked
 from tests.conftest import Run
 
 from .miniatures import MAKERS, Miniature, algonauts2023, bold5000, draw
@@ -67,6 +69,13 @@ def test_blocks_of_betas_change_nothing(
     run(*typed(mini, tmp_path / "new.h5"))
     with h5py.File(tmp_path / "new.h5") as file:
         np.testing.assert_array_equal(file["betas"][:], mini.betas)
+    given = dict(zip(mini.options[::2], map(str, mini.options[1::2]), strict=True))
+    template = Path(given["--template"]) if "--template" in given else None
+    found = importers.load(mini.dataset).read(Asked(mini.source, given.get("--subject"), template=template))
+    lengths = [len(block) for block in found.betas()]
+    assert len(lengths) > 2, "never all betas in memory"
+    assert max(lengths) <= 12
+    assert sum(lengths) == len(mini.betas)
 
 
 def test_a_file_that_is_there_stays(run: Run, mini: Miniature, tmp_path: Path) -> None:
@@ -163,6 +172,18 @@ def test_pictures_by_name_whatever_the_suffix(tmp_path: Path) -> None:
         assert pictures.find(name) is not None, name
     for name in ("v1", "v1.5.6", "do", "cat.png"):
         assert pictures.find(name) is None, name
+
+
+def test_the_commands_of_the_page_run(run: Run, tmp_path: Path) -> None:
+    mini = bold5000(tmp_path / "source")
+    page = (Path(__file__).resolve().parents[3] / "docs/importing.md").read_text(encoding="utf-8")
+    lines = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)[0].splitlines()
+    assert [line.split()[:2] for line in lines] == [["boldreams", "import"], ["boldreams", "prepare"]]
+    for line in lines:
+        here = line.replace("/data/BOLD5000_Stimuli", "/data/BOLD5000/BOLD5000_Stimuli")
+        here = here.replace("/data/BOLD5000", str(mini.source)).replace("CSI1.h5", str(tmp_path / "CSI1.h5"))
+        run(*here.split()[1:], BOLDREAMS_CACHE=tmp_path / "cache")
+    assert list((tmp_path / "cache/responses").iterdir())
 
 
 @pytest.mark.parametrize("percent", [1, 10, 40, 99.9])
