@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import torch
@@ -52,11 +54,44 @@ class Member:
             start += count
         return slice(0, 0)
 
+    def maps(self, pooled: Sequence[PooledMaps]) -> dict[int, PooledMaps]:
+        """What it reads of the pooled maps of some groups, by the group's number."""
+        if self.layer is None:
+            return dict(enumerate(pooled))
+        chosen = {number: self.filters(group.layout) for number, group in enumerate(pooled)}
+        return {
+            number: cast(PooledMaps, Part(pooled[number], some))
+            for number, some in chosen.items()
+            if some.stop > some.start
+        }
+
     def features(self, layouts: Sequence[MapLayout]) -> int:
         """Number of features that it reads of the maps of all groups."""
         pooled = [on_grid(layout, self.grid) for layout in layouts]
         chosen = [self.filters(layout) for layout in pooled]
         return sum(layout.group.pixels * (some.stop - some.start) for layout, some in zip(pooled, chosen, strict=True))
+
+
+class Part:
+    """Pooled maps of some of a group's filters.
+
+    Parameters
+    ----------
+    group : of all.
+    filters : that are read.
+    """
+
+    def __init__(self, group: PooledMaps, filters: slice) -> None:
+        self.group, self.filters = group, filters
+        nodes, count = group.layout.group.pixels, filters.stop - filters.start
+        first = group.layout.pixels_first
+        # In the order of the group's, whichever of the two is longer here.
+        self.layout = SimpleNamespace(pixels_first=first, shape=(nodes, count) if first else (count, nodes))
+
+    def read(self, images: NDArray[np.int64]) -> Tensor:
+        """(images, A, C) of those filters; not a view of the group's."""
+        maps = self.group.read(images)
+        return (maps[:, :, self.filters] if self.layout.pixels_first else maps[:, self.filters]).contiguous()
 
 
 def members_of(kinds: Sequence[str], grid: int, fields: NDArray[np.float64], layers: Sequence[str]) -> list[Member]:

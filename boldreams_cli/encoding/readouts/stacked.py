@@ -9,6 +9,7 @@ chosen on some of the images where there are many; members are then solved for o
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from torch import Tensor
 from boldreams_cli.console import ChoiceError, StopFlag, listing, progress
 from boldreams_cli.encoding.inputs.members import KINDS, TOGETHER, Member, features_at, members_of, weighted_means
 from boldreams_cli.encoding.inputs.pooled import PooledMaps, on_grid, pooled_bytes
+from boldreams_cli.encoding.inputs.products import FieldProducts
 from boldreams_cli.encoding.numerics.blocks import aligned_blocks, in_block
-from boldreams_cli.encoding.numerics.local import add_times, dual_weights, node_fields, with_penalty
-from boldreams_cli.encoding.numerics.ridge import Ridge, add_products, weighted
+from boldreams_cli.encoding.numerics.local import DualSystem, node_fields
+from boldreams_cli.encoding.numerics.ridge import Ridge
 from boldreams_cli.encoding.numerics.stacking import nonnegative_weights, on_finer_grid
+from boldreams_cli.encoding.numerics.tiles import NODES, TILE, whole
 from boldreams_cli.encoding.readouts.base import (
     Checkpoint,
     MapSource,
@@ -35,6 +38,7 @@ from boldreams_cli.encoding.readouts.base import (
     Solution,
     register,
 )
+from boldreams_cli.encoding.readouts.local import TOGETHER as SEARCHED
 from boldreams_cli.encoding.readouts.local import LocalSettings
 from boldreams_cli.encoding.readouts.ridge import VOXELS
 
@@ -107,12 +111,15 @@ class Stacked(Readout):
     def _working_bytes(self, problem: Problem) -> int:
         images, columns, members = len(problem.betas.image_ids), len(problem.betas.columns), self._members(problem)
         some = min(images, self.settings.images)
+        features, tile = self._features(problem), min(images, TILE)
         shapes = [on_grid(layout, self.settings.grid) for layout in problem.maps.layouts]
-        blocks = 20 * images * min(TOGETHER, self._features(problem)) + 40 * images * VOXELS
+        tiles = 16 * tile * features + 4 * tile**2 * (min(NODES, self.settings.grid**2) + len(self.settings.candidates))
+        blocks = 20 * images * min(TOGETHER, features) + 64 * images * VOXELS
         blocks += 4 * images * max([a * c for a, c in (s.shape for s in shapes if not s.pixels_first)], default=0)
-        blocks += VOXELS * (12 * len(members) * some + 32 * len(members) ** 2)
-        # A node's products, a member's, and what is made of the latter; what is chosen of all voxels.
-        return 8 * images**2 + max(24 * images**2, 56 * some**2) + blocks + 16 * len(members) * columns
+        searched = min(SEARCHED, columns)
+        blocks += searched * (4 * len(members) * some + 40 * images) + VOXELS * (12 * len(members) * some)
+        # A member's products and their factor, or what choosing takes; what is chosen of all voxels.
+        return max(12 * images**2, 56 * some**2) + tiles + blocks + 16 * len(members) * columns
 
     def _rooms(self, problem: Problem) -> list[tuple[int, int, bool]]:
         """Of each grid in use, coarse first: bytes of the maps that are pooled on it, whether they fit in memory."""
@@ -136,7 +143,7 @@ class Stacked(Readout):
         count, some = len(columns), len(self._chosen_images(problem))
         room = problem.memory - self.bytes_resident(problem)
         each = 4 * some * len(members) + 8 * len(problem.betas.image_ids)
-        most = max(1, room // each // VOXELS) * VOXELS
+        most = max(1, room // each // SEARCHED) * SEARCHED
         kept = checkpoint.load()
         first, end, done = (kept[0][name] for name in ("first", "end", "done")) if kept else (0, 0, 0)
         found = kept[1] if kept else self._start(len(members), count)
@@ -196,17 +203,16 @@ class Stacked(Readout):
         repeats = torch.from_numpy(problem.betas.repeats)[some].to(problem.device)
         betas = problem.betas.means(problem.betas.columns[part])[some]
         members = self._members(problem)
-        blocks = list(aligned_blocks(np.arange(part.start, part.stop), VOXELS))
-        for number, gram in self._products(problem, range(done, len(members)), some, repeats, room, look):
+        for number, gram in self._products(problem, range(done, len(members)), some, room, look):
             count = members[number].features(problem.maps.layouts)
-            ridge = Ridge.of_gram(gram, repeats, count, self.settings.penalties)
+            ridge = Ridge.of_gram(gram.double(), repeats, count, self.settings.penalties)
             found["scale"][number] = ridge.penalties[0] / self.settings.penalties[0]
-            for place, offsets in blocks:
-                block = in_block(betas[:, place], offsets, VOXELS).to(problem.device)
+            for start in range(0, betas.shape[1], SEARCHED):
+                place = slice(start, start + SEARCHED)
+                block = betas[:, place].to(problem.device)
                 chosen = ridge.left_out_errors(block).argmin(0)
-                predicted = ridge.left_out(block, chosen)
-                left_out[number][:, place] = predicted.cpu()[:, offsets]
-                found["penalty"][number, part][place] = chosen.cpu()[offsets].to(torch.int16)
+                left_out[number][:, place] = ridge.left_out(block, chosen).cpu()
+                found["penalty"][number, part][place] = chosen.cpu().to(torch.int16)
             yield number + 1
 
     def _weigh(self, problem: Problem, found: dict[str, Tensor], part: slice, left_out: Tensor) -> None:
@@ -232,40 +238,30 @@ class Stacked(Readout):
         problem: Problem,
         which: Sequence[int],
         images: Tensor,
-        repeats: Tensor,
         room: int,
         look: Callable[[int], None],
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield members, and the products of all pairs of images by each: lower triangles.
+        """Yield members, and the products of all pairs of images by each.
 
-        Those of the features at a node are made once for all members of one source, as far as `room` allows.
+        Those of the features at the nodes are made once for all members of one source, as far as `room` allows.
         """
-        members, width = self._members(problem), 1 + max(0, room // (8 * len(images) ** 2))
-        root, share = repeats.double().sqrt(), repeats.double() / repeats.sum()
-        part = torch.empty(len(images), len(images), dtype=torch.float64, device=problem.device)
-        for _, same in itertools.groupby(which, key=lambda number: members[number].source):
+        members = self._members(problem)
+        repeats = torch.from_numpy(problem.betas.repeats)[images].to(problem.device)
+        for source, same in itertools.groupby(which, key=lambda number: members[number].source):
             numbers = list(same)
-            for first in range(0, len(numbers), width):
-                some = numbers[first : first + width]
-                totals = [torch.zeros_like(part) for _ in some]
-                for priors, features in self._nodes(problem, members[some[0]]):
-                    look(some[0])
-                    part.zero_()
-                    for block in features:
-                        add_products(part, weighted(block[images.to(block.device)], root, share))
-                    for total, number in zip(totals, some, strict=True):
-                        add_times(total, part, float(priors[members[number].field]))
-                while totals:
-                    look(some[0])
-                    yield some.pop(0), totals.pop(0)
-
-    def _nodes(self, problem: Problem, member: Member) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
-        """Yield of each node of each group what every field is there, and the member's features, some at a time."""
-        priors = self._priors(problem, member.grid)
-        for group, prior in zip(self._pooled(problem, member.grid), priors, strict=True):
-            filters = member.filters(group.layout)
-            for node, weights in enumerate(prior.T):
-                yield weights, (block for _, block in features_at(group, node, filters))
+            first = members[numbers[0]]
+            fields = [member.field for member in members if member.source == source]
+            read = first.maps(self._pooled(problem, first.grid))
+            priors = self._priors(problem, first.grid)
+            products = FieldProducts(list(read.values()), [priors[number][fields] for number in read], images, repeats)
+            width = max(1, room // products.bytes_each)
+            for start in range(0, len(numbers), width):
+                some = numbers[start : start + width]
+                chosen = [fields.index(members[number].field) for number in some]
+                tiles = products.of(chosen, functools.partial(look, some[0]))
+                for number in some:
+                    look(number)
+                    yield number, whole(tiles.pop(0), len(images))
 
     def _priors(self, problem: Problem, grid: int) -> list[Tensor]:
         """(fields, nodes) of each group."""
@@ -294,7 +290,7 @@ class Stacked(Readout):
         room = problem.memory - self.bytes_resident(problem) - len(voxels) * self.bytes_per_voxel(problem)
         used = [number for number in range(done, len(members)) if bool(found["weight"][number, places].any())]
         with progress(problem.title, len(used), "members") as shown:
-            for number, gram in self._products(problem, used, torch.arange(len(repeats)), repeats, room, look):
+            for number, gram in self._products(problem, used, torch.arange(len(repeats)), room, look):
                 everyone = torch.nonzero(found["weight"][number]).flatten()
                 mine = torch.from_numpy(np.flatnonzero(np.isin(places, everyone)))
                 images = self._images(number, gram, betas[:, mine], places[mine], repeats)
@@ -309,13 +305,13 @@ class Stacked(Readout):
         images = torch.zeros(betas.shape)
         for one in found["penalty"][number, places].unique().tolist():
             penalty = self.settings.penalties[one] * float(found["scale"][number])
-            factor = with_penalty(gram, penalty)
+            system = DualSystem(gram, penalty)
             alike = torch.nonzero((found["penalty"][number] == one) & (found["weight"][number] > 0)).flatten()
             mine = torch.nonzero(found["penalty"][number, places] == one).flatten()
             order = torch.searchsorted(alike, places[mine])
             for part, offsets in aligned_blocks(order.numpy(), VOXELS):
                 block = in_block(betas[:, mine[part]], offsets, VOXELS).to(gram.device)
-                solved, _ = dual_weights(factor, block, root, share)
+                solved, _ = system.dual_weights(block, root, share)
                 images[:, mine[part]] = solved.float().cpu()[:, offsets]
         return images
 
