@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import full_baselines, full_subject
+from benchmarks.full_baselines import BACKBONE
 from benchmarks.full_subject import FITTED, GROUPS, HDF5, NIFTI, SESSIONS, Size
 from boldreams_cli.console import StoppedError
 from boldreams_cli.encoding import readouts
 from boldreams_cli.features.feature_store import stores
 
-BACKBONE = "alexnet"
 PERCENTS = ("10", "100")
 MEMORY = {"local": "6G"}  # of others the command's own default
 GRACE = 60  # seconds that a command has to stop
@@ -101,7 +101,7 @@ OWN: dict[str, Callable[[Rehearsal], dict[str, Any]]] = {
     "write_experiment": write_experiment,
     "write_responses": write_responses,
     "read_bytes": lambda it: full_baselines.read_bytes(it.root),
-    "bare_forward": lambda it: full_baselines.bare_forward(BACKBONE),
+    "bare_forward": lambda it: full_baselines.bare_forward(),
     "matrix_product": lambda it: full_baselines.matrix_product(it.cache),
     "himalaya_ridge": lambda it: full_baselines.himalaya_ridge(it.cache),
 }

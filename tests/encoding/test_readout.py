@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from boldreams_cli.encoding.numerics.contraction import (
+    GroupReader,
     contract,
     contract_gradients,
+    contracted,
     learning_rate,
     published_start,
     template,
@@ -30,6 +32,19 @@ def test_contract_is_equation_1(pixels_first: bool) -> None:
     else:
         found, _ = contract(maps, weights, fields)
     np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize("images", [1, 16, 37])
+def test_predictions_some_images_at_a_time_are_the_same_to_the_last_bit(images: int) -> None:
+    maps, weights, fields = (value.float() for value in made(images))
+    assert torch.equal(contracted(maps, weights, fields), contract(maps, weights, fields)[0])
+    reader = GroupReader(fields.T, weights.T, pixels_first=False)
+    with torch.inference_mode():
+        alone = reader(maps)
+    assert torch.equal(reader(maps), alone)
+    maps.requires_grad_()
+    reader(maps).sum().backward()
+    assert maps.grad is not None, "images of dreams have gradients"
 
 
 def test_gradients_are_autograds() -> None:

@@ -20,7 +20,7 @@ from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore, store_path, stores
 
-VOXEL_BLOCK = 2048
+VOXEL_BLOCK = 512  # of which what lies between two products stays in cache
 IMAGE_BLOCK = 64
 
 

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+CACHED_IMAGES = 16
+
 
 def contract(maps: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """One group's share of the prediction.
@@ -33,6 +35,21 @@ def contract(maps: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]
     images, a, c = maps.shape
     inner = (maps.reshape(images * a, c) @ right).view(images, a, -1)
     return (inner * left).sum(1), inner
+
+
+def contracted(maps: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The prediction of `contract` alone, to the last bit; some images at a time, whose `inner` stays in cache.
+
+    Parameters
+    ----------
+    maps, left, right : as in `contract`; they need no gradient.
+    """
+    a, c = maps.shape[1:]
+    parts = []
+    for some in maps.split(CACHED_IMAGES):
+        inner = (some.reshape(len(some) * a, c) @ right).view(len(some), a, -1)
+        parts.append(inner.mul_(left).sum(1))
+    return torch.cat(parts)
 
 
 def contract_gradients(maps: Tensor, left: Tensor, inner: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +114,8 @@ class GroupReader:
     def __call__(self, maps: Tensor, voxels: slice = slice(None)) -> Tensor:
         """Maps -> (images, voxels)."""
         if not self.shared:
-            return contract(maps, self.left[:, voxels], self.right[:, voxels])[0]
+            left, right = self.left[:, voxels], self.right[:, voxels]
+            return contract(maps, left, right)[0] if torch.is_grad_enabled() else contracted(maps, left, right)
         pooled = self.basis @ maps if self.pixels_first else maps @ self.basis.T
         return pooled.flatten(1) @ self.factor[:, voxels]
 
