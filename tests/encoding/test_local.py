@@ -152,7 +152,7 @@ def test_tiles_are_products_of_scaled_features(tmp_path: Path, monkeypatch: pyte
     images = torch.arange(0, 70, 2)
     repeats = torch.from_numpy(posed.betas.repeats)[images]
     fields = Local(FEW)._priors(posed)
-    products = FieldProducts(posed.maps.pooled(3, PLENTY), fields, images, repeats)
+    products = FieldProducts(posed.maps.pooled(3, PLENTY, FEW.compress), fields, images, repeats)
     looks: list[int] = []
     found = products.of([4, 1], lambda: looks.append(1))
     assert len(looks) == len(tiles.triangle(35)) == 6
