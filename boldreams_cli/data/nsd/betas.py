@@ -22,6 +22,7 @@ from boldreams_cli.files import check_declared, reading
 UNITS_PER_PERCENT = 300  # NSD stores percent signal change x 300 as int16
 PAPER_SESSIONS = range(1, 38)
 BLOCK_BYTES = 64_000_000  # what reading a session takes beside its result
+VOXELS_TOGETHER = 1024  # whose chunks are read before they are turned into columns
 KEPT = "finished sessions are kept"
 Shape = tuple[int, int, int]
 
@@ -175,9 +176,11 @@ def _fill_from_hdf5(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np
     """Read blocks that follow the file's chunks, so that each chunk is read once.
 
     NSD's own files have one chunk per voxel with all its trials: reading those trial by trial would
-    touch the whole file each time, so they are read in slabs of z.
+    touch the whole file each time, so only the voxels' own are read, or where that cannot be slabs of z.
     """
     trials, chunks = len(betas), dataset.chunks or (1, 1, 1, 1)
+    if chunks == (trials, 1, 1, 1) and _fill_by_voxel(betas, dataset, voxels, stop):
+        return
     low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
     x, y, z = (voxels - low).T
     box = tuple(slice(int(a), int(b)) for a, b in zip(low[::-1], high[::-1], strict=True))
@@ -196,6 +199,23 @@ def _fill_from_hdf5(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np
         block = dataset[(slice(start, start + step), *box)]
         betas[start : start + step] = block[:, z, y, x]
         stop.check(KEPT)
+
+
+def _fill_by_voxel(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np.integer], stop: StopFlag) -> bool:
+    """Read each voxel's chunk as it lies in the file; False where one is packed, or was never written."""
+    if dataset.id.get_create_plist().get_nfilters():
+        return False
+    for start in range(0, len(voxels), VOXELS_TOGETHER):
+        stop.check(KEPT)
+        some = voxels[start : start + VOXELS_TOGETHER]
+        block = np.empty((len(some), len(betas)), dataset.dtype)
+        try:
+            for row, (x, y, z) in zip(block, some.tolist(), strict=True):
+                row[:] = np.frombuffer(dataset.id.read_direct_chunk((0, z, y, x))[1], dataset.dtype)
+        except (OSError, RuntimeError, ValueError):  # reading by slabs knows holes, and names what is damaged
+            return False
+        betas[:, start : start + len(some)] = block.T
+    return True
 
 
 def default_sessions(available: Iterable[int]) -> list[int]:

@@ -57,6 +57,29 @@ def test_hdf5_whatever_its_chunks(
         np.testing.assert_allclose(read_session(path, voxels, SHAPE), raw[:, *voxels.T] / 300, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "direct"), [("<i2", True), (">i2", True), ("packed", False), ("holes", False)])
+def test_chunks_of_voxels_are_read_as_they_lie_where_they_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, direct: bool
+) -> None:
+    monkeypatch.setattr(betas, "VOXELS_TOGETHER", 7)
+    raw = RNG.integers(-900, 900, (TRIALS, *SHAPE)).astype(kind if direct else "<i2")
+    with h5py.File(tmp_path / "betas_session01.hdf5", "w") as file:
+        how = {"compression": "gzip"} if kind == "packed" else {}
+        shape = (TRIALS, *SHAPE[::-1])
+        data = file.create_dataset("betas", shape, raw.dtype, chunks=(TRIALS, 1, 1, 1), **how)
+        if kind == "holes":
+            raw[:, *VOXELS[3]] = 0
+        for x, y, z in np.ndindex(SHAPE):
+            if raw[:, x, y, z].any():
+                data[:, z, y, x] = raw[:, x, y, z]
+    found: list[bool] = []
+    fill = betas._fill_by_voxel
+    monkeypatch.setattr(betas, "_fill_by_voxel", lambda *given: found.append(fill(*given)) or found[-1])
+    read = read_session(tmp_path / "betas_session01.hdf5", VOXELS, SHAPE)
+    np.testing.assert_allclose(read, raw[:, *VOXELS.T] / 300, rtol=1e-6)
+    assert found == [direct]
+
+
 def test_nifti_scaling_and_byte_order(tmp_path: Path) -> None:
     raw = RNG.integers(-900, 900, (*SHAPE, 4)).astype(">i2")
     image = nibabel.Nifti1Image(raw, np.eye(4), nibabel.Nifti1Header(endianness=">"))
