@@ -146,7 +146,7 @@ def test_every_command_takes_the_subject_by_name(run: Run, made: Path, tmp_path:
     two = [Path(path).parent for path in sorted(made.glob("models/study-S1/alexnet/*ridge*/spec.json"))]
     compared = run("compare", *two, "--cache", made, "--json").json
     assert {Path(name).name for name in compared["files"]} >= {"difference.L.func.gii", "q.R.func.gii"}
-    found = run("minimal", *common, "--json").json
+    found = run("minimal", *common, "--reference", 50, "--json").json
     assert found["subject"] == "study-S1"
     swept = run("sweep", *common, "--percent", "10,50", "--readout", "ridge", "--json").json
     assert swept["cells"]["done"] == 2
