@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from boldreams_cli.console import ChoiceError, MismatchError, listing, logger
 from boldreams_cli.data.subjects import Subject
@@ -169,6 +171,9 @@ def _described(several: Sequence[Procedure]) -> list[str]:
 def read_influences(folders: Sequence[Path]) -> list[Influences]:
     """What `score` wrote of several models, over the same test images.
 
+    Where no voxel of any has a noise ceiling, as of data that say none, mean r takes the place of r over ceiling, which
+    the log says.
+
     Raises
     ------
     MismatchError
@@ -190,7 +195,10 @@ def read_influences(folders: Sequence[Path]) -> list[Influences]:
     for one, folder in zip(found, folders, strict=True):
         if one.images.tolist() != found[0].images.tolist():
             raise MismatchError(f"{folder} was scored on other test images than {folders[0]}; score both again")
-    return found
+    if any(np.isfinite(one.accuracy_value).any() for one in found):
+        return found
+    logger.warning("no noise ceiling is known: mean r is compared, not r over ceiling")
+    return [replace(one, accuracy=one.r, accuracy_value=one.r_mean) for one in found]
 
 
 def held_out_losses(procedure: Procedure) -> dict[float, float]:

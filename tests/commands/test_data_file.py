@@ -140,13 +140,20 @@ def test_every_command_takes_the_subject_by_name(run: Run, made: Path, tmp_path:
     assert Path(dreamt["images"][0]).is_file()
     shown = run("attribute", *model, "--roi", "left", "--count", 1, "--steps", 4, "--json").json
     assert shown["results"][0]["image"] < IMAGES
+    nouns = tmp_path / "nouns.txt"
+    nouns.write_text("dog\nface\nhouse")
+    described = run("wordcloud", *common, "--image", 3, "--vocabulary", nouns, "--clip", "ViT-S-32-alt",
+                    "--weights", "random", "--top", 2, "--score", "contrast", "--json").json  # fmt: skip
+    assert len(described["words"]) == 2
     tuned = run("fit", *common, "--percent", 10, "--finetune", "--epochs", 1, "--batch-size", 30, "--json").json
     assert Path(tuned["model"], "backbone.safetensors").is_file()
     assert run("score", "--model", tuned["model"], "--cache", made, "--json").json["images"] == 6
     two = [Path(path).parent for path in sorted(made.glob("models/study-S1/alexnet/*ridge*/spec.json"))]
     compared = run("compare", *two, "--cache", made, "--json").json
     assert {Path(name).name for name in compared["files"]} >= {"difference.L.func.gii", "q.R.func.gii"}
-    found = run("minimal", *common, "--reference", 50, "--json").json
+    least = run("minimal", *common, "--reference", 50, "--json")
+    assert "no noise ceiling is known: mean r is compared" in least.err
+    found = least.json
     assert found["subject"] == "study-S1"
     swept = run("sweep", *common, "--percent", "10,50", "--readout", "ridge", "--json").json
     assert swept["cells"]["done"] == 2
