@@ -2,6 +2,7 @@
 made of the same maps that attends: where it should win and where it should not.
 
     python -m benchmarks.attention --cache DIR [--subject N] [--backbone NAME] [--percent P] [--seed N]
+                                   [--brain NAME ...] [--fit NAME ...]
 
 The made-up brain answers the same images with as many repeats: each voxel reads, with random weights, what lies where
 one of the filters is strong (a query of 3 standard deviations), or (`fixed`) through a Gaussian field, with noise
@@ -114,13 +115,21 @@ def _answering(responses: Responses, betas: NDArray[np.float32], name: str) -> R
     return other
 
 
-def measure(responses: Responses, store: FeatureStore, percent: float, seed: int, show: Callable[[str], None]) -> None:
+def measure(
+    responses: Responses,
+    store: FeatureStore,
+    percent: float,
+    seed: int,
+    ways: list[str],
+    show: Callable[[str], None],
+) -> None:
     """Print each readout's mean test r, over all voxels and by area."""
     areas = {name: responses.areas.select(name) for name in responses.areas.counts()}
     images = responses.test_images
     target = torch.from_numpy(responses.mean_betas(images))
     show(f"{'':20} {'all':>6} " + " ".join(f"{name[:6]:>6}" for name in areas))
-    for title, (kind, recipe, settings) in WAYS.items():
+    for title in ways:
+        kind, recipe, settings = WAYS[title]
         readout = choose_readout(kind, recipe, "images", settings)
         with tempfile.TemporaryDirectory() as folder:
             chosen = FitSettings(percent, seed=seed)
@@ -142,6 +151,7 @@ def main() -> None:
     parser.add_argument(
         "--brain", choices=["cache", "attends", "fixed"], nargs="*", default=["cache", "attends", "fixed"]
     )
+    parser.add_argument("--fit", choices=[*WAYS], nargs="*", default=[*WAYS])
     asked = parser.parse_args()
     keep_freed()
     same_products()
@@ -153,7 +163,7 @@ def main() -> None:
         shown = responses
         if brain != "cache":
             shown = made_up(responses, store, asked.percent, brain == "fixed", asked.seed)
-        measure(shown, store, asked.percent, asked.seed, lambda line: print(line, flush=True))
+        measure(shown, store, asked.percent, asked.seed, asked.fit, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":
