@@ -221,6 +221,19 @@ def test_an_area_shares_its_queries_and_nothing_else(tmp_path: Path) -> None:
         assert not torch.equal(other[name][~mine], model[name][~mine])
 
 
+def test_a_tied_query_goes_by_the_gradients_of_all_its_voxels(tmp_path: Path) -> None:
+    posed = problem(tmp_path, voxels=6)
+    made = training(posed, epochs=1, share="area")
+    (block,) = made.training.blocks
+    maps = [group.read(np.arange(20)) for group in made.maps]
+    _, found = block.gradients(maps, made.betas[:20], 2 / 20, made.weight[:20])
+    made.training.step(maps, made.betas[:20], 1e-2, made.weight[:20])
+    for tensor, gradient in zip(block.queries, found[-2:], strict=True):
+        assert tensor.grad is not None
+        torch.testing.assert_close(tensor.grad, gradient.sum(1, keepdim=True).expand(-1, 6))
+        assert torch.equal(tensor, tensor[:, :1].expand(-1, 6))
+
+
 def test_areas_resume_and_refuse_too_little_memory(tmp_path: Path) -> None:
     settings = AttentionSettings(**FEW, epochs=3, share="area")  # type: ignore[arg-type]
     whole = solve(Attention(settings), problem(tmp_path, voxels=30), tmp_path / "whole")

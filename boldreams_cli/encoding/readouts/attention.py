@@ -51,7 +51,7 @@ class AttentionSettings(SmoothSettings):
 
     keys: int = 16
     share: str = "voxel"
-    bias_times: float = 10.0
+    bias_times: float = 30.0
     query_times: float = 3.0
 
     def check(self) -> None:
