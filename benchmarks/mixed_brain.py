@@ -4,7 +4,7 @@
 
 Half of the voxels read AlexNet, which the models read too, and half another network. Each voxel reads some filters of
 one or two layers through a Gaussian, a field of two lobes, or one whose surround inhibits; the sum goes through a
-nonlinearity, and noise is added such that the mean noise ceiling is 0.68. Stimuli are patchworks of photographs: of
+nonlinearity, and noise is added such that the mean noise ceiling is 0.71. Stimuli are patchworks of photographs: of
 those in installed packages, or of a folder's. Test images are for the last columns alone: what a fit chooses, and what
 its defaults are, is by training images (column "left out", a mean squared error).
 """
