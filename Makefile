@@ -8,8 +8,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/boldreams demo --output demo
 
+# A process for each core, up to four, each with one thread; `pytest` alone runs all in one process.
 test: $(READY) check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ import pytest
 from boldreams_cli.machine import same_products
 
 same_products()  # as every command does; before torch is imported
+if "PYTEST_XDIST_WORKER" in os.environ:  # others are at work on the other cores; commands that tests start inherit it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COMMAND = Path(sys.executable).with_name("boldreams")

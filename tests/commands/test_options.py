@@ -174,8 +174,9 @@ def test_other_runtime_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPat
 
 
 WRITING = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from boldreams_cli import cli
 from boldreams_cli.commands import info
 from boldreams_cli.files import written_whole
