@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from boldreams_cli.commands import options
-from boldreams_cli.commands.dream import VoxelPlace
 from boldreams_cli.commands.options import ModelChoice, Output
 from boldreams_cli.interpret.attribution import methods as known_methods
 
@@ -21,29 +20,7 @@ from boldreams_cli.interpret.attribution import methods as known_methods
 @options.output_options
 @options.model_options
 @options.nsd_option
-@options.option(
-    "--roi",
-    "rois",
-    multiple=True,
-    excludes=["voxel", "filter"],
-    metavar="AREA",
-    help="An area, a comma-joined union, or a NIfTI mask; repeatable, which shares the forward passes.",
-)
-@options.option(
-    "--voxel",
-    type=VoxelPlace(),
-    default=None,
-    excludes=["roi", "filter"],
-    help="One voxel of the volume, counted from 0.",
-)
-@options.option(
-    "--filter",
-    "filter_",
-    default=None,
-    excludes=["roi", "voxel"],
-    metavar="LAYER:K",
-    help="A filter of the backbone: its mean map.",
-)
+@options.target_options("they share the forward passes")
 @options.option("--minus", default=None, metavar="AREA", help="Area whose mean beta is subtracted, for a contrast.")
 @options.option(
     "--image",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +15,6 @@ if TYPE_CHECKING:
     from boldreams_cli.encoding.model.spec import FittedModel
 
 
-class VoxelPlace(click.ParamType):
-    """A voxel as ``X,Y,Z``, or ``best:AREA``."""
-
-    name = "X,Y,Z|best:AREA"
-
-    def convert(
-        self, value: object, parameter: click.Parameter | None, context: click.Context | None
-    ) -> tuple[int, int, int] | str:
-        """To three numbers from 0 up, or to the area."""
-        if isinstance(value, str) and value.strip().startswith("best:") and value.strip() != "best:":
-            return value.strip().removeprefix("best:").strip()
-        match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", str(value))
-        if not match:
-            self.fail(
-                f"{value!r} is no voxel; write X,Y,Z, counted from 0 in the subject's volume, or best:AREA",
-                parameter,
-                context,
-            )
-        return int(match[1]), int(match[2]), int(match[3])
-
-
 @options.command(
     "boldreams dream --roi faces",
     "boldreams dream --roi ecc_1 --roi ecc_2 --roi ecc_3 --roi ecc_4 --roi ecc_5",
@@ -48,29 +26,7 @@ class VoxelPlace(click.ParamType):
 @options.output_options
 @options.model_options
 @options.nsd_option
-@options.option(
-    "--roi",
-    "rois",
-    multiple=True,
-    excludes=["voxel", "filter"],
-    metavar="AREA",
-    help="An area, a comma-joined union, or a NIfTI mask; repeatable: a dream each, of a network built once.",
-)
-@options.option(
-    "--voxel",
-    type=VoxelPlace(),
-    default=None,
-    excludes=["roi", "filter"],
-    help="One voxel of the volume, counted from 0; or best:AREA, that of the largest r / ceiling.",
-)
-@options.option(
-    "--filter",
-    "filter_",
-    default=None,
-    excludes=["roi", "voxel"],
-    metavar="LAYER:K",
-    help="A filter of the backbone: its mean map.",
-)
+@options.target_options("a dream each, of a network built once")
 @options.option("--min-r", type=float, default=None, metavar="R", help="Only voxels with this test r or more.")
 @options.option(
     "--min-ceiling", type=float, default=None, metavar="C", help="Only voxels with this noise ceiling or more."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -293,43 +294,50 @@ def choose(
     """
     if filter_ is not None:
         return FilterTarget.parse(full, filter_)
-    model = full.model
     if areas is None and (roi or minus or plus or isinstance(voxel, str)):
         raise BoldreamsError("areas need the subject's responses in the cache; run boldreams prepare")
-    if voxel is not None:
-        place = voxel
-        if isinstance(place, str):
-            assert areas is not None
-            place = best_voxel(model, voxels_of(model, areas, place), place, least)
-        chosen = asked = voxel_at(model, place)
-        numbers = [str(number) for number in place]
-        name, folder = f"voxel {','.join(numbers)}", f"voxel-{'-'.join(numbers)}"
-    else:
-        assert areas is not None
-        assert roi is not None
-        asked = areas.select(roi)
-        chosen, name, folder = _area(model, areas, roi, least)
-    both = minus or plus
+    area = functools.partial(_area, full.model, areas, least=least)
+    one = area(roi) if voxel is None else _voxel(full.model, areas, voxel, least)
+    word, both = ("minus", minus) if minus is not None else ("plus", plus)
     if both is None:
-        return AreaTarget(name, folder, full, chosen, asked, each=each)
-    assert areas is not None
-    word = "minus" if minus is not None else "plus"
-    other, other_name, other_folder = _area(model, areas, both, least)
-    if (other == chosen).all():
-        raise ChoiceError(f"{name} and {both} are the same voxels: there is no contrast (--{word})")
+        return AreaTarget(one.name, one.folder, full, one.voxels, one.asked, each=each)
+    other = area(both)
+    if (other.voxels == one.voxels).all():
+        raise ChoiceError(f"{one.name} and {both} are the same voxels: there is no contrast (--{word})")
     return AreaTarget(
-        name=f"{name} {word} {other_name}",
-        folder=spelled(folder, word, other_folder),
+        name=f"{one.name} {word} {other.name}",
+        folder=spelled(one.folder, word, other.folder),
         full=full,
-        voxels=chosen,
-        asked=asked,
+        voxels=one.voxels,
+        asked=one.asked,
         each=each,
-        sides=(name, other_name),
-        **{word: other},  # type: ignore[arg-type]
+        sides=(one.name, other.name),
+        **{word: other.voxels},  # type: ignore[arg-type]
     )
 
 
-def _area(model: FittedModel, areas: Areas, roi: str, least: Least) -> tuple[NDArray[np.bool_], str, str]:
-    """Voxels of an area that are good enough, its name for people and for a folder."""
+class _Chosen(NamedTuple):
+    """Voxels, those asked for among them, and their names for people and for a folder."""
+
+    voxels: NDArray[np.bool_]
+    asked: NDArray[np.bool_]
+    name: str
+    folder: str
+
+
+def _area(model: FittedModel, areas: Areas | None, roi: str | None, least: Least) -> _Chosen:
+    """Voxels of an area that are good enough."""
+    assert areas is not None
+    assert roi is not None
     chosen = least.of(model, voxels_of(model, areas, roi), roi)
-    return chosen, " ".join([said(areas, roi), *least.said]), spelled(areas.canonical(roi), *least.named)
+    name, folder = " ".join([said(areas, roi), *least.said]), spelled(areas.canonical(roi), *least.named)
+    return _Chosen(chosen, areas.select(roi), name, folder)
+
+
+def _voxel(model: FittedModel, areas: Areas | None, place: tuple[int, int, int] | str, least: Least) -> _Chosen:
+    """One voxel, by its place or the best of an area."""
+    if isinstance(place, str):
+        assert areas is not None
+        place = best_voxel(model, voxels_of(model, areas, place), place, least)
+    chosen, numbers = voxel_at(model, place), [str(number) for number in place]
+    return _Chosen(chosen, chosen, f"voxel {','.join(numbers)}", f"voxel-{'-'.join(numbers)}")

@@ -112,6 +112,21 @@ def test_area_of_a_text_model(run: Run, cache: Path, nouns: Path, tmp_path: Path
     assert [score for _, score in cloud.json["words"]] == pytest.approx([beta for _, beta in expected], abs=1e-3)
 
 
+def test_several_areas_in_one_figure(run: Run, cache: Path, nouns: Path, tmp_path: Path) -> None:
+    """Each area's words are those that it has alone."""
+    given = ("--backbone", "clip-text", "--vocabulary", nouns, "--json")
+    areas = ("--roi", "V1", "--roi", "faces")
+    several = run("wordcloud", *areas, *given, BOLDREAMS_CACHE=cache).json
+    alone = [run("wordcloud", "--roi", area, *given, BOLDREAMS_CACHE=cache).json for area in ("V1", "faces")]
+    assert [one["image"] for one in several["results"]] == ["V1", "faces"]
+    assert several["results"] == alone
+    assert alone[0]["words"] != alone[1]["words"]
+    picture, print_ = (Path(path) for path in several["files"])
+    assert picture.parent.name == "together"
+    assert picture.stem.startswith("V1+faces-")
+    assert print_.suffix == ".pdf"
+
+
 def test_dreams_of_an_area(run: Run, experiment: Path, cache: Path, nouns: Path, tmp_path: Path) -> None:
     """An image model's folder with dreams in it, as `dream` leaves them."""
     import torch

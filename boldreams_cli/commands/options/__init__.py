@@ -17,6 +17,7 @@ from boldreams_cli.commands.options.machine import device_option, memory_option,
 from boldreams_cli.commands.options.models import ModelChoice, model_options
 from boldreams_cli.commands.options.output import Output, output_options
 from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
+from boldreams_cli.commands.options.targets import target_options
 from boldreams_cli.commands.options.types import BYTES, PERCENT, SUBJECT, ByteCount, CommaList, Percent, SubjectName
 
 __all__ = [
@@ -50,5 +51,6 @@ __all__ = [
     "store_option",
     "subject_option",
     "subjects_there",
+    "target_options",
     "the_subject",
 ]

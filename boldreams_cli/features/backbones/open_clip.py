@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +31,8 @@ def _rn50x4_pretrained() -> dict[str, Tensor]:
     return weight_files.read(weight_files.fetch_open_clip("RN50x4", "openai"))
 
 
-def _no_stages() -> nn.Sequential:
-    raise NotImplementedError("a text tower is built by features.text")
-
-
-def _no_weights() -> dict[str, Tensor]:
-    raise NotImplementedError("a text tower's weights are found by features.clip")
+def _no_pixels() -> Never:
+    raise ChoiceError("clip-text reads captions and has no pixels to look at; choose another --backbone")
 
 
 ENTRIES = (
@@ -58,8 +54,8 @@ ENTRIES = (
         layers=same("last"),
         filters=(640,),
         preprocessing=Preprocessing(288, *CLIP),  # of the image tower, which is not used
-        stages=_no_stages,
-        pretrained=_no_weights,
+        stages=_no_pixels,
+        pretrained=_no_pixels,
         batch_size=32,
         dream={},
         reads="captions",
