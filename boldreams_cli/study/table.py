@@ -51,10 +51,10 @@ def write(state: State) -> list[Path]:
     if not found:
         return []
     text = io.StringIO()
-    flat = [_flat(row) for row in found]
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    cells = [flat(row) for row in found]
+    writer = csv.DictWriter(text, list(cells[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows(cells)
     paths = [state.study.folder / TABLE, state.study.folder / JSON]
     try:
         same = paths[0].read_text(encoding="utf-8") == text.getvalue() and paths[1].is_file()
@@ -66,12 +66,13 @@ def write(state: State) -> list[Path]:
     return paths
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with a column for each number, as the CSV has it."""
+    found: dict[str, Any] = {}
     for name, value in row.items():
         if name in INTERVALS:
             low, high = value or (None, None)
-            flat |= {f"{name}_low": low, f"{name}_high": high}
+            found |= {f"{name}_low": low, f"{name}_high": high}
         else:
-            flat[name] = value
-    return flat
+            found[name] = value
+    return found

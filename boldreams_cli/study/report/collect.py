@@ -23,7 +23,7 @@ from boldreams_cli.interpret.products import Kept, find_products
 from boldreams_cli.study.manifest import MANIFEST, MISSING, RUNNING
 from boldreams_cli.study.manifest import Study as Sweep
 from boldreams_cli.study.report.findings import Findings
-from boldreams_cli.study.sweep import look
+from boldreams_cli.study.sweep import State, look
 
 ARRAYS = ("r", "r_single", "ceiling", "ceiling_single", "excluded_voxels")
 FAR_OFF = 0.01  # an attribution whose sum is off by more is said
@@ -138,6 +138,7 @@ class Holdings:
     cache : folder.
     subjects : by number.
     compares, minimals : studies.
+    sweeps : how far each is, and the scores of its cells.
     findings : what went wrong so far.
     """
 
@@ -145,6 +146,7 @@ class Holdings:
     subjects: list[Subject]
     compares: list[Study]
     minimals: list[Study]
+    sweeps: list[State]
     findings: Findings
 
     @property
@@ -166,7 +168,6 @@ def collect(cache: Path) -> Holdings:
         with findings.kept_going(row.folder, "fit it again, or remove it"):
             found.setdefault(row.subject, []).append(_model(row, findings))
     _say_what_is_no_model(cache, {model.row.folder for models in found.values() for model in models}, findings)
-    _say_of_sweeps(cache, findings)
     subjects = [
         _subject(cache, number, sorted(found.get(number, []), key=lambda model: model.order), findings)
         for number in sorted(found.keys() | _prepared(cache), key=in_order)
@@ -176,6 +177,7 @@ def collect(cache: Path) -> Holdings:
         subjects,
         _studies(cache, "compare", findings),
         _studies(cache, "minimal", findings),
+        _sweeps(cache, findings),
         findings,
     )
 
@@ -238,8 +240,9 @@ def _say_what_is_no_model(cache: Path, known: Iterable[Path], findings: Findings
             findings.warn(folder, "is not finished", "the same `boldreams fit` goes on")
 
 
-def _say_of_sweeps(cache: Path, findings: Findings) -> None:
-    """Cells of sweeps that failed or are to do."""
+def _sweeps(cache: Path, findings: Findings) -> list[State]:
+    """All that can be read; cells that failed or are to do are said."""
+    found = []
     for path in sorted((cache / "studies").glob(f"*/{MANIFEST}")):
         with findings.kept_going(path, "run the sweep again"):
             study = Sweep.load(path)
@@ -250,6 +253,8 @@ def _say_of_sweeps(cache: Path, findings: Findings) -> None:
             if unfinished := state.of(RUNNING, MISSING):
                 said = f"{len(unfinished)} of {len(study.cells)} cells are not done"
                 findings.warn(study.name, said, "the same `boldreams sweep` runs what is missing")
+            found.append(state)
+    return found
 
 
 def _prepared(cache: Path) -> set[SubjectName]:

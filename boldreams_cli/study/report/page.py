@@ -104,6 +104,7 @@ def _sections(held: Holdings, assets: Assets, dataset: Dataset | None) -> list[S
         "accuracy": lambda: accuracy.by_percent(held, assets),
         "difference": lambda: differences.differences(held, assets),
         "areas": lambda: accuracy.by_area(held, assets),
+        "sweeps": lambda: tables.sweeps(held, assets),
         "minimal": lambda: tables.minimal(held, assets),
         "retinotopy": lambda: tables.retinotopy(held, assets),
         "settings": lambda: tables.settings(held, assets),
@@ -123,7 +124,7 @@ def _sections(held: Holdings, assets: Assets, dataset: Dataset | None) -> list[S
     found["eccentricity"].blocks += found.pop("contrast")
     order = (
         "data", "accuracy", "difference", "areas", "eccentricity", "early", "category", "others", "attention",
-        "minimal", "brain", "retinotopy", "settings",
+        "sweeps", "minimal", "brain", "retinotopy", "settings",
     )  # fmt: skip
     if not found["others"].blocks:
         found["others"] = None

@@ -1,4 +1,4 @@
-"""Sections that are tables: data and split, the minimal model, measured retinotopy, settings."""
+"""Sections that are tables: data and split, sweeps, the minimal model, measured retinotopy, settings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from boldreams_cli.data.sessions import ranges
 from boldreams_cli.study.report.assets import Assets, columns, scalars
 from boldreams_cli.study.report.blocks import Figure, Row, Section, Table, Tabled
 from boldreams_cli.study.report.collect import Holdings, Study, Subject
+from boldreams_cli.study.table import WHOLE, flat
+from boldreams_cli.study.table import rows as table_rows
 
 ORDER = ("area", "procedure", "percent", "p_lo", "accuracy", "reference_accuracy", "difference", "lower", "resolvable")
 HEADINGS = {
@@ -19,6 +21,10 @@ HEADINGS = {
     "reference_accuracy": "A of the reference",
     "lower": "lower bound",
 }
+# Columns of a sweep's table that the page shows; its CSV has all.
+SWEPT = {name: name for name in ("subject", "backbone", "percent", "recipe", "readout", "finetuned", "seed", "area")}
+SWEPT |= {"voxels": "voxels", "r": "mean r", "r_image_se": "its SE", "ceiling": "mean ceiling"}
+SWEPT |= {"r_over_ceiling": "A", "r_over_ceiling_image_se": "SE of A"}
 
 
 def data(held: Holdings, assets: Assets) -> Section:
@@ -76,6 +82,25 @@ def _split(subject: Subject) -> Row:
         "mask": said["mask"] or "union of areas",
         "fingerprint": said["fingerprint"],
     }
+
+
+def sweeps(held: Holdings, assets: Assets) -> Section | None:
+    """Scores of each sweep's cells; None where none is done."""
+    section = Section(
+        "sweeps",
+        "Sweeps",
+        "The cells of each study that are done: first all voxels together, then by area. Standard errors and intervals "
+        "are over test images. The study's own table.csv has the same.",
+    )
+    for state in held.sweeps:
+        found = sorted((flat(row) for row in table_rows(state)), key=lambda row: row["area"] != WHOLE)
+        if not found:
+            continue
+        named = columns(*((key, SWEPT.get(key, "")) for key in found[0]))
+        title = f"Study {state.study.name}: {len(state.noted)} of {len(state.study.cells)} cells"
+        table = Table(f"sweep-{state.study.name}", title, named, found, folded=len(found) > 30)
+        section.blocks.append(Tabled(table, assets.table(table)))
+    return section if section.blocks else None
 
 
 def minimal(held: Holdings, assets: Assets) -> Section:

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 from html.parser import HTMLParser
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 from boldreams_cli.files import digest
 
 from ...conftest import Run
-from .conftest import Reported
+from .conftest import FAST, NETWORK, Reported
 
 VOID = {"meta", "link", "img", "input", "br", "source", "hr"}
 
@@ -252,3 +253,20 @@ def test_drawings_are_of_the_size_of_the_paper(reported: Reported) -> None:
         with Image.open(reported.beside / f"{name}.png") as image:
             assert image.width > 350
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 10, "not empty"
+
+
+def test_cells_of_a_sweep_are_a_table(run: Run, cache: Path, tmp_path: Path) -> None:
+    """All columns and areas of the study's own table; all voxels together first."""
+    copy = Path(shutil.copytree(cache, tmp_path / "cache"))
+    grid = ("--backbone", NETWORK, "--subject", 1, "--percent", "1,10", *FAST)
+    run("sweep", "--cache", copy, *grid, "--name", "percents")
+    page = Path(run("report", "--cache", copy, "--json").json["file"])
+    assert "Study percents: 2 of 2 cells" in page.read_text(encoding="utf-8")
+    own, shown = (
+        list(csv.DictReader(path.open(newline="")))
+        for path in (copy / "studies/percents/table.csv", page.with_name("report_files") / "sweep-percents.csv")
+    )
+    assert [row["area"] for row in shown[:2]] == ["all", "all"]
+    key = itemgetter("area", "percent")
+    assert sorted(shown, key=key) == sorted(own, key=key)
+    assert {"r_ci_low", "model", "seed"} <= shown[0].keys()
