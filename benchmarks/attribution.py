@@ -1,8 +1,8 @@
 """How near integrated gradients come to a fine reference: ours against captum's with as many passes.
 
-    python -m benchmarks.attribution [--backbone NAME=WEIGHTS] [--steps N] [--reference N] [--json FILE]
+    python -m benchmarks.attribution [--backbone NAME=WEIGHTS] [--image FILE] [--steps N] [--reference N] [--json FILE]
 
-Needs no data: the readout is random, the image a photograph of scikit-image. The reference is a midpoint sum, which
+Needs no data: the readouts are random, the images photographs of scikit-image. The reference is a midpoint sum, which
 favours neither rule. Every forward pass of ours counts as one of captum's points, with or without a gradient.
 """
 
@@ -10,27 +10,51 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skimage.data
 import torch
 from captum.attr import IntegratedGradients
+from PIL import Image
 from torch import Tensor
 
 from benchmarks.interpret import VOXELS, synthetic_model
+from boldreams_cli.encoding.model.full import FullModel, ResponseOfArea
 from boldreams_cli.interpret.attribution.integration import integrated_gradients, signed_map
+from boldreams_cli.machine import keep_freed
 
 BATCH = 4
+STEPS = (32, 64, 256)
 DEFAULTS = ("alexnet=pretrained", "efficientnet_lite0=pretrained")
+PICTURES = ("astronaut", "chelsea", "coffee")
+WHAT = ("attribution", "map")  # the latter is averaged over colours and smoothed, as it is shown
 
 
-def measure(name: str, weights: str, steps: int, reference: int) -> dict[str, object]:
-    """Relative distances (Euclidean) to the reference, of attributions and of smoothed maps."""
-    full = synthetic_model(name, weights, torch.device("cpu"))
-    area = full.weighted_sum(torch.full((VOXELS,), 1 / VOXELS))
-    picture = torch.from_numpy(skimage.data.astronaut())[None]
-    image = full.backbone.entry.preprocessing.resize(picture)[0].float() / 255
+def areas_of(full: FullModel) -> dict[str, ResponseOfArea]:
+    """Responses of three kinds: the mean over all voxels, one voxel, one half of the voxels less the other."""
+    halves = torch.where(torch.arange(VOXELS) < VOXELS // 2, 1.0, -1.0) / (VOXELS // 2)
+    weights = {"mean": torch.full((VOXELS,), 1 / VOXELS), "voxel": torch.eye(VOXELS)[0], "contrast": halves}
+    return {name: full.weighted_sum(weight) for name, weight in weights.items()}
+
+
+def fine(full: FullModel, areas: dict[str, ResponseOfArea], image: Tensor, points: int) -> dict[str, np.ndarray]:
+    """Midpoint sums from black, of all areas at once: (3, H, W) of each."""
+    sums = {name: torch.zeros_like(image, dtype=torch.float64) for name in areas}
+    for some in torch.arange(points).add(0.5).div(points).split(BATCH):
+        pixels = (some[:, None, None, None] * image).requires_grad_()
+        maps = full.maps(pixels)
+        for name, area in areas.items():
+            (gradient,) = torch.autograd.grad(area.read(maps).sum(), pixels, retain_graph=True)
+            sums[name] += gradient.double().sum(0)
+    return {name: (total * image / points).numpy() for name, total in sums.items()}
+
+
+def both(area: ResponseOfArea, image: Tensor, steps: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Passes, our attribution, captum's by so many points."""
     black, passes = torch.zeros_like(image), 0
 
     def counted(points: Tensor) -> Tensor:
@@ -39,45 +63,69 @@ def measure(name: str, weights: str, steps: int, reference: int) -> dict[str, ob
         return area(points)[:, None]
 
     ours = integrated_gradients(counted, image, black, steps, BATCH).values[0]
-    rules = {"n_steps": passes, "method": "gausslegendre"}, {"n_steps": reference, "method": "riemann_middle"}
-    theirs, fine = (
-        IntegratedGradients(area)
-        .attribute(image[None], black[None], internal_batch_size=BATCH, **rule)[0]
-        .detach()
-        .double()
-        .numpy()
-        for rule in rules
+    theirs = IntegratedGradients(area).attribute(
+        image[None], black[None], n_steps=passes, method="gausslegendre", internal_batch_size=BATCH
     )
+    return passes, ours, theirs[0].detach().double().numpy()
 
-    def distances(values: np.ndarray) -> dict[str, float]:
-        pairs = {"attribution": (values, fine), "map": (signed_map(values), signed_map(fine))}
-        return {key: float(np.linalg.norm(a - b) / np.linalg.norm(b)) for key, (a, b) in pairs.items()}
 
-    found = {"integrated-gradients": distances(ours), "captum-ig": distances(theirs)}
-    nearer = {key: found["integrated-gradients"][key] < found["captum-ig"][key] for key in ("attribution", "map")}
-    return {"backbone": name, "passes": passes, "reference": reference, "distance": found, "nearer": nearer}
+def measure(
+    name: str, weights: str, pictures: dict[str, np.ndarray], steps: list[int], reference: int
+) -> Iterator[Any]:
+    """Relative distances (Euclidean) to the reference, of attributions and of smoothed maps."""
+    full = synthetic_model(name, weights, torch.device("cpu"))
+    areas = areas_of(full)
+    for title, picture in pictures.items():
+        image = full.backbone.entry.preprocessing.resize(torch.from_numpy(picture)[None])[0].float() / 255
+        references = fine(full, areas, image, reference)
+        for area, expected in references.items():
+            for count in steps:
+                passes, *found = both(areas[area], image, count)
+                row = {"backbone": name, "image": title, "area": area, "passes": passes}
+                for method, values in zip(("ours", "captum"), found, strict=True):
+                    pairs = (values, expected), (signed_map(values), signed_map(expected))
+                    far = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs]
+                    row[method] = dict(zip(WHAT, far, strict=True))
+                yield row
+
+
+def summary(rows: list[Any]) -> Iterator[str]:
+    """By backbone and passes: medians over images and areas, and of how many ours is nearer."""
+    for backbone, passes in dict.fromkeys((row["backbone"], row["passes"]) for row in rows):
+        some = [row for row in rows if (row["backbone"], row["passes"]) == (backbone, passes)]
+        cells = []
+        for what in WHAT:
+            ours, theirs = (statistics.median(row[method][what] for row in some) for method in ("ours", "captum"))
+            nearer = sum(row["ours"][what] < row["captum"][what] for row in some)
+            cells.append(f"{ours:.4f} | {theirs:.4f} | {nearer} of {len(some)}")
+        yield f"| {backbone} | {passes} | {' | '.join(cells)} |"
 
 
 def main() -> None:
-    """Print a table, and JSON."""
+    """Print each case, a table of medians, and JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", action="append", metavar="NAME=WEIGHTS", help="e.g. alexnet=FILE")
-    parser.add_argument("--steps", type=int, default=256)
+    parser.add_argument("--image", action="append", metavar="FILE", help=f"or one of {', '.join(PICTURES)}")
+    parser.add_argument("--steps", type=int, action="append")
     parser.add_argument("--reference", type=int, default=4096, help="points of the reference")
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     chosen = parser.parse_args()
-    rows = [measure(*which.split("=", 1), chosen.steps, chosen.reference) for which in chosen.backbone or DEFAULTS]
-    print(
-        f"{'backbone':22} {'passes':>6} {'method':22} {'attribution':>12} {'map':>8}   (distance to {chosen.reference})"
-    )
-    for row in rows:
-        for method, found in row["distance"].items():
-            print(
-                f"{row['backbone']:22} {row['passes']:6} {method:22} {found['attribution']:12.4f} {found['map']:8.4f}"
-            )
-    text = json.dumps({"torch": torch.__version__, "results": rows})
-    print(text)
+    keep_freed()  # as every command does
+    pictures = {
+        Path(name).stem: getattr(skimage.data, name)()
+        if name in PICTURES
+        else np.array(Image.open(name).convert("RGB"))
+        for name in chosen.image or PICTURES
+    }
+    rows = []
+    for which in chosen.backbone or DEFAULTS:
+        for row in measure(*which.split("=", 1), pictures, chosen.steps or STEPS, chosen.reference):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    print("\n| backbone | passes | ours | captum's | nearer | map: ours | captum's | nearer |")
+    print("|---|---|---|---|---|---|---|---|", *summary(rows), sep="\n")
     if chosen.json:
+        text = json.dumps({"torch": torch.__version__, "reference": chosen.reference, "results": rows})
         chosen.json.write_text(text + "\n", encoding="utf-8")
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from boldreams_cli.console import BoldreamsError, ChoiceError, StoppedError
 from boldreams_cli.encoding.model.full import predict_stored, store_of
 from boldreams_cli.features import backbones
-from boldreams_cli.interpret.attribution import integration, methods, record
+from boldreams_cli.interpret.attribution import integration, methods, places, record
 from boldreams_cli.interpret.attribution.attributor import Attributor, Settings, kept
 from boldreams_cli.interpret.attribution.integration import integrated_gradients, signed_map
-from boldreams_cli.interpret.attribution.method import Respond, Scene
+from boldreams_cli.interpret.attribution.method import Attribution, Respond, Scene
 from boldreams_cli.interpret.targets import choose
 from tests.interpret.conftest import CPU, Fitted, by_hand
 from tests.interpret.test_dreaming import After
@@ -43,37 +43,54 @@ def ends() -> tuple[Tensor, Tensor]:
     return image, baseline
 
 
-def test_equals_captums(ends: tuple[Tensor, Tensor]) -> None:
+def test_nears_captums_as_both_take_more_steps(ends: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a smooth function, of which captum's points soon give the integral to the last digits."""
+    monkeypatch.setattr(integration, "TOLERANCE", 0)
     image, baseline = ends
-    ours = integrated_gradients(two_responses, image, baseline, 20, 7, order=20)
-    for number in range(2):
-        theirs = IntegratedGradients(lambda points, n=number: two_responses(points)[:, n]).attribute(
-            image[None], baseline[None], n_steps=20, method="gausslegendre"
-        )
-        np.testing.assert_allclose(ours.values[number], theirs[0].numpy(), rtol=1e-7)  # captum works in float32 between
+    theirs = IntegratedGradients(lambda points: two_responses(points)[:, 0]).attribute(
+        image[None], baseline[None], n_steps=40, method="gausslegendre"
+    )[0]
+    far = []
+    for steps in (8, 64, 512):
+        ours = integrated_gradients(two_responses, image, baseline, steps, 7).values[0]
+        far.append(np.linalg.norm(ours - theirs.numpy()) / float(theirs.norm()))
+    assert far[0] > 10 * far[1] > 100 * far[2]
+    assert far[2] < 1e-5
 
 
-def test_equals_captums_on_the_full_model(fitted: Fitted) -> None:
+def test_is_the_mean_gradient_weighed_by_lengths_of_the_line(fitted: Fitted) -> None:
+    """Of the full model, in one round; captum's points and weights are captum-ig's, to the last digits."""
     area = fitted.full.weighted_sum(torch.full((fitted.model.spec.voxels,), 1 / fitted.model.spec.voxels))
-    image = torch.rand(3, 227, 227)
-    ours = integrated_gradients(lambda points: area(points)[:, None], image, torch.zeros_like(image), 8, 3, order=8)
+    image = torch.rand(3, 227, 227, generator=torch.Generator().manual_seed(0))
+    ours = integrated_gradients(lambda points: area(points)[:, None], image, torch.zeros_like(image), 8, 2)
+    alphas = places.first_places(8)
+    expected = torch.zeros_like(image, dtype=torch.float64)
+    for some, lengths in zip(np.split(alphas, 4), np.split(places.lengths_nearest(alphas), 4), strict=True):
+        points = (torch.from_numpy(some).to(image)[:, None, None, None] * image).requires_grad_()
+        (gradients,) = torch.autograd.grad(area(points).sum(), points)
+        expected += torch.tensordot(torch.from_numpy(lengths), gradients.double(), 1) * image
+    np.testing.assert_allclose(ours.values[0], expected.numpy(), atol=1e-5 * np.abs(ours.values).max())
     theirs = IntegratedGradients(area).attribute(image[None], n_steps=8, method="gausslegendre", internal_batch_size=4)
-    np.testing.assert_allclose(ours.values[0], theirs[0].detach().numpy(), atol=1e-5 * np.abs(ours.values).max())
     scene = Scene(lambda points: area(points)[:, None], 1, image, torch.zeros_like(image), 8, 4)
     captums = methods.load("captum-ig").compute(scene)[0]
     np.testing.assert_allclose(captums, theirs[0].detach().numpy(), atol=1e-5 * np.abs(captums).max())
 
 
-def test_equals_a_riemann_sum(ends: tuple[Tensor, Tensor]) -> None:
+def test_equals_a_riemann_sum(ends: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     image, baseline = ends
-    ours = integrated_gradients(two_responses, image, baseline, 32, 32)
+    good_enough = integrated_gradients(two_responses, image, baseline, 1024, 32)
+    monkeypatch.setattr(integration, "TOLERANCE", 0)
+    ours = integrated_gradients(two_responses, image, baseline, 1024, 32)
     total = torch.zeros(2, *image.shape, dtype=torch.float64)
     for alpha in (np.arange(4000) + 0.5) / 4000:
         point = (baseline + alpha * (image - baseline))[None].requires_grad_()
         responses = two_responses(point)[0]
         for number in range(2):
             total[number] += torch.autograd.grad(responses[number], point, retain_graph=True)[0][0] / 4000
-    np.testing.assert_allclose(ours.values, (total * (image - baseline)).numpy(), atol=1e-6)
+    expected = (total * (image - baseline)).numpy()
+    np.testing.assert_allclose(ours.values, expected, atol=1e-6 * np.abs(expected).max())
+    for found, own in zip(good_enough.values, expected, strict=True):
+        assert np.linalg.norm(found - own) < 0.003 * np.linalg.norm(own)
 
 
 def test_of_a_linear_function_is_exact_in_two_steps(ends: tuple[Tensor, Tensor]) -> None:
@@ -113,15 +130,15 @@ def test_neither_batches_nor_other_responses_change_the_result(alexnet_weights: 
         return both
 
     black = torch.zeros_like(image)
-    together = integrated_gradients(several(0, 1), image, black, 64, 16)
+    together = integrated_gradients(several(0, 1), image, black, 40, 16)
     assert max(asked) == integration.CPU_PASS
     for batch in (1, 64):
-        other = integrated_gradients(several(0, 1), image, black, 64, batch)
+        other = integrated_gradients(several(0, 1), image, black, 40, batch)
         for number in (0, 1):
             found, expected = signed_map(other.values[number]), signed_map(together.values[number])
             assert np.linalg.norm(found - expected) <= 1e-4 * np.linalg.norm(expected)
     for chosen, place in (((0,), 0), ((2, 1, 0), 2)):
-        other = integrated_gradients(several(*chosen), image, black, 64, 16)
+        other = integrated_gradients(several(*chosen), image, black, 40, 16)
         difference = np.linalg.norm(other.values[place] - together.values[0])
         assert difference <= 1e-4 * np.linalg.norm(together.values[0])
 
@@ -147,7 +164,7 @@ def test_efficientnet_is_complete_at_the_default_steps() -> None:
 
 
 def test_steps_go_where_the_gradient_jumps() -> None:
-    """A steep rise near black: even points do not resolve it, halving finds it."""
+    """A steep rise near black: even points do not resolve it."""
     asked: list[float] = []
 
     def respond(points: Tensor) -> Tensor:
@@ -157,27 +174,30 @@ def test_steps_go_where_the_gradient_jumps() -> None:
         return 200 * (torch.relu(place - 0.0123) - torch.relu(place - 0.0154))[:, None]
 
     image = torch.ones(3, 1, 1) / 3
-    result = integrated_gradients(respond, image, torch.zeros_like(image), 256, 8, order=4)
+    result = integrated_gradients(respond, image, torch.zeros_like(image), 256, 8)
     assert result.completeness_error[0] < 0.01
     assert len(asked) < 256, "and stops when it is found"
     assert np.mean(np.array(asked) * 3 < 1 / 16) > 0.3
-    even = integrated_gradients(respond, image, torch.zeros_like(image), 256, 8, order=256)
-    assert even.completeness_error[0] > 5 * result.completeness_error[0]
+    rule = {"n_steps": 256, "method": "riemann_middle"}
+    even = IntegratedGradients(lambda points: respond(points)[:, 0]).attribute(image[None], **rule).sum()
+    rise = result.prediction[0] - result.baseline_prediction[0]
+    assert abs(float(even) - rise) > 5 * abs(result.delta[0])
 
 
-def test_no_more_than_the_steps_asked_for() -> None:
-    """Each stretch is new work; the ends' forward passes are not counted."""
-    asked = []
+def test_every_step_asked_for_is_taken_and_counts() -> None:
+    """Gradients that change everywhere take all; each place is looked at once, and weighs more than nothing."""
+    asked: list[float] = []
 
     def respond(points: Tensor) -> Tensor:
-        asked.append(len(points) if points.requires_grad else 0)
-        return (points**5).flatten(1).sin().sum(1)[:, None] * 50
+        if points.requires_grad:
+            asked.extend(points[:, 0, 0, 0].tolist())
+        return (50 * points).sin().flatten(1).sum(1)[:, None]
 
-    for steps in (1, 4, 7, 64, 100):
+    image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for steps in (1, 4, 7, 64, 100, 300):
         asked.clear()
-        image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
         integrated_gradients(respond, image, torch.zeros_like(image), steps, 8)
-        assert sum(asked) <= max(integration.ORDER, steps)
+        assert len(set(asked)) == len(asked) == steps
 
 
 def test_baselines() -> None:
@@ -203,7 +223,9 @@ def test_map_averages_colours_and_smooths_by_two_pixels_keeping_signs() -> None:
 def test_delta_is_captums(ends: tuple[Tensor, Tensor]) -> None:
     """With its sign; beside it its share of the absolute attributions, which cannot be infinite."""
     image, baseline = ends
-    ours = integrated_gradients(two_responses, image, baseline, 1, 7, order=1)
+    values = methods.load("captum-ig").compute(Scene(two_responses, 2, image, baseline, 1, 7))
+    with torch.no_grad():
+        ours = Attribution(values, *(two_responses(end[None])[0].numpy() for end in (image, baseline)))
     for number in range(2):
         explainer = IntegratedGradients(lambda points, n=number: two_responses(points)[:, n])
         _, delta = explainer.attribute(

@@ -1,13 +1,13 @@
 """Integrated gradients (paper, section 2.4, equation 2) of several responses at once; numerics only.
 
-Captum's IntegratedGradients computes such a sum for one response, with points spread evenly. But along the line
-from black the gradients of real networks jump wildly in the first few percent and hardly at all later. Forward
-passes tell how much each stretch of the line must add up to, so points are spent on the stretches that miss it most.
+Captum's IntegratedGradients computes such a sum for one response, with places on the line that are the same for all
+networks. Here the gradients seen so far tell where more of them are needed, and every pass counts in the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -18,136 +18,155 @@ from torch import Tensor
 
 from boldreams_cli.console import ChoiceError
 from boldreams_cli.interpret.attribution.method import Attribution, Respond
+from boldreams_cli.interpret.attribution.places import (
+    Floats,
+    expected_errors,
+    first_places,
+    in_gaps,
+    lengths_nearest,
+    misses,
+    spread,
+)
 
-Span = tuple[float, float]  # a stretch of the line
 BASELINES = ("black", "mean", "blur")
-ORDER = 8  # points on a stretch
-TOLERANCE = 0.003  # of the sum of all stretches' misses, as a share of the attribution's size
-AT_A_TIME = 512  # steps for each stretch that is halved in a round
+FIRST, KEPT = 16, 128  # places to begin with at most; gradients held in memory for each response at most
+TOLERANCE = 0.003  # of the expected error, as a share of the attribution's size (Euclidean)
 CPU_PASS = 4  # points at most: for more, libraries sum in another order, and rectifiers at their kinks flip
 SMOOTHING = 2.0  # pixels, the paper's
 BLUR = 0.1  # standard deviation of the blurred baseline, as a fraction of the size
 
 
-def integrated_gradients(
-    respond: Respond, image: Tensor, baseline: Tensor, steps: int, batch: int, order: int = ORDER
-) -> Attribution:
-    """Integrate the gradients along the line from baseline to image, by the rule of Gauss and Legendre on stretches.
+def integrated_gradients(respond: Respond, image: Tensor, baseline: Tensor, steps: int, batch: int) -> Attribution:
+    """Integrate the gradients along the line from baseline to image, with most places where they change most.
 
-    Half of the steps are spread evenly; the others go, two halves for one, to the stretches whose gradients miss the
-    difference of their ends' responses most, until these misses come to less than TOLERANCE of the attribution's size.
-    A miss is a sum over all pixels: if errors of pixels are of either sign by chance, it is about as large as the root
-    of the sum of their squares, which is how sizes are measured here. Each response has its own steps and chooses its
-    own stretches, so that others beside it do not change its result.
+    A few places are looked at first; then, in rounds that double their number, the gaps between them get more, each so
+    many that the expected error of the whole becomes least (see `places`), until that is TOLERANCE of the
+    attribution's size. Each response has its own places, so that others beside it do not change its result.
 
     Parameters
     ----------
     respond : (images, 3, H, W) -> (images, n), differentiable.
     image, baseline : (3, H, W), on the device to compute on.
-    steps : points on the line for each response at most, or `order` if that is more.
+    steps : places on the line for each response at most.
     batch : points in one forward pass; it does not change the result but in rounding.
-    order : points on a stretch; equal to `steps`, it gives captum's sum.
 
     Returns
     -------
     Attributions (I - I') ∫ dF/dI, one for each response.
     """
-    line = _Line(respond, image, baseline, batch, order)
-    edges = np.linspace(0, 1, max(1, steps // 2 // order) + 1).tolist()
-    spans = list(pairwise(edges))
-    line.measure(edges)
-    shares = [_Share(line, number) for number in range(len(line.responses[0.0]))]
-    wanted: dict[int, list[Span]] = dict.fromkeys(range(len(shares)), spans)
-    while wanted:
-        found = line.integrate(wanted)
-        for number, parts in found.items():
-            shares[number].take(parts)
-        wanted = {share.number: halves for share in shares if (halves := share.refine(steps))}
-        line.measure([edge for halves in wanted.values() for span in halves for edge in span])
-    values = torch.stack([share.total * line.difference for share in shares])
-    ends = line.responses[0.0], line.responses[1.0]
-    return Attribution(values.double().cpu().numpy(), prediction=ends[1], baseline_prediction=ends[0])
+    line = _Line(respond, image, baseline, batch)
+    ends = line.responses(np.array([0.0, 1.0]))
+    integrals = {number: _Integral(line.difference, *own) for number, own in enumerate(ends.T)}
+    for count in rounds(steps):
+        wanted = {number: new for number, each in integrals.items() if len(new := each.refine(count))}
+        for number, places, responses, shares in line.walk(wanted):
+            integrals[number].take(places, responses, shares, keep=count < steps)
+    values = torch.stack([each.value() for each in integrals.values()])
+    return Attribution(values.cpu().numpy(), prediction=ends[1], baseline_prediction=ends[0])
 
 
-class _Share:
-    """One response's integral: its stretches, their sum, and the steps that it took."""
+def rounds(steps: int) -> list[int]:
+    """How many places there are after each round."""
+    counts = [steps]
+    while counts[0] > FIRST:
+        counts.insert(0, min(counts[0] // 2, KEPT))
+    return counts
 
-    def __init__(self, line: _Line, number: int) -> None:
-        self.line, self.number = line, number
-        self.total = torch.zeros_like(line.difference, dtype=torch.float64)
-        self.stretches: dict[Span, tuple[Tensor, float]] = {}
-        self.used = 0
 
-    def take(self, parts: Mapping[Span, Tensor]) -> None:
-        """Add the gradient's integral (3, H, W) over stretches."""
-        for (start, stop), gradient in parts.items():
-            said = self.line.responses[stop][self.number] - self.line.responses[start][self.number]
-            miss = float((gradient.double() * self.line.difference).sum()) - float(said)
-            self.stretches[start, stop] = gradient, miss
-            self.total += gradient
-        self.used += len(parts) * self.line.order
+class _Integral:
+    """One response's integral: the shares of pixels, gradient times difference, at places on the line.
 
-    def refine(self, steps: int) -> list[Span]:
-        """Take out the worst stretches; give their halves, or nothing if it is good enough or steps have run out.
+    Parameters
+    ----------
+    like : (3, H, W) of the attribution's shape, on its device.
+    start, stop : responses to the baseline and to the image.
+    """
 
-        How many at a time depends on the steps alone, and few, so that rounding hardly ever decides which.
+    def __init__(self, like: Tensor, start: float, stop: float) -> None:
+        self.ends = start, stop
+        self.places: Floats = np.empty(0)
+        self.responses: Floats = np.empty(0)  # at each place
+        self.shares: list[Tensor] = []  # (3, H, W) at each place
+        self.lengths: dict[float, float] = {}  # of the line that is nearest to a place
+        self.rest = torch.zeros_like(like, dtype=torch.float64)  # sum over places whose shares are not kept
+
+    def refine(self, count: int) -> Floats:
+        """Choose new places, until there are `count`; none if the integral is good enough."""
+        new = first_places(count)
+        if len(self.places):
+            enough = TOLERANCE * float(self.value().norm())
+            new = in_gaps(self.places, spread(self.errors(), count - len(self.places), enough))
+        every = np.sort(np.concatenate([self.places, new]))
+        self.lengths = dict(zip(every.tolist(), lengths_nearest(every).tolist(), strict=True))
+        return new
+
+    def errors(self) -> Floats:
+        """What each gap between places is expected to miss; at least what the responses tell that it does.
+
+        Of P shares that together lack x, the root of the sum of squares lacks x / sqrt(P) or more.
         """
-        several = min((steps - self.used) // (2 * self.line.order), max(1, steps // AT_A_TIME))
-        size = float((self.total * self.line.difference).norm())
-        missed = {span: abs(miss) for span, (_, miss) in self.stretches.items()}
-        if several < 1 or float(np.linalg.norm(list(missed.values()))) <= TOLERANCE * size:
-            return []
-        halves: list[Span] = []
-        for start, stop in sorted(missed, key=lambda span: (-missed[span], span))[:several]:
-            gradient, _ = self.stretches.pop((start, stop))
-            self.total -= gradient
-            middle = (start + stop) / 2
-            halves += [(start, middle), (middle, stop)]
-        return halves
+        changes = [float((later - sooner).norm()) for sooner, later in pairwise(self.shares)]
+        slopes = [float(share.double().sum()) for share in self.shares]
+        responses = np.array([self.ends[0], *self.responses, self.ends[1]])
+        hidden = np.abs(misses(self.places, responses, np.array(slopes))) / math.sqrt(self.rest.numel())
+        return np.maximum(expected_errors(self.places, np.array(changes)), hidden)
+
+    def take(self, places: Floats, responses: Floats, shares: Tensor, keep: bool) -> None:
+        """Look at some of the new places: (places,), (places,) and (places, 3, H, W)."""
+        if keep:
+            order = np.argsort(np.concatenate([self.places, places]))
+            self.places = np.concatenate([self.places, places])[order]
+            self.responses = np.concatenate([self.responses, responses])[order]
+            every = [*self.shares, *shares]
+            self.shares = [every[number] for number in order]
+        else:
+            self.rest += self._weighed(places, shares)
+
+    def value(self) -> Tensor:
+        """(3, H, W) float64."""
+        return self.rest + self._weighed(self.places, self.shares)
+
+    def _weighed(self, places: Floats, shares: Iterable[Tensor]) -> Tensor:
+        total = torch.zeros_like(self.rest)
+        for place, share in zip(places.tolist(), shares, strict=True):
+            total += self.lengths[place] * share
+        return total
 
 
 class _Line:
-    """The way from baseline to image, and the responses that were measured on it."""
+    """The way from baseline to image."""
 
-    def __init__(self, respond: Respond, image: Tensor, baseline: Tensor, batch: int, order: int) -> None:
+    def __init__(self, respond: Respond, image: Tensor, baseline: Tensor, batch: int) -> None:
         self.respond, self.baseline, self.difference = respond, baseline, image - baseline
-        self.batch, self.order = batch if image.is_cuda else min(batch, CPU_PASS), order
-        places, weights = np.polynomial.legendre.leggauss(order)
-        self.places, self.weights = (places + 1) / 2, weights / 2
-        self.responses: dict[float, NDArray[np.float64]] = {}
+        self.batch = batch if image.is_cuda else min(batch, CPU_PASS)
 
-    def points(self, alphas: NDArray[np.float64]) -> Tensor:
+    def points(self, places: Floats) -> Tensor:
         """(points, 3, H, W)."""
-        return self.baseline + torch.from_numpy(alphas).to(self.difference)[:, None, None, None] * self.difference
+        return self.baseline + torch.from_numpy(places).to(self.difference)[:, None, None, None] * self.difference
 
     @torch.no_grad()
-    def measure(self, alphas: Sequence[float]) -> None:
-        """Keep the responses (n,) at places that are not known yet, by forward passes."""
-        new = np.array(sorted({*alphas} - self.responses.keys()))
-        for part in np.array_split(new, -(-len(new) // self.batch)) if len(new) else []:
-            found = self.respond(self.points(part)).double().cpu().numpy()
-            self.responses |= dict(zip(part.tolist(), found, strict=True))
+    def responses(self, places: Floats) -> Floats:
+        """(places, n) by forward passes."""
+        parts = [self.respond(self.points(part)) for part in _parts(places, self.batch)]
+        return torch.cat(parts).double().cpu().numpy()
 
-    def integrate(self, wanted: Mapping[int, Sequence[Span]]) -> dict[int, dict[Span, Tensor]]:
-        """Integrate the gradient over stretches: by response, by stretch, (3, H, W); forward passes are shared."""
-        spans = sorted({span for some in wanted.values() for span in some})
-        starts, stops = np.array(spans).T
-        lengths = (stops - starts)[:, None]
-        alphas = (starts[:, None] + lengths * self.places).ravel()
-        weights = (lengths * self.weights).ravel()
-        owner = np.repeat(np.arange(len(spans)), len(self.places))
-        numbers = {number: [spans.index(span) for span in some] for number, some in wanted.items()}
-        sums = {number: self.difference.new_zeros(len(spans), *self.difference.shape) for number in wanted}
-        for some in np.array_split(np.arange(len(alphas)), -(-len(alphas) // self.batch)):
-            here = [number for number, own in numbers.items() if np.isin(owner[some], own).any()]
-            points = self.points(alphas[some]).requires_grad_()
+    def walk(self, wanted: Mapping[int, Floats]) -> Iterator[tuple[int, Floats, Floats, Tensor]]:
+        """A response's number, some of the places that it wants, its values and shares there; passes are shared."""
+        if not wanted:
+            return
+        for some in _parts(np.unique(np.concatenate([*wanted.values()])), self.batch):
+            points = self.points(some).requires_grad_()
             found = self.respond(points)
-            weight = torch.from_numpy(weights[some]).to(found)
-            for number in here:
-                value = (found[:, number] * weight).sum()
-                (gradient,) = torch.autograd.grad(value, points, retain_graph=number != here[-1])
-                sums[number].index_add_(0, torch.from_numpy(owner[some]).to(points.device), gradient.to(points))
-        return {number: {spans[place]: sums[number][place].clone() for place in own} for number, own in numbers.items()}
+            here = {number: rows for number, own in wanted.items() if len(rows := np.flatnonzero(np.isin(some, own)))}
+            for number, rows in here.items():
+                last = number == [*here][-1]
+                (gradient,) = torch.autograd.grad(found[rows, number].sum(), points, retain_graph=not last)
+                values = found[rows, number].detach().double().cpu().numpy()
+                yield number, some[rows], values, gradient[rows] * self.difference
+
+
+def _parts(places: Floats, batch: int) -> list[Floats]:
+    return np.array_split(places, -(-len(places) // batch))
 
 
 def baseline_of(name: str, image: Tensor, mean: tuple[float, float, float]) -> Tensor:

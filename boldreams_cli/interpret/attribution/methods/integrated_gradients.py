@@ -1,12 +1,13 @@
-"""Integrated gradients (Sundararajan et al. 2017; paper, equation 2), with points where the gradient jumps."""
+"""Integrated gradients (Sundararajan et al. 2017; paper, equation 2), with most points where the gradient changes."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.interpret.attribution.integration import AT_A_TIME, ORDER, TOLERANCE, integrated_gradients
+from boldreams_cli.interpret.attribution.integration import FIRST, KEPT, TOLERANCE, integrated_gradients
 from boldreams_cli.interpret.attribution.method import Method, Scene
+from boldreams_cli.interpret.attribution.places import GRADING
 
 
 def compute(scene: Scene) -> NDArray[np.float64]:
@@ -22,5 +23,5 @@ METHOD = Method(
     from_baseline=True,
     adds_up=True,
     of_difference=True,
-    settings={"order": ORDER, "tolerance": TOLERANCE, "at_a_time": AT_A_TIME},
+    settings={"grading": GRADING, "first": FIRST, "kept": KEPT, "tolerance": TOLERANCE},
 )
