@@ -81,7 +81,7 @@ def measure(
         for area, expected in references.items():
             for count in steps:
                 passes, *found = both(areas[area], image, count)
-                row = {"backbone": name, "image": title, "area": area, "passes": passes}
+                row = {"backbone": name, "image": title, "area": area, "steps": count, "passes": passes}
                 for method, values in zip(("ours", "captum"), found, strict=True):
                     pairs = (values, expected), (signed_map(values), signed_map(expected))
                     far = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs]
@@ -90,15 +90,15 @@ def measure(
 
 
 def summary(rows: list[Any]) -> Iterator[str]:
-    """By backbone and passes: medians over images and areas, and of how many ours is nearer."""
-    for backbone, passes in dict.fromkeys((row["backbone"], row["passes"]) for row in rows):
-        some = [row for row in rows if (row["backbone"], row["passes"]) == (backbone, passes)]
-        cells = []
+    """By backbone and steps: medians over images and areas, and of how many ours is nearer."""
+    for backbone, steps in dict.fromkeys((row["backbone"], row["steps"]) for row in rows):
+        some = [row for row in rows if (row["backbone"], row["steps"]) == (backbone, steps)]
+        cells = [f"{statistics.median(row['passes'] for row in some):g}"]
         for what in WHAT:
             ours, theirs = (statistics.median(row[method][what] for row in some) for method in ("ours", "captum"))
             nearer = sum(row["ours"][what] < row["captum"][what] for row in some)
             cells.append(f"{ours:.4f} | {theirs:.4f} | {nearer} of {len(some)}")
-        yield f"| {backbone} | {passes} | {' | '.join(cells)} |"
+        yield f"| {backbone} | {steps} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -122,8 +122,8 @@ def main() -> None:
         for row in measure(*which.split("=", 1), pictures, chosen.steps or STEPS, chosen.reference):
             rows.append(row)
             print(json.dumps(row), flush=True)
-    print("\n| backbone | passes | ours | captum's | nearer | map: ours | captum's | nearer |")
-    print("|---|---|---|---|---|---|---|---|", *summary(rows), sep="\n")
+    print("\n| backbone | steps | passes | ours | captum's | nearer | map: ours | captum's | nearer |")
+    print("|---|---|---|---|---|---|---|---|---|", *summary(rows), sep="\n")
     if chosen.json:
         text = json.dumps({"torch": torch.__version__, "reference": chosen.reference, "results": rows})
         chosen.json.write_text(text + "\n", encoding="utf-8")
