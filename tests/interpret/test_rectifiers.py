@@ -35,6 +35,7 @@ MODULES = [
     nn.Threshold(0.5, 0.0),
 ]
 FUNCTIONS = [functional.relu, torch.relu, lambda x: x.relu(), lambda x: functional.relu6(x, True), functional.gelu]
+NAMES = ["functional.relu", "torch.relu", "its own relu", "functional.relu6", "functional.gelu"]
 CLOSED = torch.tensor([-3.5, -10.0, -30.0])
 
 
@@ -45,7 +46,7 @@ def gradient(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Ten
     return leaf.grad
 
 
-@pytest.mark.parametrize("function", [*MODULES, *FUNCTIONS], ids=str)
+@pytest.mark.parametrize("function", [*MODULES, *FUNCTIONS], ids=[*map(str, MODULES), *NAMES])
 def test_closed_rectifiers_pass_a_gradient_upwards_and_keep_their_values(function: Callable) -> None:
     assert (gradient(function, CLOSED) <= 0).all(), "without help the gradient keeps them closed"
     with Leaking():
