@@ -17,7 +17,7 @@ from benchmarks.brain import Brain
 from boldreams_cli import plots
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.encoding.evaluation import score, score_files
-from boldreams_cli.encoding.evaluation.statistics import mean_and_error, noise_ceiling, single_trial_ceiling
+from boldreams_cli.encoding.evaluation.statistics import mean_and_error, noise_ceiling
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.files import write_json, write_text, written_whole
 
@@ -118,7 +118,7 @@ def _plain_score(folder: Path, responses: Any, prediction: Tensor) -> None:
         "r": _plain_r(prediction, betas).numpy(),
         "r_single": _plain_r(prediction[torch.from_numpy(responses.trial_images).long()], singles).numpy(),
         "ceiling": np.sqrt(noise_ceiling(responses.ncsnr, responses.repeats(responses.test_images))),
-        "ceiling_single": np.sqrt(single_trial_ceiling(responses.ncsnr)),
+        "ceiling_single": np.sqrt(noise_ceiling(responses.ncsnr, np.ones(1))),
     }
     areas: dict[str, dict[str, Any]] = {}
     for name in [*responses.areas.counts(), *responses.areas.label_counts()]:

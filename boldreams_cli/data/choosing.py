@@ -125,8 +125,8 @@ def _cached(
         if isinstance(subject, str) and (nsd_root is None or not is_data_file(nsd_root)):
             there = {str(of) for path in (cache / "responses").glob("*.zarr") if (of := subject_of_store(path.name))}
             raise ChoiceError(
-                f"no such responses of subject {subject} in {cache}; give its file with --data FILE; "
-                f"subjects prepared: {listing(sorted(there))} (--subject, --sessions, --mask)"
+                f"no such responses of subject {subject} in {cache}; give its file with --data FILE, or a number as "
+                f"1, 01 or subj01; subjects prepared: {listing(sorted(there))} (--subject, --sessions, --mask)"
             )
         dataset = open_dataset(nsd_root, betas)
         if others := dataset.preparations(subject):

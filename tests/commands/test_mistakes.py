@@ -19,7 +19,7 @@ from .conftest import listing
     [
         (["fit", "--percent", 0], 2, "above 0 and up to 100"),
         (["fit", "--percent", 101], 2, "above 0 and up to 100"),
-        (["fit", "--subject", "seven"], 2, "write 1, 01 or subj01"),
+        (["fit", "--subject", "seven"], 2, "or a number as 1, 01 or subj01"),
         (["fit", "--backbone", "resnet"], 2, "choose from alexnet, vgg11, rn50x4"),
         (["fit", "--backbone", "vgg-11"], 2, "did you mean vgg11?"),
         (["dream", "--roi", "FFA1"], 2, "did you mean FFA-1?"),
@@ -39,7 +39,7 @@ from .conftest import listing
         (["score", "--percent", 50], 2, "boldreams fit"),
         (["score", "--model", "nowhere"], 2, "no model 'nowhere' (--model)"),
         (["info", "--layers", "resnet"], 2, "choose from"),
-        (["dance"], 2, "choose from prepare, extract"),
+        (["dance"], 2, "choose from import, validate, prepare, extract"),
     ],
 )
 def test_errors_are_one_line_with_the_remedy(

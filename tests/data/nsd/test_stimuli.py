@@ -87,7 +87,7 @@ def test_wrong_dataset(tmp_path: Path) -> None:
 
 
 def test_missing_and_truncated(experiment: Experiment, tmp_path: Path) -> None:
-    with pytest.raises(BoldreamsError, match=r"there is no .*nsd_stimuli.hdf5"):
+    with pytest.raises(BoldreamsError, match=r"there is no .*absent.hdf5; download absent.hdf5 or correct --nsd-root"):
         Stimuli(tmp_path / "absent.hdf5")
     content = experiment.layout.stimuli.read_bytes()
     for share in (0.0, 0.1, 0.9):
