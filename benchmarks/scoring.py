@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.brain import Brain
 from boldreams_cli import plots
 from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.units import VoxelUnits
 from boldreams_cli.encoding.evaluation import score, score_files
 from boldreams_cli.encoding.evaluation.statistics import mean_and_error, noise_ceiling
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
@@ -38,6 +39,12 @@ class MadeUpResponses:
     test_images = np.arange(IMAGES, dtype=np.int32)
     trial_images = np.repeat(test_images, REPEATS)
     trial_test = np.ones(IMAGES * REPEATS, dtype=bool)
+    trial_repeats = None
+
+    @property
+    def units(self) -> VoxelUnits:
+        """Where the voxels lie."""
+        return VoxelUnits(self.voxels, self.affine, self.shape)
 
     @classmethod
     def random(cls) -> MadeUpResponses:
