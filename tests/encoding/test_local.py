@@ -206,10 +206,10 @@ def test_known_fields_are_found_and_images_are_left_better_than_by_ridge(tmp_pat
 def test_fields_are_chosen_on_some_images_and_solved_on_all(tmp_path: Path) -> None:
     posed = problem(tmp_path, voxels=6)
     readout = Local(LocalSettings(grid=3, centres=2, images=40))
-    some = readout._chosen_images(posed)
+    some = posed.some_images(readout.settings.images)
     assert len(some.unique()) == 40
     assert (some.diff() > 0).all()
-    assert torch.equal(some, readout._chosen_images(posed))
+    assert torch.equal(some, posed.some_images(readout.settings.images))
     all_images = solve(Local(LocalSettings(grid=3, centres=2)), posed, tmp_path / "all")
     fewer = solve(readout, posed, tmp_path / "some")
     assert not torch.equal(all_images["weights/0"], fewer["weights/0"])

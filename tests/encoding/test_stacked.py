@@ -176,7 +176,7 @@ def test_leaves_images_better_than_any_member_alone(tmp_path: Path) -> None:
 def test_chosen_on_some_images_and_solved_on_all(tmp_path: Path) -> None:
     posed = problem(tmp_path, voxels=6)
     fewer = StackedSettings(grid=3, centres=2, sizes=(0.3,), images=40)
-    some = Stacked(fewer)._chosen_images(posed)
+    some = posed.some_images(fewer.images)
     assert len(some.unique()) == 40
     model = solve(Stacked(fewer), posed, tmp_path / "some")
     posed.betas._trials[torch.from_numpy(~np.isin(posed.betas.images, some))] += 1

@@ -77,6 +77,14 @@ class Problem:
     memory: int
     title: str = "fit"
 
+    def some_images(self, most: int) -> Tensor:
+        """Indices of the training images, of no more than `most` drawn by the seed, in order."""
+        count = len(self.betas.image_ids)
+        if count <= most:
+            return torch.arange(count)
+        drawn = np.random.default_rng(self.seed).permutation(count)[:most]
+        return torch.from_numpy(np.sort(drawn))
+
 
 @dataclass(frozen=True)
 class Solution:

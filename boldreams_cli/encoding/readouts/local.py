@@ -124,19 +124,11 @@ class Local(RidgeReadout):
             "scale": torch.zeros(len(self.settings.candidates) + 1, dtype=torch.float64),  # of the penalties
         }
 
-    def _chosen_images(self, problem: Problem) -> Tensor:
-        """Those on which fields and penalties are chosen, in order."""
-        count = len(problem.betas.image_ids)
-        if count <= self.settings.images:
-            return torch.arange(count)
-        drawn = np.random.default_rng(problem.seed).permutation(count)[: self.settings.images]
-        return torch.from_numpy(np.sort(drawn))
-
     def _search(
         self, problem: Problem, betas: Tensor, found: dict[str, Tensor], done: int, look: Callable[[int], None]
     ) -> None:
         """Each voxel's best field and penalty by leaving out each of the chosen images; `done` counts fields."""
-        some, count = self._chosen_images(problem), len(found["scale"])
+        some, count = problem.some_images(self.settings.images), len(found["scale"])
         repeats = torch.from_numpy(problem.betas.repeats)[some].to(problem.device)
         mine, features = betas[some], self._features(problem)
         with progress(problem.title, count, "fields") as shown:

@@ -140,7 +140,7 @@ class Stacked(Readout):
         if self._of is problem.maps:
             return
         members, columns = self._members(problem), problem.betas.columns
-        count, some = len(columns), len(self._chosen_images(problem))
+        count, some = len(columns), len(problem.some_images(self.settings.images))
         room = problem.memory - self.bytes_resident(problem)
         each = 4 * some * len(members) + 8 * len(problem.betas.image_ids)
         most = max(1, room // each // SEARCHED) * SEARCHED
@@ -180,14 +180,6 @@ class Stacked(Readout):
             "error": torch.zeros(voxels, dtype=torch.float64),
         }
 
-    def _chosen_images(self, problem: Problem) -> Tensor:
-        """Those on which is chosen, in order."""
-        count = len(problem.betas.image_ids)
-        if count <= self.settings.images:
-            return torch.arange(count)
-        drawn = np.random.default_rng(problem.seed).permutation(count)[: self.settings.images]
-        return torch.from_numpy(np.sort(drawn))
-
     def _leave_out(
         self,
         problem: Problem,
@@ -199,7 +191,7 @@ class Stacked(Readout):
         look: Callable[[int], None],
     ) -> Iterator[int]:
         """Predict each image from the others by each member, with each voxel's best penalty; yields what is done."""
-        some = self._chosen_images(problem)
+        some = problem.some_images(self.settings.images)
         repeats = torch.from_numpy(problem.betas.repeats)[some].to(problem.device)
         betas = problem.betas.means(problem.betas.columns[part])[some]
         members = self._members(problem)
@@ -217,7 +209,7 @@ class Stacked(Readout):
 
     def _weigh(self, problem: Problem, found: dict[str, Tensor], part: slice, left_out: Tensor) -> None:
         """Weights of the members for some voxels, and the left-out error of their mix."""
-        some = self._chosen_images(problem)
+        some = problem.some_images(self.settings.images)
         repeats = torch.from_numpy(problem.betas.repeats)[some].double()
         betas = problem.betas.means(problem.betas.columns[part])[some].double()
         share, root = repeats / repeats.sum(), repeats.sqrt()
