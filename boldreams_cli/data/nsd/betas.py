@@ -205,13 +205,14 @@ def _fill_by_voxel(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np.
     """Read each voxel's chunk as it lies in the file; False where one is packed, or was never written."""
     if dataset.id.get_create_plist().get_nfilters():
         return False
+    dtype = dataset.dtype  # h5py makes it anew at each asking
     for start in range(0, len(voxels), VOXELS_TOGETHER):
         stop.check(KEPT)
         some = voxels[start : start + VOXELS_TOGETHER]
-        block = np.empty((len(some), len(betas)), dataset.dtype)
+        block = np.empty((len(some), len(betas)), dtype)
         try:
             for row, (x, y, z) in zip(block, some.tolist(), strict=True):
-                row[:] = np.frombuffer(dataset.id.read_direct_chunk((0, z, y, x))[1], dataset.dtype)
+                row[:] = np.frombuffer(dataset.id.read_direct_chunk((0, z, y, x))[1], dtype)
         except (OSError, RuntimeError, ValueError):  # reading by slabs knows holes, and names what is damaged
             return False
         betas[:, start : start + len(some)] = block.T
