@@ -100,7 +100,8 @@ class Spans:
                 count = sum(key.startswith(f"{name}/") for key in tensors)
                 return [tensors[f"{name}/{number}"] for number in range(count)]
 
-            chosen = {key.removeprefix("chosen/"): v for key, v in tensors.items() if key.startswith("chosen/")}
+            # What is kept of a span is copied: a view would keep all of its file in memory.
+            chosen = {key.removeprefix("chosen/"): v.clone() for key, v in tensors.items() if key.startswith("chosen/")}
             solution = Solution(
                 numbered("fields"),
                 numbered("weights"),
@@ -110,7 +111,7 @@ class Spans:
                 chosen,
                 numbered("queries"),
             )
-            yield tensors["voxels"].numpy(), solution
+            yield tensors["voxels"].numpy().copy(), solution
 
     def left(self, voxels: Voxels, width: int, most: int) -> list[Voxels]:
         """Cut what is not solved yet: a span that is under way stays as it was, the rest is cut anew.
@@ -149,7 +150,8 @@ class Spans:
         try:
             if read_note(path, self.key) is None:
                 return None
-            voxels: Voxels = read_tensors(path)["voxels"].numpy()  # checked: no damaged span is counted as solved
+            # Checked: no damaged span is counted as solved. Copied: a view would keep all of the file in memory.
+            voxels: Voxels = read_tensors(path)["voxels"].numpy().copy()
         except BoldreamsError as error:
             logger.warning("%s; its voxels are solved again", error)
             path.unlink()
