@@ -34,6 +34,8 @@ from boldreams_cli.encoding.readouts.base import Checkpoint, Problem, Readout, R
 from boldreams_cli.encoding.readouts.separable import ReadoutTraining, batch_order, block_width
 from boldreams_cli.encoding.readouts.training import BlockTraining
 
+COLUMNS = 512  # voxels whose betas are float64 at a time
+
 
 @dataclass(frozen=True)
 class SmoothSettings(ReadoutSettings):
@@ -137,6 +139,14 @@ class Smooth(Readout):
         return torch.from_numpy(np.flatnonzero(np.isin(block, places))), len(block)
 
 
+def _means(betas: Tensor, images: NDArray[np.int64], share: Tensor) -> Tensor:
+    """(voxels,) float64 means over some images by their shares; each voxel's by itself, so others change no bit."""
+    parts = []
+    for columns in betas.split(COLUMNS, dim=1):  # all of them in float64 would take more than the betas themselves
+        parts += [share @ column for column in columns[images].T.double().contiguous()]
+    return torch.stack(parts)
+
+
 @dataclass
 class _Course:
     """What to do next, counted from 0; the loss of each epoch so far, where the last may be partial; the held-out."""
@@ -188,9 +198,8 @@ class HeldOutTraining:
         repeats = torch.from_numpy(problem.betas.repeats).double()
         self.weight = (repeats / repeats[self.train].mean()).float().to(problem.device)
         betas = problem.betas.means(voxels)
-        share = repeats[self.train] / repeats[self.train].sum()
         self.mean = torch.zeros(width, dtype=torch.float64)
-        self.mean[inside] = torch.stack([share @ column for column in betas[self.train].T.double().contiguous()])
+        self.mean[inside] = _means(betas, self.train, repeats[self.train] / repeats[self.train].sum())
         self.betas = torch.zeros(len(betas), width)
         self.betas[:, inside] = betas - self.mean[inside].float()
         self.betas = self.betas.to(problem.device)
