@@ -60,16 +60,16 @@ def check_betas(responses: Responses, dataset: Dataset, stop: StopFlag | None = 
     MismatchError
         If one holds other betas; the message names it.
     """
-    paths, noted = dataset.session_files(responses.subject), responses.store.last(SOURCE)
+    files, noted = dataset.session_files(responses.subject), responses.store.last(SOURCE)
     for session, line in responses.store.done(SESSION).items():
-        now = identity.stamp(paths[int(session)])
+        now, said = identity.stamps(files[int(session)]), listing(files[int(session)])
         if now in (line["source"], noted.get(session, {}).get("source")):
             continue
-        logger.info("%s was copied or changed since it was prepared: comparing its betas", paths[int(session)])
+        logger.info("%s was copied or changed since it was prepared: comparing its betas", said)
         betas = dataset.read_betas(responses.subject, int(session), responses.voxels, responses.shape, stop)
         if identity.content(betas) != line["content"]:
             raise MismatchError(
-                f"{paths[int(session)]} holds other betas than those that {responses.path} was made from; restore it, "
+                f"{said} holds other betas than those that {responses.path} was made from; restore it, "
                 f"or delete {responses.path} and run `boldreams prepare --subject {responses.subject}`"
             )
         try:

@@ -65,8 +65,6 @@ class Contents:
 
 
 if TYPE_CHECKING:
-    from boldreams_cli.console import StopFlag
-    from boldreams_cli.data.areas import Areas
     from boldreams_cli.data.responses import Responses
     from boldreams_cli.data.retinotopy import Retinotopy
 
@@ -178,8 +176,8 @@ class Dataset(Protocol):
         """All of a subject's responses but the betas, for a request that was made with this mask."""
         ...
 
-    def session_files(self, subject: Any) -> dict[int, Path]:
-        """Session -> the file that holds its betas, for those that are there."""
+    def session_files(self, subject: Any) -> dict[int, tuple[Path, ...]]:
+        """Session -> the files that hold its betas, for those that are there."""
         ...
 
     def read_betas(

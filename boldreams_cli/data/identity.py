@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def stamp(path: Path) -> dict[str, Any]:
     with reading(path):
         found = path.stat()
     return {"name": path.name, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def stamps(files: Sequence[Path]) -> Any:
+    """The stamp of a file; of several, a list."""
+    found = [stamp(path) for path in files]
+    return found[0] if len(found) == 1 else found
 
 
 def content(array: NDArray[Any]) -> str:

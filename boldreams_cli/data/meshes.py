@@ -19,7 +19,9 @@ from boldreams_cli.files import reading
 KINDS = ("inflated", "infl", "flat")  # the first there is taken
 SIDES = {"L": ("lh", "l", "left", "hemi-l"), "R": ("rh", "r", "right", "hemi-r")}
 GIFTI = (".gii", ".gii.gz")
-OTHERS = (".func.gii", ".shape.gii", ".label.gii", ".nii", ".nii.gz", ".png", ".txt", ".json", ".csv")
+# Of FreeSurfer's folder: curvatures of the inflated mesh, and patches, which hold some of the vertices alone.
+OTHERS = (".func.gii", ".shape.gii", ".label.gii", ".nii", ".nii.gz", ".png", ".txt", ".json", ".csv", ".h", ".k")
+PATCH = "patch"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _mesh(folder: Path, side: str, size: int) -> Mesh:
             if len(points) == size:
                 return Mesh(path, points, faces, _depth(folder, side, size))
             seen.append(f"{path.name} ({len(points)})")
-    there = f"there are {listing(seen)}" if seen else "there is none"
+    there = f"there are {listing(dict.fromkeys(seen))}" if seen else "there is none"
     raise ChoiceError(
         f"no inflated or flat mesh of hemisphere {side} with {size} vertices in {folder}: {there} "
         f"(named as lh.inflated or hemi-L_inflated.surf.gii; --mesh)"
@@ -89,7 +91,8 @@ def _named(folder: Path, side: str, kind: str) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         words = [word for word in re.split(r"[._]", path.name.lower()) if word]
         named = any(word.startswith(kind) for word in words) and bool(set(words) & set(SIDES[side]))
-        if named and path.is_file() and (kind == "sulc" or not path.name.endswith(OTHERS)):
+        mesh = not path.name.lower().endswith(OTHERS) and PATCH not in words
+        if named and path.is_file() and (kind == "sulc" or mesh):
             yield path
 
 

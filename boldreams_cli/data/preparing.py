@@ -247,21 +247,21 @@ def _write_session(
     store: ResumableStore, dataset: Dataset, session: int, place: int, turn: Lock, stop: StopFlag
 ) -> None:
     start = time.monotonic()
-    path = dataset.session_files(store.attributes["subject"])[session]
+    paths = dataset.session_files(store.attributes["subject"])[session]
     with turn:
         stop.check("whole sessions are kept")
-        source = identity.stamp(path)
+        source = identity.stamps(paths)
         betas = dataset.read_betas(
             store.attributes["subject"], session, read_array(store, "voxels"), tuple(store.attributes["shape"]), stop
         )
         scores = scaled(betas, store)
     content = identity.content(betas)
     del betas
-    if identity.stamp(path) != source:
-        raise BoldreamsError(f"{path} changed while it was read; run the same command again when it is whole")
+    if identity.stamps(paths) != source:
+        raise BoldreamsError(f"{listing(paths)} changed while it was read; run the same command again when it is whole")
     before = {line["content"] for line in store.lines(SESSION) if line["unit"] == session and "content" in line}
     if before - {content}:
-        raise MismatchError(f"{path} holds other betas than those that {store.path} was begun with")
+        raise MismatchError(f"{listing(paths)} holds other betas than those that {store.path} was begun with")
     constant = int(np.isnan(scores).all(axis=0).sum())
     if constant:
         logger.info("session %d: %d voxels are constant and become NaN", session, constant)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
+from boldreams_cli.data.nsd.anatomy import read_anatomy
+from boldreams_cli.data.nsd.betas import read_betas, read_session
+from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.synthetic import betas_files
 from tests.conftest import Run
+from tests.data.nsd.surface_files import save_mgh
 
 FINE = "func1mm/betas_fithrf"
 
@@ -54,6 +62,66 @@ def test_a_sweep_takes_them(run: Run, own: Path, root: Path) -> None:
     assert len(list((own / "responses").glob("subj01-*.zarr"))) == 2
 
 
-def test_surfaces_are_refused(run: Run, own: Path) -> None:
-    said = run("fit", "--cache", own, "--subject", 1, "--betas", "fsaverage/betas_fithrf", code=2).err
-    assert "betas on surfaces are not read" in said
+AVERAGE = "fsaverage/betas_fithrf_GLMdenoise_RR"
+
+
+@pytest.fixture
+def on_average(experiment: Path, tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """The experiment, whose subject 1 is on the average brain too: its voxels as vertices; and which voxels these are.
+
+    Two in three are of the left hemisphere, and areas are those of the volume.
+    """
+    root = Path(shutil.copytree(experiment, tmp_path / "nsd"))
+    volume, surface = Layout.at(root), Layout.at(root, AVERAGE)
+    anatomy = read_anatomy(volume, 1)
+    voxels, shape = anatomy.areas.voxels, anatomy.areas.shape
+    cut = 2 * len(voxels) // 3
+    sides = slice(cut), slice(cut, None)
+    for name, labels in anatomy.areas.labels.items():
+        paths = surface.surface_map(None if name == "Kastner2015" else 1, name)
+        for path, side in zip(paths, sides, strict=True):
+            save_mgh(path, labels[side].astype(np.float32))
+    for path, side in zip(surface.to_average(1), sides, strict=True):
+        save_mgh(path, np.arange(1, len(voxels[side]) + 1, dtype=np.int32))
+    for path, side in zip(surface.surface_ncsnr(1), sides, strict=True):
+        save_mgh(path, anatomy.ncsnr[side])
+    sessions = {number: read_session(path, voxels, shape) for number, path in volume.sessions(1).items()}
+    outside = read_betas(betas_files(volume, 1), voxels, shape)
+    for betas, paths in (
+        *((betas, surface.surface_betas(1, number)) for number, betas in sessions.items()),
+        (outside, surface.synthetic_betas(1)),
+    ):
+        for path, side in zip(paths, sides, strict=True):
+            save_mgh(path, betas[:, side].T)
+    return root, voxels
+
+
+def test_vertices_of_the_average_brain(run: Run, own: Path, on_average: tuple[Path, np.ndarray]) -> None:
+    root, voxels = on_average
+    where, quick = ("--cache", own, "--nsd-root", root), ("--percent", 10, "--readout", "ridge", "--grid", 2)
+    made = run("prepare", *where, "--betas", "fsaverage", "--subject", 1, "--json").json
+    assert made["preparation"] == AVERAGE
+    assert made["voxels"] == len(voxels)
+    volume = run("fit", *where, *quick, "--subject", 1, "--json").json
+    fitted = run("fit", *where, *quick, "--subject", 1, "--betas", "fsaverage", "--json").json
+    one, other = (run("score", *where, "--model", model["model"], "--json").json for model in (volume, fitted))
+    assert made["rois"] == {name: area["voxels"] for name, area in one["rois"].items()}
+    assert {name: area["voxels"] for name, area in other["rois"].items()} == made["rois"]
+    assert other["r_mean"] == pytest.approx(one["r_mean"], abs=1e-5)
+    assert other["ceiling_mean"] == pytest.approx(one["ceiling_mean"], abs=1e-6)
+    folder = Path(fitted["model"])
+    left, right = (nibabel.load(folder / f"correlation.{side}.func.gii").agg_data() for side in "LR")
+    assert len(left) + len(right) == len(voxels)
+    saved = np.array(json.loads((folder / "scores.json").read_text())["r"], np.float32)
+    np.testing.assert_array_equal(np.concatenate([left, right]), saved)
+    with (folder / "voxels.csv").open() as stream:
+        assert next(stream).startswith("space,hemisphere,vertex,")
+        assert next(stream).startswith("fsaverage,L,0,")
+    tests = [
+        run("score", *where, "--model", m["model"], "--test", "synthetic", "--json").json for m in (volume, fitted)
+    ]
+    assert tests[1]["r_mean"] == pytest.approx(tests[0]["r_mean"], abs=1e-5)
+    assert (
+        "is a volume, this subject's units are vertices"
+        in run("dream", *where, "--model", fitted["model"], "--roi", "mask.nii.gz", code=2).err
+    )

@@ -108,6 +108,15 @@ def test_meshes_are_found_by_name_and_number_of_vertices(tmp_path: Path) -> None
         find_meshes(tmp_path / "none", {"L": 50})
 
 
+def test_what_else_lies_in_freesurfers_folder_is_no_mesh(tmp_path: Path) -> None:
+    write_geometry(tmp_path / "lh.inflated", *sphere(30))
+    for name in ("lh.inflated.H", "lh.inflated.K"):
+        write_morph_data(tmp_path / name, np.zeros(30))
+    (tmp_path / "lh.full.flat.patch.3d").write_bytes(b"some vertices")
+    with pytest.raises(ChoiceError, match=r"with 50 vertices .* there are lh.inflated \(30\) "):
+        find_meshes(tmp_path, {"L": 50})
+
+
 def test_a_damaged_mesh_is_named(tmp_path: Path) -> None:
     for name in ("lh.inflated", "lh.inflated.surf.gii"):
         (tmp_path / name).write_bytes(b"no mesh at all")

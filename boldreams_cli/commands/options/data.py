@@ -75,8 +75,8 @@ def betas_option(command: Command) -> Command:
         "--betas",
         default=None,
         metavar="[SPACE/]PREPARATION",
-        help="NSD's betas to use: func1pt8mm or func1mm, and betas_fithrf_GLMdenoise_RR, betas_fithrf or "
-        "betas_assumehrf, e.g. func1mm/betas_fithrf (default: the first of both).",
+        help="NSD's betas to use: func1pt8mm, func1mm, fsaverage or nativesurface, and betas_fithrf_GLMdenoise_RR, "
+        "betas_fithrf or betas_assumehrf, e.g. fsaverage/betas_fithrf (default: the first of both).",
     )(command)
 
 

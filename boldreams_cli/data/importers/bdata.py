@@ -1,7 +1,7 @@
 """Files of the brain decoder toolbox (bdata, HDF5): Generic Object Decoding, Deep Image Reconstruction and others.
 
 A row of ``/dataset`` is a trial. ``/metadata/value`` says, key by key, what the columns are: voxels, their places and
-areas, the session, the picture.
+areas, or vertices of both hemispheres, the session, the picture.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, listing, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
 from boldreams_cli.data.importing.finding import choose_subject
 from boldreams_cli.data.importing.places import lattice
 from boldreams_cli.data.importing.recording import Asked, Importer, Recording, rows_in_memory, text
+from boldreams_cli.data.surfaces import MESHES
+from boldreams_cli.data.units import VertexUnits, VoxelUnits
 from boldreams_cli.files import reading
 
 TRAIN, TEST = 1, 2  # DataType of one file that holds both; 3 is imagery
 NAMES = ("stimulus_name", "stimulus_id", "image_index")  # of the column that says the picture, the best first
+VOXELS, VERTICES = "VoxelData", "VertexData"
+XYZ, IJK = ("voxel_x", "voxel_y", "voxel_z"), ("voxel_i", "voxel_j", "voxel_k")
+LEFT, RIGHT, INDEX = "VertexLeft", "VertexRight", "vertex_index"  # as bdpy writes surfaces of fMRIPrep, from 0
+NO_AREAS = {VOXELS, VERTICES, *XYZ, *IJK, LEFT, RIGHT, INDEX}
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class Part:
     path : of the file.
     data : its array of rows by columns.
     values : key -> (columns,), NaN where a key says nothing.
-    voxels : (V,) the columns that are voxels.
+    kind : ``VoxelData`` or ``VertexData``.
+    voxels : (V,) the columns that are of this kind.
     rows : (T,) the rows taken.
     shown : (T,) names of pictures.
     test : (T,) bool.
@@ -45,6 +52,7 @@ class Part:
     path: Path
     data: str
     values: dict[str, NDArray[np.float64]]
+    kind: str
     voxels: NDArray[np.int64]
     rows: NDArray[np.int64]
     shown: list[str]
@@ -52,11 +60,20 @@ class Part:
     sessions: NDArray[np.int64] | None
     left_out: int
 
-    def places(self, *keys: str) -> NDArray[np.float64] | None:
+    def places(self, keys: tuple[str, ...]) -> NDArray[np.float64] | None:
         """(V, 3) of three keys, None where one lacks."""
         if not all(key in self.values for key in keys):
             return None
         return np.stack([self.values[key][self.voxels] for key in keys], axis=1)
+
+    @property
+    def where(self) -> NDArray[np.float64]:
+        """(V, 3) what says where the columns lie; BoldreamsError where that is not there."""
+        keys = XYZ if self.kind == VOXELS else (LEFT, RIGHT, INDEX)
+        found = self.places(keys)
+        if found is None:
+            raise BoldreamsError(f"{self.path} has not all of the keys {', '.join(keys)}, which say where its data lie")
+        return found
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Betas of the rows taken."""
@@ -78,19 +95,15 @@ def read(asked: Asked) -> Recording:
     subject, paths, rest = _files(asked)
     parts = [_part(path, phase) for path, phase in paths.items()]
     first = parts[0]
-    xyz = first.places("voxel_x", "voxel_y", "voxel_z")
-    if xyz is None:
-        raise BoldreamsError(f"{first.path} has no keys voxel_x, voxel_y and voxel_z, which say where its voxels lie")
     for part in parts[1:]:
-        other = part.places("voxel_x", "voxel_y", "voxel_z")
-        if other is None or not np.array_equal(xyz, other):
+        if part.kind != first.kind or not np.array_equal(first.where, part.where, equal_nan=True):
             raise BoldreamsError(f"{first.path} and {part.path} hold other voxels; both must be of one subject")
     return Recording(
         subject=subject,
         shown=[name for part in parts for name in part.shown],
         test=np.concatenate([part.test for part in parts]),
         betas=lambda: (block for part in parts for block in part.blocks()),
-        units=lattice(xyz, first.places("voxel_i", "voxel_j", "voxel_k"), asked.template, first.path),
+        units=_units(first, asked.template),
         zscored=False,
         source=", ".join(str(path) for path in paths),
         pictures=asked.images or first.path.parent,
@@ -104,6 +117,24 @@ def read(asked: Asked) -> Recording:
 
 
 IMPORTER = Importer("bdata", read, frozenset({"template"}))
+
+
+def _units(part: Part, template: Path | None) -> VoxelUnits | VertexUnits:
+    """Where the columns lie: on a grid, or on the meshes of two hemispheres."""
+    if part.kind == VOXELS:
+        return lattice(part.where, part.places(IJK), template, part.path)
+    if template is not None:
+        raise ChoiceError(f"{part.path} holds vertices, which need no --template; leave it out")
+    left, right, vertex = part.where.T
+    if ((left == 1) == (right == 1)).any():
+        raise BoldreamsError(f"{part.path}: each column of {VERTICES} must be 1 in one of {LEFT} and {RIGHT}")
+    sides = left == 1, right == 1
+    whole = all(np.array_equal(np.sort(vertex[side]), np.arange(side.sum())) for side in sides)
+    counts = int(sides[0].sum()), int(sides[1].sum())
+    # fMRIPrep, which bdpy reads, has the average brain's meshes; others of the same size are not known to it.
+    spaces = {size: name for name, size in MESHES.items() if name.startswith("fsaverage")}
+    space = spaces.get(counts[0], "native") if whole and counts[0] == counts[1] else "native"
+    return VertexUnits(space, np.where(sides[0], "L", "R"), vertex, counts if whole else None)
 
 
 def _files(asked: Asked) -> tuple[str, dict[Path, bool | None], int]:
@@ -141,8 +172,9 @@ def _part(path: Path, test: bool | None) -> Part:
             raise ValueError("it has no /dataset and /metadata, so it is no bdata file")
         keys = [text(key) for key in file[meta]["key"][:]]
         values = dict(zip(keys, np.asarray(file[meta]["value"][:], np.float64), strict=True))
-        if "VoxelData" not in values:
-            raise ValueError(f"it has no key VoxelData; only voxels are read; keys: {listing(keys)}")
+        kind = VOXELS if VOXELS in values else VERTICES
+        if kind not in values:
+            raise ValueError(f"it has neither of the keys {VOXELS} and {VERTICES}, but {listing(keys)}")
         columns = {key: np.flatnonzero(row == 1) for key, row in values.items()}
         name = next((key for key in NAMES if len(columns.get(key, ())) == 1), None)
         if name is None:
@@ -159,7 +191,7 @@ def _part(path: Path, test: bool | None) -> Part:
     if not len(rows):
         raise BoldreamsError(f"{path} holds no row of training or test with a picture")
     return Part(
-        path, data, values, columns["VoxelData"], rows, shown, kinds[rows] == TEST, sessions, len(kinds) - len(rows)
+        path, data, values, kind, columns[kind], rows, shown, kinds[rows] == TEST, sessions, len(kinds) - len(rows)
     )
 
 
@@ -198,13 +230,13 @@ def _sessions(parts: list[Part]) -> NDArray[np.int64] | None:
 
 def _areas(part: Part) -> dict[str, NDArray[np.bool_]]:
     """Keys that are 1 for some voxels, 0 or nothing for the others, and say nothing of other columns."""
-    others = np.ones(len(part.values["VoxelData"]), bool)
+    others = np.ones(len(part.values[part.kind]), bool)
     others[part.voxels] = False
     found = {}
     for key, row in part.values.items():
         inside = row[part.voxels]
         area = inside == 1
         plain = np.all(area | (inside == 0) | np.isnan(inside)) and not (row[others] == 1).any()
-        if plain and area.any() and key != "VoxelData":
+        if plain and area.any() and key not in NO_AREAS:
             found[key.removeprefix("ROI_").replace("/", "-").replace(",", "-")] = area
     return found

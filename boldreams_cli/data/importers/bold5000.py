@@ -1,4 +1,4 @@
-"""BOLD5000, release 2: single-trial betas of whole volumes (GLMsingle's type D), a NIfTI file a session."""
+"""BOLD5000, release 2: single-trial betas (GLMsingle's type D), of whole volumes or of areas alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
 from boldreams_cli.data.importing.finding import choose_subject, find, need_folder
 from boldreams_cli.data.importing.recording import Asked, Importer, Recording, rows_in_memory
 from boldreams_cli.data.units import VoxelUnits
-from boldreams_cli.data.volumes import read_mask
+from boldreams_cli.data.volumes import affine_difference, read_mask
 from boldreams_cli.files import check_declared, reading
 
 BETAS = "GLMbetas-TYPED-FITHRF-GLMDENOISE-RR"
@@ -34,26 +34,33 @@ def read(asked: Asked) -> Recording:
         If a file is missing or damaged, or files do not fit each other.
     """
     source = need_folder(asked.source, "give the folder that holds the betas of release 2")
-    found = {path: path.name.split("_")[0] for path in source.rglob(f"*_{BETAS}_ses-*.nii*")}
-    subject = choose_subject(found.values(), asked.subject, _looked_for(source))
-    sessions = _sessions(path for path, whose in found.items() if whose == subject)
+    found, arrays = _of_subjects(source, f"_{BETAS}_ses-*.nii*"), _of_subjects(source, f"_{BETAS}_allses_*.npy")
+    looked_for = f"{source}/CSI1_{BETAS}_ses-01.nii.gz, ..., or CSI1_{BETAS}_allses_LHEarlyVis.npy, ..."
+    subject = choose_subject([*found.values(), *arrays.values()], asked.subject, looked_for)
+    if subject in found.values():
+        return _of_volumes(asked, subject, sorted(path for path, whose in found.items() if whose == subject))
+    return _of_areas(asked, subject, sorted(path for path, whose in arrays.items() if whose == subject))
+
+
+IMPORTER = Importer("BOLD5000 release 2", read, frozenset({"template"}))
+
+
+def _of_subjects(source: Path, ending: str) -> dict[Path, str]:
+    """File -> its subject, of those whose names end so."""
+    return {path: path.name.split("_")[0] for path in source.rglob(f"*{ending}")}
+
+
+def _of_volumes(asked: Asked, subject: str, paths: list[Path]) -> Recording:
+    """Sessions as NIfTI files, a volume a trial."""
+    source, sessions = asked.source, _sessions(paths)
     mask_path = asked.template or _file([source], f"{subject}_brainmask.nii*")
     mask, affine = read_mask(mask_path)
     counts = {number: _trials(path, mask.shape) for number, path in sessions.items()}
-    places = [folder for folder in (source, asked.images, asked.images and asked.images.parent) if folder]
-    names = [name.removeprefix("rep_") for name in _lines(_file(places, f"{subject}_imgnames.txt"))]
-    shown = names[: sum(counts.values())]
-    if len(shown) < sum(counts.values()):
-        raise BoldreamsError(
-            f"{subject}_imgnames.txt names {len(names)} trials, the sessions hold {sum(counts.values())}"
-        )
-    if len(shown) < len(names):
-        logger.warning("%d of %d trials are taken: later sessions are not there", len(shown), len(names))
-    repeated = {name.removeprefix("rep_") for name in _lines(_file(places, TEST))}
+    shown, test = _shown(asked, subject, sum(counts.values()), "the sessions hold")
     return Recording(
         subject=subject,
         shown=shown,
-        test=np.array([name in repeated for name in shown]),
+        test=test,
         betas=lambda: _blocks(sessions, mask),
         units=VoxelUnits(np.argwhere(mask).astype(np.int32), affine, mask.shape),
         zscored=False,
@@ -61,20 +68,75 @@ def read(asked: Asked) -> Recording:
         pictures=asked.images or source,
         prefer=PRESENTED,
         sessions=np.repeat(list(counts), list(counts.values())),
-        areas=_areas(source, subject, mask),
+        areas=_areas(source, subject, mask, affine),
     )
 
 
-IMPORTER = Importer("BOLD5000 release 2", read, frozenset({"template"}))
+def _of_areas(asked: Asked, subject: str, paths: list[Path]) -> Recording:
+    """An array of (trials, voxels) an area and hemisphere, all sessions end to end.
+
+    Nothing says where their voxels lie. They are filed as a table: x is the column, y the array; so maps of them are
+    tables, while areas, models, dreams and words are what they are for others.
+    """
+    if asked.template is not None:
+        raise ChoiceError("the files *_allses_AREA.npy do not say where their voxels lie; leave out --template")
+    names = [path.stem.rsplit("_", 1)[1] for path in paths]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BoldreamsError(f"there are several arrays {twice[0]} of {subject} below {asked.source}; keep one of them")
+    arrays = [_array(path) for path in paths]
+    for path, array in zip(paths, arrays, strict=True):
+        if len(array) != len(arrays[0]):
+            raise BoldreamsError(f"{paths[0]} has {len(arrays[0])} trials, {path} {len(array)}; download them again")
+    shown, test = _shown(asked, subject, len(arrays[0]), f"{paths[0].name} holds", whole=True)
+    sizes = [array.shape[1] for array in arrays]
+    column, row = np.concatenate([np.arange(size) for size in sizes]), np.repeat(np.arange(len(sizes)), sizes)
+    logger.warning("these files do not say where voxels lie: maps of %s will be tables, a row for each area", subject)
+    return Recording(
+        subject=subject,
+        shown=shown,
+        test=test,
+        betas=lambda: _rows(arrays, sum(sizes)),
+        units=VoxelUnits(np.stack([column, row, 0 * row], axis=1), np.eye(4), (max(sizes), len(sizes), 1)),
+        zscored=False,
+        source=f"{paths[0].parent}, {subject}, {listing(names)}",
+        pictures=asked.images or asked.source,
+        prefer=PRESENTED,
+        areas=_joined({name: row == place for place, name in enumerate(names)}),
+    )
 
 
-def _looked_for(source: Path) -> str:
-    if any(source.rglob(f"*_{BETAS}_allses_*.npy")):
-        return (
-            f"{source}/CSI1_{BETAS}_ses-01.nii.gz, ...; the files py/*_allses_*.npy do not say where their voxels lie, "
-            "so they are not taken"
-        )
-    return f"{source}/CSI1_{BETAS}_ses-01.nii.gz, ..."
+def _array(path: Path) -> NDArray[np.number]:
+    """Betas that stay on the disk; objects are never unpickled."""
+    with reading(path):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
+            raise ValueError(f"it holds {array.dtype} of shape {array.shape}, not numbers of (trials, voxels)")
+    return array
+
+
+def _rows(arrays: list[NDArray[np.number]], units: int) -> Iterator[NDArray[np.float32]]:
+    rows = rows_in_memory(units)
+    for first in range(0, len(arrays[0]), rows):
+        yield np.concatenate([array[first : first + rows] for array in arrays], axis=1, dtype=np.float32)
+
+
+def _shown(
+    asked: Asked, subject: str, trials: int, held: str, whole: bool = False
+) -> tuple[list[str], NDArray[np.bool_]]:
+    """Picture of each trial, and whether it is of the test: those that were repeated.
+
+    Parameters
+    ----------
+    whole : whether there must be as many names as trials; else later sessions may lack.
+    """
+    folders = [folder for folder in (asked.source, asked.images, asked.images and asked.images.parent) if folder]
+    names = [name.removeprefix("rep_") for name in _lines(_file(folders, f"{subject}_imgnames.txt"))]
+    if len(names) < trials or (whole and len(names) > trials):
+        raise BoldreamsError(f"{subject}_imgnames.txt names {len(names)} trials, {held} {trials}")
+    if len(names) > trials:
+        logger.warning("%d of %d trials are taken: later sessions are not there", trials, len(names))
+    repeated = {name.removeprefix("rep_") for name in _lines(_file(folders, TEST))}
+    return names[:trials], np.array([name in repeated for name in names[:trials]])
 
 
 def _file(folders: list[Path], name: str) -> Path:
@@ -84,7 +146,7 @@ def _file(folders: list[Path], name: str) -> Path:
     return found
 
 
-def _sessions(paths: Iterator[Path]) -> dict[int, Path]:
+def _sessions(paths: list[Path]) -> dict[int, Path]:
     """Session -> file; none may lack before the last, as the list of pictures counts from the first trial."""
     numbered = {int(match[1]): path for path in paths if (match := re.search(r"_ses-(\d+)\.nii", path.name))}
     lacking = sorted(set(range(1, max(numbered) + 1)) - numbered.keys())
@@ -120,16 +182,26 @@ def _blocks(sessions: dict[int, Path], mask: NDArray[np.bool_]) -> Iterator[NDAr
             yield np.ascontiguousarray(volumes[..., first : first + rows][mask].T, np.float32)
 
 
-def _areas(source: Path, subject: str, mask: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
-    """Regions of each hemisphere, and of both; masks of another grid are left out."""
+def _areas(
+    source: Path, subject: str, mask: NDArray[np.bool_], affine: NDArray[np.float64]
+) -> dict[str, NDArray[np.bool_]]:
+    """Regions of each hemisphere, and of both; masks of another grid are left out, of another affine are named."""
     found: dict[str, NDArray[np.bool_]] = {}
     for path in sorted(source.rglob(f"*{subject}_mask-[LR]H*.nii*")):
-        side, name = re.search(r"_mask-([LR]H)([^.]+)", path.name).groups()  # type: ignore[union-attr]
-        area, _ = read_mask(path)
+        area, own = read_mask(path)
         if area.shape != mask.shape:
             logger.warning("%s has shape %s, the brain mask %s: not taken", path, area.shape, mask.shape)
             continue
-        name = SPELLINGS.get(name, name)
-        both = found.get(name, np.zeros(int(mask.sum()), bool))
-        found[name], found[f"{side}{name}"] = both | area[mask], area[mask]
+        if difference := affine_difference(own, affine, mask.shape):
+            logger.warning("%s lies elsewhere than the brain mask: %s; taken by its indices", path, difference)
+        found[re.search(r"_mask-([LR]H[^.]+)", path.name)[1]] = area[mask]  # type: ignore[index]
+    return _joined(found)
+
+
+def _joined(sides: dict[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
+    """Regions of each hemisphere (``LHLOC``) with those of both (``LOC``); misspelt ones under the others' names."""
+    found: dict[str, NDArray[np.bool_]] = {}
+    for spelt, area in sides.items():
+        side, name = spelt[:2], SPELLINGS.get(spelt[2:], spelt[2:])
+        found[name], found[f"{side}{name}"] = found.get(name, np.zeros(len(area), bool)) | area, area
     return {name: area for name, area in found.items() if area.any()}

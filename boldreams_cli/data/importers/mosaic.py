@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,6 +19,10 @@ from boldreams_cli.data.importing.recording import Asked, CeilingKind, Importer,
 from boldreams_cli.files import reading
 
 TRIAL = re.compile(r"(?P<subject>.+?)_stimulus-(?P<stem>.+)_phase-(?P<phase>[a-z]+)_rep-(?P<rep>\d+)")
+PHASES = ("train", "test", "artificial")
+# Two data sets' tests hold images that are no photographs, z-scored in a session of their own: NSD-synthetic's, and
+# shapes and letters. Newer files call their phase "test" as well; the names of pictures tell them apart.
+ARTIFICIAL = {"NSD": re.compile(r"\d{3}\.\w+"), "deeprecon": re.compile(r".+\.tiff?", re.IGNORECASE)}
 CEILINGS: dict[str, CeilingKind] = {"1": "single-trial", "avg": "test-set"}  # n, how many trials were averaged
 
 
@@ -27,20 +32,22 @@ class Found:
 
     Parameters
     ----------
-    names : (trials,) of the arrays of betas.
+    rows : (trials,) of the trials taken, the names of their arrays, or their rows in the one array of a merged file.
     shown : (trials,) names of pictures.
     test : (trials,) bool.
     length : grayordinates.
     damaged : (length,) bool, whether any trial has no number there.
     ceiling : (length,) percent, and its kind.
+    artificial : trials left out, as they show no photographs.
     """
 
-    names: list[str]
+    rows: list[str] | NDArray[np.int64]
     shown: list[str]
     test: NDArray[np.bool_]
     length: int
     damaged: NDArray[np.bool_]
     ceiling: tuple[NDArray[np.float32], CeilingKind] | None
+    artificial: int
 
 
 def read(asked: Asked) -> Recording:
@@ -74,7 +81,11 @@ def read(asked: Asked) -> Recording:
         areas={name: area[keep] for name, area in surface.areas.items() if area[keep].any()},
         ceiling=found.ceiling[0][columns] if found.ceiling else None,
         ceiling_kind=found.ceiling[1] if found.ceiling else None,
-        left_out={"subcortical voxels": found.length - count, "vertices without a number": int((~keep).sum())},
+        left_out={
+            "subcortical voxels": found.length - count,
+            "vertices without a number": int((~keep).sum()),
+            "trials of artificial images": found.artificial,
+        },
     )
 
 
@@ -95,30 +106,93 @@ def _subject(asked: Asked) -> tuple[Path, str, str]:
     return *there[subject], subject
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One trial: its name, which says picture, phase and repeat, the picture's file, and where it has no number."""
+
+    name: str
+    picture: str
+    missing: NDArray[np.int64]
+
+    @property
+    def parts(self) -> re.Match[str]:
+        """The name's parts; ValueError where it has others."""
+        match = TRIAL.fullmatch(self.name)
+        if match is None or match["phase"] not in PHASES:
+            raise ValueError(f"betas/{self.name} is not named ..._stimulus-NAME_phase-train_rep-0")
+        return match
+
+    @property
+    def artificial(self) -> bool:
+        """Whether the picture is no photograph."""
+        parts = self.parts
+        pattern = ARTIFICIAL.get(parts["subject"].rsplit("_", 1)[-1])
+        named = pattern is not None and parts["phase"] == "test" and pattern.fullmatch(self.picture) is not None
+        return parts["phase"] == "artificial" or named
+
+
 def _look(group: h5py.Group) -> Found:
     """Read names, attributes and noise ceilings; no betas."""
     betas = group["betas"]
-    if not isinstance(betas, h5py.Group):
-        raise BoldreamsError(
-            f"{group.file.filename} is merged in chunks, without the phase of each trial; give the file of one subject"
-        )
-    names, shown, test = [], [], []
-    lengths: set[int] = set()
-    damaged: set[int] = set()
+    trials, length = _of_one(betas) if isinstance(betas, h5py.Group) else _of_merged(group)
+    taken = [row for row, trial in enumerate(trials) if not trial.artificial]
+    if not taken:
+        raise ValueError("it holds no trial of a photograph")
+    missing = np.zeros(length, bool)
+    for row in taken:
+        missing[trials[row].missing] = True
+    return Found(
+        rows=[trials[row].name for row in taken] if isinstance(betas, h5py.Group) else np.array(taken),
+        shown=[trials[row].picture for row in taken],
+        test=np.array([trials[row].parts["phase"] == "test" for row in taken]),
+        length=length,
+        damaged=missing,
+        ceiling=_ceiling(group, length),
+        artificial=len(trials) - len(taken),
+    )
+
+
+def _of_one(betas: h5py.Group) -> tuple[list[Trial], int]:
+    """Trials of a group that has an array for each."""
+    trials, lengths = [], set()
     for name, node in betas.items():
-        match = TRIAL.fullmatch(name)
-        if match is None or node.ndim > 2:
-            raise ValueError(f"betas/{name} is not named ..._stimulus-NAME_phase-train_rep-0")
-        names.append(name)
-        shown.append(text(node.attrs.get("presented_stimulus_filename", match["stem"])))
-        test.append(match["phase"] != "train")
+        if node.ndim > 2:
+            raise ValueError(f"betas/{name} has shape {node.shape}; it must be the grayordinates of one trial")
         lengths.add(node.size)
-        damaged.update(np.ravel(node.attrs.get("nan_indices", ())).astype(int).tolist())
+        trials.append(Trial(name, _picture(name, node.attrs), _indices(node.attrs.get("nan_indices", ()))))
     if len(lengths) != 1:
         raise ValueError(f"betas must be arrays of one length, not of {listing(sorted(lengths))}")
-    missing = np.zeros(lengths.pop(), bool)
-    missing[list(damaged)] = True
-    return Found(names, shown, np.array(test), len(missing), missing, _ceiling(group, len(missing)))
+    return trials, int(lengths.pop())
+
+
+def _of_merged(group: h5py.Group) -> tuple[list[Trial], int]:
+    """Trials of a group that has all in one array: ``nan_indices`` names them, in the order of its rows."""
+    betas, indices, pictures = group["betas"], group.get("nan_indices"), group.get("presented_stimulus_filename")
+    if not isinstance(indices, h5py.Group) or pictures is None or betas.ndim != 2:
+        raise ValueError(
+            "merged in chunks, it must have betas (trials, grayordinates), nan_indices and presented_stimulus_filename"
+        )
+    shown = [text(name) for name in pictures[:]]
+    named = list(indices.items())
+    if not len(named) == len(shown) == len(betas):
+        raise ValueError(f"{len(betas)} rows of betas have {len(named)} names in nan_indices, {len(shown)} pictures")
+    trials = [
+        Trial(name, picture or _picture(name, {}), _indices(node[()]))
+        for (name, node), picture in zip(named, shown, strict=True)
+    ]
+    for trial in trials:
+        if Path(trial.picture).stem != trial.parts["stem"]:
+            raise ValueError(f"the row of {trial.name} shows {trial.picture}: names and rows are not in one order")
+    return trials, int(betas.shape[1])
+
+
+def _picture(name: str, attributes: Any) -> str:
+    match = TRIAL.fullmatch(name)
+    return text(attributes.get("presented_stimulus_filename", match["stem"] if match else name))
+
+
+def _indices(values: Any) -> NDArray[np.int64]:
+    return np.ravel(values).astype(np.int64)
 
 
 def _ceiling(group: h5py.Group, length: int) -> tuple[NDArray[np.float32], CeilingKind] | None:
@@ -135,7 +209,11 @@ def _blocks(path: Path, group: str, found: Found, columns: NDArray[np.int64]) ->
     rows = rows_in_memory(found.length)
     with h5py.File(path, "r") as file:
         betas = file[group]["betas"]
-        for first in range(0, len(found.names), rows):
+        for first in range(0, len(found.rows), rows):
+            some = found.rows[first : first + rows]
             with reading(path):
-                block = np.stack([np.ravel(betas[name][()])[columns] for name in found.names[first : first + rows]])
+                if isinstance(some, list):
+                    block = np.stack([np.ravel(betas[name][()])[columns] for name in some])
+                else:  # rows taken are in order
+                    block = betas[some[0] : some[-1] + 1][some - some[0]][:, columns]
             yield block.astype(np.float32)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger, progress
 from boldreams_cli.data import importers
 from boldreams_cli.data.importing.finding import Pictures
-from boldreams_cli.data.importing.recording import Asked, Recording
+from boldreams_cli.data.importing.recording import Asked, Importer, Recording
 from boldreams_cli.data.neutral.writing import write
 
 
@@ -50,11 +50,7 @@ def convert(
     """
     if output.is_dir() or (output.exists() and not overwrite):
         raise ChoiceError(f"{output} is there already; give another --output, or --overwrite")
-    importer = importers.load(name)
-    for option in ("hold_out", "template"):
-        if getattr(asked, option) is not None and option not in importer.takes:
-            raise ChoiceError(f"{name} takes no --{option.replace('_', '-')}; leave it out")
-    found = importer.read(asked)
+    importer, found = _found(name, asked)
     if rename is not None:
         found = replace(found, subject=rename)
     shown, paths, keep = _pictures(found, skip_missing)
@@ -77,7 +73,13 @@ def convert(
             ceiling_kind=found.ceiling_kind,
             source=f"{importer.title}: {found.source}",
         )
-    left_out = {**found.left_out, "trials without a picture": int((~keep).sum())}
+    return _said(output, found, index, test, int((~keep).sum()))
+
+
+def _said(
+    output: Path, found: Recording, index: NDArray[np.integer], test: NDArray[np.bool_], pictureless: int
+) -> dict[str, Any]:
+    left_out = {**found.left_out, "trials without a picture": pictureless}
     return {
         "file": output,
         "subject": found.subject,
@@ -88,6 +90,15 @@ def convert(
         "ceiling": found.ceiling_kind,
         "left_out": {what: count for what, count in left_out.items() if count},
     }
+
+
+def _found(name: str, asked: Asked) -> tuple[Importer, Recording]:
+    """The importer, and what it finds."""
+    importer = importers.load(name)
+    for option in ("hold_out", "template"):
+        if getattr(asked, option) is not None and option not in importer.takes:
+            raise ChoiceError(f"{name} takes no --{option.replace('_', '-')}; leave it out")
+    return importer, importer.read(asked)
 
 
 def _pictures(found: Recording, skip_missing: bool) -> tuple[list[str], dict[str, Path], NDArray[np.bool_]]:

@@ -139,9 +139,9 @@ class DataFiles:
         """All of the subject's responses but the betas."""
         return contents.contents(self._of(request["subject"]), request, mask)
 
-    def session_files(self, subject: Subject) -> dict[int, Path]:
+    def session_files(self, subject: Subject) -> dict[int, tuple[Path, ...]]:
         """Session -> the file, for all sessions."""
-        return dict.fromkeys(contents.choose_sessions(self._of(subject), None), self.root)
+        return dict.fromkeys(contents.choose_sessions(self._of(subject), None), (self.root,))
 
     def read_betas(
         self,

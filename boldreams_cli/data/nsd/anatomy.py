@@ -24,16 +24,18 @@ Reader = Callable[[Path], tuple[NDArray[Scalar], NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Voxels used of one subject.
+    """Voxels or vertices used of one subject.
 
     Parameters
     ----------
     areas : the voxels (V, 3) in C order of their indices, with labels, shape and affine.
     ncsnr : (V,) float32, noise-ceiling signal-to-noise ratio; NaN where it is not known.
+    vertices : of the left and the right hemisphere's mesh, on a surface.
     """
 
     areas: Areas
     ncsnr: NDArray[np.float32]
+    vertices: tuple[int, int] | None = None
 
 
 def mask_file(layout: Layout, subject: int, mask: str | None) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +15,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing
-from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd import hemispheres
+from boldreams_cli.data.nsd.chunks import (
+    BLOCK_BYTES,
+    KEPT,
+    UNITS_PER_PERCENT,
+    check_integers,
+    fill_by_chunk,
+    reading_betas,
+)
+from boldreams_cli.data.nsd.layout import Files, Layout
 from boldreams_cli.data.sessions import parse_sessions
-from boldreams_cli.files import check_declared, reading
+from boldreams_cli.files import check_declared
 
-UNITS_PER_PERCENT = 300  # NSD stores percent signal change x 300 as int16
 PAPER_SESSIONS = range(1, 38)
-BLOCK_BYTES = 64_000_000  # what reading a session takes beside its result
-VOXELS_TOGETHER = 1024  # whose chunks are read before they are turned into columns
-KEPT = "finished sessions are kept"
 Shape = tuple[int, int, int]
-
-
-def _reading(path: Path) -> AbstractContextManager[None]:
-    hint = "betas in .mat form must be MATLAB v7.3, that is HDF5; " if path.suffix == ".mat" else ""
-    return reading(path, f"{hint}delete it and download it again", "download it from NSD")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The dataset ``betas`` (trials, Z, Y, X) of an HDF5 or MATLAB v7.3 file."""
-    with _reading(path), h5py.File(path, "r") as file:
+    with reading_betas(path), h5py.File(path, "r") as file:
         dataset = file.get("betas")
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 4:
             there = listing(f"{name} {getattr(item, 'shape', '')}".strip() for name, item in file.items())
             raise BoldreamsError(f"{path} has no dataset betas (trials, Z, Y, X); it holds {there}; download it again")
-        _check_integers(path, dataset.dtype)
+        check_integers(path, dataset.dtype)
         check_declared(path, dataset.size * dataset.dtype.itemsize)
         yield dataset
-
-
-def _check_integers(path: Path, dtype: np.dtype[Any]) -> None:
-    # Floats would already be in percent: dividing them by 300 as well would go unnoticed after z-scoring,
-    # but not in a mean or a figure.
-    if not np.issubdtype(dtype, np.integer):
-        raise BoldreamsError(
-            f"{path} holds {dtype} betas; NSD's are int16 (percent signal change x 300); download it again"
-        )
 
 
 def _nifti(path: Path) -> Any:
@@ -59,7 +50,7 @@ def _nifti(path: Path) -> Any:
     proxy: Any = nibabel.load(path).dataobj
     if len(proxy.shape) != 4:
         raise BoldreamsError(f"{path} has shape {proxy.shape}; betas are (X, Y, Z, trials); download it again")
-    _check_integers(path, proxy.dtype)
+    check_integers(path, proxy.dtype)
     check_declared(path, math.prod(int(length) for length in proxy.shape) * proxy.dtype.itemsize)
     return proxy
 
@@ -73,7 +64,7 @@ def header(path: Path) -> tuple[Shape, int]:
         If the file is missing, damaged, or not four-dimensional integers.
     """
     if path.name.endswith(".nii.gz"):
-        with _reading(path):
+        with reading_betas(path):
             x, y, z, trials = (int(length) for length in _nifti(path).shape)
     else:
         with _opened(path) as dataset:
@@ -102,15 +93,41 @@ def beta_affine(layout: Layout, subject: int) -> NDArray[np.float64] | None:
     """(4, 4) of the first NIfTI file among a subject's betas; None where there is none."""
     for path in layout.sessions(subject).values():
         if path.name.endswith(".nii.gz"):
-            with _reading(path):
+            with reading_betas(path):
                 image: Any = nibabel.load(path)
                 return np.asarray(image.affine, np.float64)
     return None
 
 
-def trials_in(path: Path) -> int:
-    """Count the trials of a betas file from its header; errors as `header`."""
-    return header(path)[1]
+def trials_in(files: Files) -> int:
+    """Count the trials of a session from the headers of its files.
+
+    Raises
+    ------
+    BoldreamsError
+        As `header`, or if two hemispheres have not as many.
+    """
+    return hemispheres.header(files)[1] if len(files) == 2 else header(files[0])[1]
+
+
+def read_betas(
+    files: Files, voxels: NDArray[np.integer], shape: Shape, stop: StopFlag | None = None
+) -> NDArray[np.float32]:
+    """Betas of one session, of voxels or vertices.
+
+    Parameters
+    ----------
+    files : one of a volume, as `read_session`, or two of the hemispheres, as `hemispheres.read_session`.
+    voxels : (V, 3) indices x, y, z; of vertices as `VertexUnits` files them.
+    shape : (X, Y, Z) of the volume.
+
+    Returns
+    -------
+    (trials, V) float32, percent signal change.
+    """
+    if len(files) == 2:
+        return hemispheres.read_session(files, voxels, stop)
+    return read_session(files[0], voxels, shape, stop)
 
 
 def read_session(
@@ -142,7 +159,7 @@ def read_session(
     trials = check_shape(path, shape)
     betas = np.empty((trials, len(voxels)), np.float32)
     if path.name.endswith(".nii.gz"):
-        with _reading(path):
+        with reading_betas(path):
             _fill_from_nifti(betas, path, voxels, stop)
     else:
         with _opened(path) as dataset:
@@ -179,7 +196,8 @@ def _fill_from_hdf5(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np
     touch the whole file each time, so only the voxels' own are read, or where that cannot be slabs of z.
     """
     trials, chunks = len(betas), dataset.chunks or (1, 1, 1, 1)
-    if chunks == (trials, 1, 1, 1) and _fill_by_voxel(betas, dataset, voxels, stop):
+    offsets = np.insert(voxels[:, ::-1], 0, 0, axis=1)  # trial, z, y, x
+    if chunks == (trials, 1, 1, 1) and fill_by_chunk(betas, dataset, offsets, stop):
         return
     low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
     x, y, z = (voxels - low).T
@@ -201,24 +219,6 @@ def _fill_from_hdf5(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np
         stop.check(KEPT)
 
 
-def _fill_by_voxel(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np.integer], stop: StopFlag) -> bool:
-    """Read each voxel's chunk as it lies in the file; False where one is packed, or was never written."""
-    if dataset.id.get_create_plist().get_nfilters():
-        return False
-    dtype = dataset.dtype  # h5py makes it anew at each asking
-    for start in range(0, len(voxels), VOXELS_TOGETHER):
-        stop.check(KEPT)
-        some = voxels[start : start + VOXELS_TOGETHER]
-        block = np.empty((len(some), len(betas)), dtype)
-        try:
-            for row, (x, y, z) in zip(block, some.tolist(), strict=True):
-                row[:] = np.frombuffer(dataset.id.read_direct_chunk((0, z, y, x))[1], dtype)
-        except (OSError, RuntimeError, ValueError):  # reading by slabs knows holes, and names what is damaged
-            return False
-        betas[:, start : start + len(some)] = block.T
-    return True
-
-
 def default_sessions(available: Iterable[int]) -> list[int]:
     """The paper's sessions 1-37, as far as they are there."""
     return sorted(set(PAPER_SESSIONS).intersection(available))
@@ -233,8 +233,13 @@ def choose_sessions(layout: Layout, subject: int, sessions: str | None) -> list[
         If the subject has no betas or a session is not there; the message lists those that are.
     """
     layout.check_subject(subject)
-    available = layout.sessions(subject)
-    chosen = default_sessions(available) if sessions is None else parse_sessions(sessions)
+    available, lone = layout.sessions(subject), layout.lone_hemispheres(subject)
+    chosen = default_sessions([*available, *lone]) if sessions is None else parse_sessions(sessions)
+    if halves := [number for number in chosen if number in lone]:
+        raise BoldreamsError(
+            f"{lone[halves[0]]} is there, its other hemisphere is not; download it, or say which sessions to use with "
+            "--sessions"
+        )
     missing = [number for number in chosen if number not in available]
     if missing or not chosen:
         lacking = listing(missing) if missing else f"{PAPER_SESSIONS[0]}-{PAPER_SESSIONS[-1]}"
@@ -259,11 +264,11 @@ def session_trials(layout: Layout, subject: int, sessions: list[int]) -> dict[in
     BoldreamsError
         If an earlier session is missing and the others differ in length, so that its length is unknown.
     """
-    files = layout.sessions(subject)
+    files = layout.session_files(subject)
     if missing := [number for number in sessions if number not in files]:
         raise ChoiceError(f"no betas of session {listing(missing)}; there are {listing(files, limit=50)} (--sessions)")
     last = max(sessions)
-    known = {number: trials_in(path) for number, path in files.items() if number <= last}
+    known = {number: trials_in(parts) for number, parts in files.items() if number <= last}
     absent = [number for number in range(1, last) if number not in known]
     usual = set(known.values())
     if absent and len(usual) > 1:

@@ -2,7 +2,7 @@
 
 NSD holds every trial three times, by a GLM with an assumed haemodynamic response (``betas_assumehrf``), with one fitted
 to each voxel (``betas_fithrf``), and with denoising and ridge regression besides (``betas_fithrf_GLMdenoise_RR``). All
-are int16, percent signal change x 300, at 1.8 mm and at 1 mm. On surfaces they are another kind of file.
+are there at 1.8 mm and at 1 mm, and on two surfaces: FreeSurfer's average brain and the subject's own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from boldreams_cli.console import ChoiceError, listing
 
-SPACES = ("func1pt8mm", "func1mm")  # the default first
+AVERAGE, NATIVE = "fsaverage", "nativesurface"
+SURFACES = (AVERAGE, NATIVE)
+SPACES = ("func1pt8mm", "func1mm", *SURFACES)  # the default first
 PREPARATIONS = ("betas_fithrf_GLMdenoise_RR", "betas_fithrf", "betas_assumehrf")
-SURFACES = ("fsaverage", "nativesurface")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class BetasChoice:
 
     def __str__(self) -> str:
         return f"{self.space}/{self.preparation}"
+
+    @property
+    def on_surface(self) -> bool:
+        """Whether the units are vertices of two hemispheres, not voxels of a volume."""
+        return self.space in SURFACES
 
     @property
     def named(self) -> str | None:
@@ -43,14 +49,10 @@ class BetasChoice:
         Raises
         ------
         ChoiceError
-            If there is no such space or preparation, or it is one of surfaces, which are not read.
+            If there is no such space or preparation.
         """
         found: dict[str, str] = {}
         for part in (text or str(cls())).strip("/").split("/"):
-            if part in SURFACES:
-                raise ChoiceError(
-                    f"--betas {text}: betas on surfaces are not read, those of volumes are: {listing(SPACES)}"
-                )
             kind = "space" if part in SPACES else "preparation"
             if kind in found or part not in SPACES + PREPARATIONS:
                 raise ChoiceError(

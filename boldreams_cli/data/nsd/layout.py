@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing
-from boldreams_cli.data.nsd.betas_choice import DEFAULT, BetasChoice
+from boldreams_cli.data.nsd.betas_choice import AVERAGE, DEFAULT, NATIVE, BetasChoice
 
 BETA_FORMATS = ("hdf5", "nii.gz", "mat")  # in order of preference: the fastest to read first
+SURFACE_FORMATS = {AVERAGE: "mgh", NATIVE: "hdf5"}
+HEMISPHERES = ("lh", "rh")
+Files = tuple[Path, ...]  # one of a volume, or those of the left and the right hemisphere
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,29 @@ class Layout:
         """Noise-ceiling signal-to-noise ratio, beside the betas."""
         return self.betas_folder(subject) / "ncsnr.nii.gz"
 
+    def hemispheres(self, folder: Path, name: str) -> Files:
+        """The files of this name of the left and the right hemisphere."""
+        return tuple(folder / f"{side}.{name}" for side in HEMISPHERES)
+
+    def surface_betas(self, subject: int, session: int) -> Files:
+        """Betas of one session on a surface."""
+        form = SURFACE_FORMATS[self.choice.space]
+        return self.hemispheres(self.betas_folder(subject), f"betas_session{session:02d}.{form}")
+
+    def surface_ncsnr(self, subject: int) -> Files:
+        """Noise-ceiling signal-to-noise ratio of vertices, beside the betas."""
+        return self.hemispheres(self.betas_folder(subject), "ncsnr.mgh")
+
+    def surface_map(self, subject: int | None, name: str) -> Files:
+        """Labels or values on the surface of one subject, or of FreeSurfer's average brain."""
+        whose = AVERAGE if subject is None else f"subj{subject:02d}"
+        return self.hemispheres(self.root / f"nsddata/freesurfer/{whose}/label", f"{name}.mgz")
+
+    def to_average(self, subject: int) -> Files:
+        """For each vertex of the average brain the nearest one of the subject's own surface, from 1."""
+        folder = self.root / f"nsddata/ppdata/subj{subject:02d}/transforms"
+        return self.hemispheres(folder, f"white-to-{AVERAGE}.mgz")
+
     def anatomy_folder(self, subject: int) -> Path:
         """Masks of one subject in the functional space."""
         return self.root / f"nsddata/ppdata/subj{subject:02d}/{self.choice.space}"
@@ -118,8 +144,10 @@ class Layout:
         } | masks
 
     def synthetic_betas(self, subject: int) -> tuple[Path, ...]:
-        """Files that may hold the betas of NSD-synthetic, in order of preference."""
+        """Files that may hold the betas of NSD-synthetic, in order of preference; on surfaces, both hemispheres."""
         folder = self.betas_folder(subject).parent / f"nsdsynthetic{self.choice.preparation}"
+        if self.choice.on_surface:
+            return self.hemispheres(folder, f"betas_nsdsynthetic.{SURFACE_FORMATS[self.choice.space]}")
         return tuple(folder / f"betas_nsdsynthetic.{form}" for form in BETA_FORMATS)
 
     @property
@@ -144,13 +172,37 @@ class Layout:
         return [number for number in (int(name[4:]) for name in names) if self.sessions(number)]
 
     def sessions(self, subject: int) -> dict[int, Path]:
-        """Session number -> betas file, in the fastest format present."""
-        found: dict[int, Path] = {}
+        """Session number -> its betas file, the left hemisphere's on a surface."""
+        return {number: files[0] for number, files in self.session_files(subject).items()}
+
+    def session_files(self, subject: int) -> dict[int, Files]:
+        """Session number -> its betas file in the fastest format present, or those of both hemispheres."""
+        if self.choice.on_surface:
+            found = self._hemispheres_there(subject)
+            return {number: self.surface_betas(subject, number) for number in sorted(found[0] & found[1])}
+        paths: dict[int, Files] = {}
         for form in reversed(BETA_FORMATS):
             for path in self.betas_folder(subject).glob(f"betas_session*.{form}"):
                 if match := re.fullmatch(r"betas_session(\d+)", path.name.removesuffix(f".{form}")):
-                    found[int(match[1])] = path
-        return dict(sorted(found.items()))
+                    paths[int(match[1])] = (path,)
+        return dict(sorted(paths.items()))
+
+    def lone_hemispheres(self, subject: int) -> dict[int, Path]:
+        """Session number -> the file of one hemisphere, where the other's is not there."""
+        if not self.choice.on_surface:
+            return {}
+        found = self._hemispheres_there(subject)
+        lone = {number: int(number in found[1]) for number in found[0] ^ found[1]}
+        return {number: self.surface_betas(subject, number)[side] for number, side in sorted(lone.items())}
+
+    def _hemispheres_there(self, subject: int) -> tuple[set[int], set[int]]:
+        """Sessions whose file of the left, and of the right hemisphere is there."""
+        folder, form = self.betas_folder(subject), SURFACE_FORMATS[self.choice.space]
+        left, right = (
+            {int(path.name.split(".")[1][-2:]) for path in folder.glob(f"{side}.betas_session[0-9][0-9].{form}")}
+            for side in HEMISPHERES
+        )
+        return left, right
 
     def choices(self, subject: int) -> list[str]:
         """Which betas of a subject lie under the root, as ``--betas`` takes them."""

@@ -15,10 +15,9 @@ from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.checking import check_betas
 from boldreams_cli.data.dataset import Contents
 from boldreams_cli.data.nsd import captions as caption_files
-from boldreams_cli.data.nsd.anatomy import read_anatomy
-from boldreams_cli.data.nsd.betas import choose_sessions, read_session
+from boldreams_cli.data.nsd.betas import choose_sessions, read_betas
 from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.preparation import contents, plan_trials, request_for
+from boldreams_cli.data.nsd.preparation import anatomy_of, contents, plan_trials, request_for
 from boldreams_cli.data.nsd.retinotopy import read_retinotopy
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.nsd.synthetic import NAME, synthetic_test
@@ -112,7 +111,7 @@ class NSD:
     def areas(self, subject: int) -> Areas:
         """Areas over the voxels that `prepare` takes without a mask."""
         self.layout.check_subject(subject)
-        return read_anatomy(self.layout, subject).areas
+        return anatomy_of(self.layout, subject).areas
 
     def retinotopy(self, subject: int, areas: Areas) -> Retinotopy | None:
         """Fields that NSD's prf experiment gave, where its volumes are there."""
@@ -138,9 +137,9 @@ class NSD:
         """All of a subject's responses but the betas."""
         return contents(self.layout, request, mask)
 
-    def session_files(self, subject: int) -> dict[int, Path]:
-        """Session -> betas file."""
-        return self.layout.sessions(subject)
+    def session_files(self, subject: int) -> dict[int, tuple[Path, ...]]:
+        """Session -> its betas file, or those of both hemispheres."""
+        return self.layout.session_files(subject)
 
     def read_betas(
         self,
@@ -151,10 +150,10 @@ class NSD:
         stop: StopFlag | None = None,
     ) -> NDArray[np.float32]:
         """(trials, V) percent signal change of one session."""
-        paths = self.layout.sessions(subject)
-        if session not in paths:
+        files = self.layout.session_files(subject)
+        if session not in files:
             raise BoldreamsError(f"no betas of session {session} in {self.layout.betas_folder(subject)}; download them")
-        return read_session(paths[session], voxels, shape, stop)
+        return read_betas(files[session], voxels, shape, stop)
 
     def prepare(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,36 @@ from boldreams_cli.console import BoldreamsError, listing
 from boldreams_cli.data import identity
 from boldreams_cli.data.dataset import Contents, Trials
 from boldreams_cli.data.nsd import betas as beta_files
-from boldreams_cli.data.nsd.anatomy import brain_mask, mask_file, read_anatomy, roi_files
+from boldreams_cli.data.nsd.anatomy import Anatomy, brain_mask, mask_file, read_anatomy, roi_files
 from boldreams_cli.data.nsd.design import Design
-from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.hemispheres import check_vertices
+from boldreams_cli.data.nsd.layout import Files, Layout
+from boldreams_cli.data.nsd.surface_anatomy import label_files, mask_files, read_surface
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files that decide which voxels or vertices are used and what is known of each; those of what lacks are empty."""
+
+    mask: Files
+    brain_mask: Files
+    ncsnr: Files
+    rois: dict[str, Files]
+
+    @classmethod
+    def of(cls, layout: Layout, subject: int, mask: str | None) -> Sources:
+        """Those of a subject; errors as `mask_file` and `mask_files`."""
+        if layout.choice.on_surface:
+            chosen = mask_files(layout, subject, mask)
+            return cls(chosen, (), layout.surface_ncsnr(subject), label_files(layout, subject))
+        chosen_file, brain = mask_file(layout, subject, mask), brain_mask(layout, subject)
+        rois: dict[str, Files] = {volume: (path,) for volume, path in roi_files(layout, subject).items()}
+        return cls((chosen_file,) if chosen_file else (), (brain,) if brain else (), (layout.ncsnr(subject),), rois)
+
+
+def anatomy_of(layout: Layout, subject: int, mask: str | None = None) -> Anatomy:
+    """Voxels or vertices used, as the choice of betas has them; errors as `read_anatomy` and `read_surface`."""
+    return (read_surface if layout.choice.on_surface else read_anatomy)(layout, subject, mask)
 
 
 def request_for(layout: Layout, subject: int, sessions: str | None, mask: str | None) -> dict[str, Any]:
@@ -29,25 +58,29 @@ def request_for(layout: Layout, subject: int, sessions: str | None, mask: str | 
         If a file cannot be read.
     """
     chosen = beta_files.choose_sessions(layout, subject, sessions)
-    betas, rois = layout.sessions(subject), roi_files(layout, subject)
-    tables = {volume: layout.label_table(subject, volume) for volume in rois}
+    betas, sources = layout.session_files(subject), Sources.of(layout, subject, mask)
+    tables = {volume: layout.label_table(subject, volume) for volume in sources.rois}
     return {
         "dataset": "nsd",
         "subject": subject,
         "sessions": chosen,
-        "mask": _whole(mask_file(layout, subject, mask)),
-        "brain_mask": _whole(brain_mask(layout, subject)),
-        "ncsnr": _whole(layout.ncsnr(subject)),
-        "design": _whole(layout.design),
-        "rois": {volume: identity.whole(path) for volume, path in rois.items()},
-        "labels": {volume: _whole(path) for volume, path in tables.items()},
-        "betas": {str(number): identity.sampled(betas[number]) for number in chosen},
+        "mask": _identity(sources.mask),
+        "brain_mask": _identity(sources.brain_mask),
+        "ncsnr": _identity(sources.ncsnr),
+        "design": _identity((layout.design,)),
+        "rois": {volume: _identity(files) for volume, files in sources.rois.items()},
+        "labels": {volume: _identity((path,)) for volume, path in tables.items()},
+        "betas": {str(number): _identity(betas[number], identity.sampled) for number in chosen},
         **({"preparation": layout.choice.named} if layout.choice.named else {}),
     }
 
 
-def _whole(path: Path | None) -> dict[str, Any] | None:
-    return identity.whole(path) if path is not None and path.is_file() else None
+def _identity(files: Files, read: Callable[[Path], dict[str, Any]] = identity.whole) -> Any:
+    """Of one file itself, of several a list; None where one is not there."""
+    if not files or not all(path.is_file() for path in files):
+        return None
+    found = [read(path) for path in files]
+    return found[0] if len(found) == 1 else found
 
 
 def contents(layout: Layout, request: dict[str, Any], mask: str | None) -> Contents:
@@ -64,15 +97,27 @@ def contents(layout: Layout, request: dict[str, Any], mask: str | None) -> Conte
     """
     subject = int(request["subject"])
     trials = plan_trials(layout, subject, request["sessions"])
-    anatomy = read_anatomy(layout, subject, mask)
-    paths = layout.sessions(subject)
+    anatomy = anatomy_of(layout, subject, mask)
+    files = layout.session_files(subject)
     for number in request["sessions"]:
-        beta_files.check_shape(paths[number], anatomy.areas.shape)
-    return Contents(request, mask_name(layout, subject, mask), trials, anatomy.areas, anatomy.ncsnr)
+        if anatomy.vertices is None:
+            beta_files.check_shape(files[number][0], anatomy.areas.shape)
+        else:
+            check_vertices(files[number], anatomy.vertices)
+    return Contents(
+        request,
+        mask_name(layout, subject, mask),
+        trials,
+        anatomy.areas,
+        anatomy.ncsnr,
+        vertices=anatomy.vertices,
+    )
 
 
 def mask_name(layout: Layout, subject: int, mask: str | None) -> str | None:
     """The mask so that the same words find it from any folder."""
+    if layout.choice.on_surface:
+        return mask
     path = mask_file(layout, subject, mask)
     return mask if path is None or path == layout.roi(subject, str(mask)) else str(path.resolve())
 

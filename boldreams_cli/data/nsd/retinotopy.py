@@ -4,7 +4,7 @@ The model is compressive spatial summation, fitted by analyzePRF. Eccentricity a
 the size being sigma / sqrt(exponent). Angles are in degrees, 0 to 360, where 0 is the right horizontal meridian and 90
 the upper vertical one (analyzePRF.m, "<ang>"; NSD's own example 10, "Building encoding models", turns them into places
 by cos(angle) * eccentricity to the right and sin(angle) * eccentricity up). An angle is NaN where the eccentricity is
-exactly 0. R2 is in percent and may be negative.
+exactly 0. R2 is in percent and may be negative. On surfaces they are NSD's own averages over three depths.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import logger
+from boldreams_cli.console import BoldreamsError, logger
 from boldreams_cli.data.nsd.anatomy import Space
-from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.hemispheres import read_values
+from boldreams_cli.data.nsd.layout import Files, Layout
+from boldreams_cli.data.nsd.surface_anatomy import at_vertices, read_both, sources
 from boldreams_cli.data.retinotopy import Retinotopy
 from boldreams_cli.data.volumes import read_float_volume
 
@@ -28,7 +30,7 @@ def read_retinotopy(
 
     Parameters
     ----------
-    voxels : (V, 3) indices.
+    voxels : (V, 3) indices, or vertices as they are filed.
     shape : (X, Y, Z) of the subject's volumes.
     affine : (4, 4) of the same, that those of the maps are compared with.
 
@@ -37,18 +39,39 @@ def read_retinotopy(
     BoldreamsError
         If a volume is damaged or has another shape.
     """
-    paths = {name: layout.functional(subject, file) for name, file in MAPS.items()}
-    there = {name: path for name, path in paths.items() if path.is_file()}
+    files = _files(layout, subject)
+    there = {name: paths for name, paths in files.items() if all(path.is_file() for path in paths)}
     if "eccentricity" not in there:
         return None
     space = Space(subject, shape, affine, layout.choice.space)
     found = {}
-    for name, path in there.items():
-        data, own = read_float_volume(path)
-        space.check(path, data, own)
+    for name, paths in there.items():
+        if layout.choice.on_surface:
+            found[name] = _at_vertices(paths, voxels)
+            continue
+        data, own = read_float_volume(paths[0])
+        space.check(paths[0], data, own)
         found[name] = data[tuple(voxels.T)]
-    if missing := sorted(str(path) for name, path in paths.items() if name not in there):
+    if missing := sorted(str(paths[0]) for name, paths in files.items() if name not in there):
         logger.warning("no %s: it is not compared with", ", ".join(missing))
     # A voxel that was not mapped is NaN, or 0 in every map.
     unmapped = np.logical_and.reduce([~np.isfinite(values) | (values == 0) for values in found.values()])
     return Retinotopy(**{name: np.where(unmapped, np.float32(np.nan), values) for name, values in found.items()})
+
+
+def _files(layout: Layout, subject: int) -> dict[str, Files]:
+    """Quantity -> its files: ``prf_angle.nii.gz`` of a volume, ``lh.prfangle.mgz`` and the like of a surface."""
+    if layout.choice.on_surface:
+        return {name: sources(layout, subject, file.replace("_", "")) for name, file in MAPS.items()}
+    return {name: (layout.functional(subject, file),) for name, file in MAPS.items()}
+
+
+def _at_vertices(files: Files, places: NDArray[np.int32]) -> NDArray[np.float32]:
+    left, right = read_both(files, read_values)
+    for side, part in enumerate((left, right)):
+        used = places[places[:, 1] == side, 0]
+        if len(used) and used.max() >= len(part):
+            raise BoldreamsError(
+                f"{files[side]} has {len(part)} vertices, vertex {used.max()} is used; download it again"
+            )
+    return at_vertices(places, left, right).astype(np.float32)

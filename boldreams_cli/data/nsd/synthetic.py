@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing
 from boldreams_cli.data import identity
-from boldreams_cli.data.nsd.betas import header, read_session
-from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.nsd.betas import read_betas, trials_in
+from boldreams_cli.data.nsd.layout import Files, Layout
 from boldreams_cli.data.nsd.matlab import read_arrays
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.outside import OutsideTest
@@ -51,13 +51,14 @@ def synthetic_test(
     BoldreamsError
         If a file is missing or damaged, or trials, betas and images do not fit together.
     """
-    path = betas_file(layout, subject)
+    files = betas_files(layout, subject)
     order = read_order(layout.synthetic_design)
     shown = order > 0
-    count = header(path)[1]
+    count = trials_in(files)
     if count not in (len(order), int(shown.sum())):
         raise BoldreamsError(
-            f"{path} has {count} trials, {layout.synthetic_design} {int(shown.sum())} with an image; one is not NSD's"
+            f"{files[0]} has {count} trials, {layout.synthetic_design} {int(shown.sum())} with an image; "
+            f"one is not NSD's"
         )
     images = SyntheticStimuli(layout, subject)
     trials = (order[shown] - 1).astype(np.int32)
@@ -67,8 +68,10 @@ def synthetic_test(
             f"download nsdsynthetic_colorstimuli_subj{subject:02d}.hdf5"
         )
 
+    found = [identity.sampled(path) for path in files]
+
     def load() -> NDArray[np.float32]:
-        betas = zscore(read_session(path, voxels, shape, stop))
+        betas = zscore(read_betas(files, voxels, shape, stop))
         return betas[shown] if len(betas) == len(order) else betas
 
     return OutsideTest(
@@ -77,7 +80,7 @@ def synthetic_test(
         read_kinds(layout.synthetic_table),
         {
             "test": NAME,
-            "betas": identity.sampled(path),
+            "betas": found[0] if len(found) == 1 else found,
             "design": identity.whole(layout.synthetic_design),
             "stimuli": images.identity(),
         },
@@ -86,21 +89,24 @@ def synthetic_test(
     )
 
 
-def betas_file(layout: Layout, subject: int) -> Path:
-    """The betas of the session, in the fastest format present.
+def betas_files(layout: Layout, subject: int) -> Files:
+    """The betas of the session, in the fastest format present; on a surface both hemispheres.
 
     Raises
     ------
     ChoiceError
         If there are none; the message says of which preparations there are.
     """
-    there = [path for path in layout.synthetic_betas(subject) if path.is_file()]
-    if there:
-        return there[0]
-    folder = layout.synthetic_betas(subject)[0].parent
+    known = layout.synthetic_betas(subject)
+    there = tuple(path for path in known if path.is_file())
+    if there and not layout.choice.on_surface:
+        return there[:1]
+    if len(there) == len(known):
+        return there
+    folder, both = known[0].parent, " of both hemispheres" if layout.choice.on_surface else ""
     others = sorted(path.name for path in folder.parent.glob("nsdsyntheticbetas_*") if path.is_dir())
     raise ChoiceError(
-        f"no betas_nsdsynthetic in {folder}; download it"
+        f"no betas_nsdsynthetic{both} in {folder}; download it"
         + (f" (there are {listing(others)}: fit to those with --betas)" if others else "")
     )
 

@@ -150,13 +150,33 @@ def bold5000(root: Path) -> Miniature:
     return Miniature("bold5000", root, "CSI1", betas, shown, test, ("--subject", "CSI1"))
 
 
+def bold5000_areas(root: Path) -> Miniature:
+    """The same with an array an area in place of volumes, all sessions end to end."""
+    mini = bold5000(root)
+    for path in (*root.glob("*.nii.gz"), *root.rglob("*_mask-*")):
+        path.unlink()
+    (root / "py").mkdir()
+    parts = {"LHEarlyVis": 4, "LHPPA": 2, "RHEarlyVis": 3}  # in the order of their names
+    mini.betas = numbers(len(mini.shown), sum(parts.values()), seed=8)
+    first = 0
+    for name, count in parts.items():
+        path = root / f"py/CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{name}.npy"
+        np.save(path, mini.betas[:, first : (first := first + count)].astype(np.float64))
+    return mini
+
+
 def write_bdata(
-    path: Path, betas: NDArray[np.float32], columns: dict[str, NDArray], places: dict[str, NDArray], **vmap: dict
+    path: Path,
+    betas: NDArray[np.float32],
+    columns: dict[str, NDArray],
+    places: dict[str, NDArray],
+    kind: str = "VoxelData",
+    **vmap: dict,
 ) -> None:
     """A file as bdpy saves it: columns of voxels, then one of each label; places and areas over the voxels."""
     voxels = betas.shape[1]
     data = np.column_stack([betas, *columns.values()]).astype(np.float64)
-    keys, values = ["VoxelData", *columns, *places], np.full((1 + len(columns) + len(places), data.shape[1]), np.nan)
+    keys, values = [kind, *columns, *places], np.full((1 + len(columns) + len(places), data.shape[1]), np.nan)
     values[0, :voxels] = 1
     for number in range(len(columns)):
         values[1 + number, voxels + number] = 1
@@ -212,13 +232,15 @@ def cifti(path: Path, left: int = 14, right: int = 12, voxels: int = 9) -> Path:
 
 
 def mosaic(root: Path, left: int = 14, right: int = 12, voxels: int = 9) -> Miniature:
-    """One subject's file; a vertex has no number in one trial."""
+    """One subject's file; a vertex has no number in one trial, another in one of an artificial image."""
     root.mkdir(parents=True, exist_ok=True)
     stems = [f"COCO_{i:05d}" for i in range(12)]
     draw([root / "stimuli/raw" / f"{stem}.png" for stem in stems])
-    trials = [
-        (stem, "test" if i < 3 else "train", rep) for i, stem in enumerate(stems) for rep in range(3 if i < 3 else 1)
-    ]
+    # Tests come first, artificial images last, as in the project's files: there are no sorted names.
+    trials = [(stem, "test", rep) for stem in stems[2::-1] for rep in range(3)]
+    trials += [(stem, "train", 0) for stem in stems[3:]]
+    photographs = len(trials)
+    trials += [("107", "test", 0), ("107", "test", 1), ("042", "test", 0)]
     betas = numbers(len(trials), left + right + voxels)
     with h5py.File(root / "sub-01_NSD.hdf5", "w") as file:
         group = file.create_group("betas", track_order=True)
@@ -226,9 +248,10 @@ def mosaic(root: Path, left: int = 14, right: int = 12, voxels: int = 9) -> Mini
             node = group.create_dataset(f"sub-01_NSD_stimulus-{stem}_phase-{phase}_rep-{rep}", data=row)
             node.attrs["presented_stimulus_filename"] = f"{stem}.png"
             node.attrs["phase"], node.attrs["repetition"] = phase, rep
-            node.attrs["nan_indices"] = np.array([5] if stem == stems[7] else [], int)
-            if stem == stems[7]:
-                node[5] = np.nan
+            missing = {stems[7]: 5, "107": 9}.get(stem)
+            node.attrs["nan_indices"] = np.array([] if missing is None else [missing], int)
+            if missing is not None:
+                node[missing] = np.nan
         others = [("artificial", "1", 20.0), ("train", "1", 10.0)]
         for phase, n, value in [*others, ("test", "avg", 60.0), ("test", "1", 30.0)]:
             node = file.create_dataset(
@@ -237,18 +260,31 @@ def mosaic(root: Path, left: int = 14, right: int = 12, voxels: int = 9) -> Mini
             )
             node.attrs["n"], node.attrs["phase"] = n, "train" if phase == "train" else "test"
         file["nan_indices_all"] = [5]
-    order = sorted(range(len(trials)), key=lambda i: "sub-01_NSD_stimulus-{}_phase-{}_rep-{}".format(*trials[i]))
     keep = np.delete(np.arange(left + right), 5)
     atlas = cifti(root / "atlas.dlabel.nii", left, right, voxels)
     return Miniature(
         "mosaic",
         root,
         "mosaic-sub-01_NSD",
-        betas[order][:, keep],
-        [f"{trials[i][0]}.png" for i in order],
-        np.array([trials[i][1] == "test" for i in order]),
+        betas[:photographs, keep],
+        [f"{stem}.png" for stem, _, _ in trials[:photographs]],
+        np.array([phase == "test" for _, phase, _ in trials[:photographs]]),
         ("--template", atlas),
     )
+
+
+def merge_in_chunks(single: Path, merged: Path, group: str = "sub-01_NSD") -> None:
+    """As the project merges files: betas in one array, the names of its rows in another group, in their order."""
+    with h5py.File(single) as one, h5py.File(merged, "w") as file:
+        new, names = file.create_group(group, track_order=True), list(one["betas"])
+        rows = np.stack([one["betas"][name][:] for name in names])
+        new.create_dataset("betas", data=rows, dtype="float32", chunks=(min(100, len(rows)), rows.shape[1]))
+        pictures = [one["betas"][name].attrs["presented_stimulus_filename"] for name in names]
+        new.create_dataset("presented_stimulus_filename", data=np.array(pictures, dtype=h5py.string_dtype()))
+        indices = new.create_group("nan_indices", track_order=True)
+        for name in names:
+            indices.create_dataset(name, data=one["betas"][name].attrs["nan_indices"])
+        one.copy("noiseceilings", new)
 
 
 MAKERS = (algonauts2023, things, bold5000, bdata, mosaic)

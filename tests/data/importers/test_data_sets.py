@@ -19,8 +19,10 @@ from .miniatures import (
     algonauts2023,
     bdata,
     bold5000,
+    bold5000_areas,
     cifti,
     draw,
+    merge_in_chunks,
     mosaic,
     numbers,
     things,
@@ -177,12 +179,48 @@ def test_bold5000_sessions_that_are_not_there(run: Run, tmp_path: Path) -> None:
     assert "there is no CSI2_brainmask.nii*" in failing(run, mini, tmp_path / "new.h5", 1, "--subject", "CSI2")
 
 
-def test_bold5000_areas_alone_have_no_places(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "source/py"
-    folder.mkdir(parents=True)
-    np.save(folder / "CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_LHEarlyVis.npy", np.zeros((5, 3)))
-    done = run("import", "bold5000", folder.parent, "--output", tmp_path / "new.h5", code=1)
-    assert "do not say where their voxels lie" in done.err
+def test_bold5000_arrays_of_areas_have_no_places(run: Run, tmp_path: Path) -> None:
+    mini = bold5000_areas(tmp_path / "source")
+    done = run(*typed(mini, tmp_path / "new.h5"))
+    assert "do not say where voxels lie" in done.err
+    with h5py.File(tmp_path / "new.h5") as file:
+        np.testing.assert_array_equal(file["betas"][:], mini.betas)
+        assert shown(file) == mini.shown
+        np.testing.assert_array_equal(file["trial/test"][:], mini.test)
+        assert "session" not in file["trial"]
+        assert not file["betas"].attrs["zscored"]
+        row = np.repeat([0, 1, 2], [4, 2, 3])
+        np.testing.assert_array_equal(file["units/ijk"][:, 1], row)
+        np.testing.assert_array_equal(file["units/ijk"][:, 0], [0, 1, 2, 3, 0, 1, 0, 1, 2])
+        areas = {name: area[:] for name, area in file["areas"].items()}
+    assert set(areas) == {"EarlyVis", "PPA", "LHEarlyVis", "RHEarlyVis", "LHPPA"}
+    np.testing.assert_array_equal(areas["EarlyVis"], row != 1)
+    np.testing.assert_array_equal(areas["LHPPA"], row == 1)
+    run("validate", tmp_path / "new.h5")
+
+
+def test_bold5000_arrays_that_do_not_fit(run: Run, tmp_path: Path) -> None:
+    mini = bold5000_areas(tmp_path / "source")
+    names, output = mini.source / "CSI1_imgnames.txt", tmp_path / "new.h5"
+    for lines in (mini.shown[:-1], [*mini.shown, mini.shown[0]]):
+        names.write_text("\n".join(lines))
+        assert f"names {len(lines)} trials, CSI1_" in failing(run, mini, output)
+    names.write_text("\n".join(mini.shown))
+    assert "leave out --template" in failing(run, mini, output, 2, "--template", names)
+    path = mini.source / "py/CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_LHPPA.npy"
+    np.save(path, np.zeros((4, 2)))
+    assert f"LHEarlyVis.npy has {len(mini.shown)} trials" in failing(run, mini, output)
+    np.save(path, np.array([[None, {}]], object), allow_pickle=True)
+    assert "truncated or damaged" in failing(run, mini, output)
+
+
+def test_bold5000_masks_that_lie_elsewhere_are_named(run: Run, tmp_path: Path) -> None:
+    mini = bold5000(tmp_path / "source")
+    assert "elsewhere" not in run(*typed(mini, tmp_path / "new.h5")).err
+    path = mini.source / "ROIs/sub-CSI1/sub-CSI1_mask-LHLO.nii.gz"
+    flipped = np.diag([-1.0, 1, 1, 1]) @ AFFINE
+    nibabel.save(nibabel.Nifti1Image(np.asarray(nibabel.load(path).dataobj), flipped), path)
+    assert f"{path} lies elsewhere than the brain mask" in run(*typed(mini, tmp_path / "other.h5")).err
 
 
 def test_bold5000_list_of_pictures_too_short(run: Run, tmp_path: Path) -> None:
@@ -262,6 +300,51 @@ def test_bdata_places_by_a_volume_or_by_indices(run: Run, tmp_path: Path) -> Non
         np.testing.assert_allclose(file["units/affine"][:], oblique, atol=1e-9)
 
 
+def surface(left: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
+    """Places of vertices as bdpy writes them."""
+    side = np.repeat([1.0, 0.0], [len(left), len(right)])
+    return {"VertexLeft": side, "VertexRight": 1 - side, "vertex_index": np.concatenate([left, right]) * 1.0}
+
+
+def test_bdata_of_vertices(run: Run, tmp_path: Path) -> None:
+    """As bdpy writes fMRIPrep's surfaces: left and right side by side, each counted from 0."""
+    draw([tmp_path / f"pictures/{i}.png" for i in (1, 2, 3)])
+    labels = {"DataType": np.array([1, 1, 2]), "image_index": np.array([1, 2, 3])}
+    path, output = tmp_path / "Subject3.h5", tmp_path / "new.h5"
+    command = ("import", "bdata", path, "--images", tmp_path / "pictures", "-o", output, "--overwrite")
+    areas = {"hcp180_r_lh.L_V1_ROI": np.arange(13) < 3}
+    betas = numbers(3, 13)
+    places = surface(np.arange(7), np.arange(6)) | areas
+    write_bdata(path, betas, labels, places, "VertexData")
+    run(*command)
+    with h5py.File(output) as file:
+        np.testing.assert_array_equal(file["betas"][:], betas)
+        assert file["units"].attrs["space"] == "native"
+        assert file["units"].attrs["vertices"].tolist() == [7, 6]
+        np.testing.assert_array_equal(file["units/hemisphere"][:], [b"L"] * 7 + [b"R"] * 6)
+        np.testing.assert_array_equal(file["units/vertex"][:], [*range(7), *range(6)])
+        assert list(file["areas"]) == ["hcp180_r_lh.L_V1_ROI"]
+        np.testing.assert_array_equal(file["areas/hcp180_r_lh.L_V1_ROI"][:], np.arange(13) < 3)
+    some = np.array([4, 900, 12])
+    write_bdata(path, betas[:, :6], labels, surface(some, some), "VertexData")
+    run(*command)
+    with h5py.File(output) as file:
+        assert "vertices" not in file["units"].attrs, "some of them: the mesh's size is not known"
+        np.testing.assert_array_equal(file["units/vertex"][:], [*some, *some])
+    whole = np.arange(642)
+    write_bdata(path, numbers(3, 1284), labels, surface(whole, whole), "VertexData")
+    run(*command)
+    with h5py.File(output) as file:
+        assert file["units"].attrs["space"] == "fsaverage3"
+    run("validate", output)
+    volume = tmp_path / "volume.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), volume)
+    assert "leave it out" in run(*command, "--template", volume, code=2).err
+    del places["VertexRight"]
+    write_bdata(path, betas, labels, places, "VertexData")
+    assert "has not all of the keys VertexLeft, VertexRight, vertex_index" in run(*command, code=1).err
+
+
 def test_bdata_files_that_do_not_fit(run: Run, tmp_path: Path) -> None:
     mini = bdata(tmp_path / "source")
     test = mini.source / "sub-01_NaturalImageTest.h5"
@@ -282,7 +365,11 @@ def test_bdata_files_that_do_not_fit(run: Run, tmp_path: Path) -> None:
 def test_mosaic_takes_the_cortex(run: Run, tmp_path: Path) -> None:
     mini = mosaic(tmp_path / "source")
     result = run(*typed(mini, tmp_path / "new.h5", "--json")).json
-    assert result["left_out"] == {"subcortical voxels": 9, "vertices without a number": 1}
+    assert result["left_out"] == {
+        "subcortical voxels": 9,
+        "vertices without a number": 1,
+        "trials of artificial images": 3,
+    }
     with h5py.File(tmp_path / "new.h5") as file:
         units = file["units"]
         assert units.attrs["space"] == "fsLR32k"
@@ -329,12 +416,55 @@ def test_mosaic_without_a_template(run: Run, tmp_path: Path, monkeypatch: pytest
     assert "it is no CIFTI file" in failing(run, mini, tmp_path / "new.h5")
 
 
-def test_mosaic_merged_in_chunks_is_refused(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "chunks.hdf5"
-    with h5py.File(path, "w") as file:
-        file["sub-01_NSD/betas"] = np.zeros((3, 5))
-    done = run("import", "mosaic", path, "-o", tmp_path / "new.h5", code=1)
-    assert "merged in chunks" in done.err
+def test_mosaic_merged_in_chunks(run: Run, tmp_path: Path) -> None:
+    mini, merged = mosaic(tmp_path / "source"), tmp_path / "mosaic_chunks.hdf5"
+    merge_in_chunks(mini.source / "sub-01_NSD.hdf5", merged)
+    command = ("import", "mosaic", merged, "--images", mini.source, *mini.options, "-o", tmp_path / "new.h5", "--json")
+    merged_said = run(*command).json
+    said = run(*typed(mini, tmp_path / "single.h5", "--json")).json
+    assert merged_said | {"file": ""} == said | {"file": ""}
+    with h5py.File(tmp_path / "new.h5") as file:
+        np.testing.assert_array_equal(file["betas"][:], mini.betas)
+        assert shown(file) == mini.shown
+        np.testing.assert_array_equal(file["trial/test"][:], mini.test)
+        assert file["ceiling"].attrs["kind"] == "single-trial"
+
+
+def test_mosaic_merged_in_another_order_is_refused(run: Run, tmp_path: Path) -> None:
+    mini, merged = mosaic(tmp_path / "source"), tmp_path / "chunks.hdf5"
+    merge_in_chunks(mini.source / "sub-01_NSD.hdf5", merged)
+    command = ("import", "mosaic", merged, "--images", mini.source, *mini.options, "-o", tmp_path / "new.h5")
+    with h5py.File(merged, "a") as file:
+        pictures = file["sub-01_NSD/presented_stimulus_filename"]
+        pictures[...] = pictures[:][::-1]
+    assert "names and rows are not in one order" in run(*command, code=1).err
+    with h5py.File(merged, "a") as file:
+        del file["sub-01_NSD/nan_indices"]
+    assert "merged in chunks, it must have" in run(*command, code=1).err
+    assert not (tmp_path / "new.h5").exists()
+
+
+def test_mosaic_of_artificial_images(run: Run, tmp_path: Path) -> None:
+    """They are of another session and another kind: neither test nor reason to leave out a vertex."""
+    mini = mosaic(tmp_path / "source")
+    path = mini.source / "sub-01_NSD.hdf5"
+    with h5py.File(path, "a") as file:
+        for name in [name for name in file["betas"] if "_stimulus-042" in name]:
+            file["betas"].move(name, name.replace("phase-test", "phase-artificial"))
+    assert run(*typed(mini, tmp_path / "new.h5", "--json")).json["left_out"]["trials of artificial images"] == 3
+    with h5py.File(path, "a") as file:
+        file["betas"].move(next(iter(file["betas"])), "sub-01_NSD_stimulus-COCO_00002_phase-dev_rep-0")
+    assert "is not named" in failing(run, mini, tmp_path / "other.h5")
+    others = mini.source / "sub-01_BOLD5000.hdf5"
+    with h5py.File(others, "w") as file:
+        for number, phase in enumerate(("train", "test", "test")):
+            name = f"sub-01_BOLD5000_stimulus-00{number}_phase-{phase}_rep-0"
+            node = file.create_dataset(f"betas/{name}", data=numbers(35))
+            node.attrs["presented_stimulus_filename"] = f"00{number}.jpg"
+    path.unlink()
+    draw([mini.source / f"stimuli/raw/00{number}.jpg" for number in range(3)])
+    result = run(*typed(mini, tmp_path / "third.h5", "--json")).json
+    assert result["left_out"] == {"subcortical voxels": 9}, "other data sets' pictures are named so too"
 
 
 def test_the_package_of_grayordinates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

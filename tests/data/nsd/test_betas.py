@@ -12,7 +12,7 @@ import scipy.stats
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.data import preparing
-from boldreams_cli.data.nsd import betas
+from boldreams_cli.data.nsd import betas, chunks
 from boldreams_cli.data.nsd.betas import (
     choose_sessions,
     default_sessions,
@@ -39,7 +39,7 @@ def test_all_formats_give_the_same_voxels(experiment: Experiment, form: str) -> 
     assert found.dtype == np.float32
     expected = np.array([[trial[x, y, z] / 300 for x, y, z in VOXELS] for trial in raw])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert trials_in(path) == TRIALS
+    assert trials_in((path,)) == TRIALS
     assert header(path) == (SHAPE, TRIALS)
 
 
@@ -61,7 +61,7 @@ def test_hdf5_whatever_its_chunks(
 def test_chunks_of_voxels_are_read_as_they_lie_where_they_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, direct: bool
 ) -> None:
-    monkeypatch.setattr(betas, "VOXELS_TOGETHER", 7)
+    monkeypatch.setattr(chunks, "CHUNKS_TOGETHER", 7)
     raw = RNG.integers(-900, 900, (TRIALS, *SHAPE)).astype(kind if direct else "<i2")
     with h5py.File(tmp_path / "betas_session01.hdf5", "w") as file:
         how = {"compression": "gzip"} if kind == "packed" else {}
@@ -73,8 +73,8 @@ def test_chunks_of_voxels_are_read_as_they_lie_where_they_can_be(
             if raw[:, x, y, z].any():
                 data[:, z, y, x] = raw[:, x, y, z]
     found: list[bool] = []
-    fill = betas._fill_by_voxel
-    monkeypatch.setattr(betas, "_fill_by_voxel", lambda *given: found.append(fill(*given)) or found[-1])
+    fill = betas.fill_by_chunk
+    monkeypatch.setattr(betas, "fill_by_chunk", lambda *given: found.append(fill(*given)) or found[-1])
     read = read_session(tmp_path / "betas_session01.hdf5", VOXELS, SHAPE)
     np.testing.assert_allclose(read, raw[:, *VOXELS.T] / 300, rtol=1e-6)
     assert found == [direct]

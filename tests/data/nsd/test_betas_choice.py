@@ -119,13 +119,14 @@ def test_what_is_no_choice(text: str) -> None:
     if not text:
         assert BetasChoice.read(text) == BetasChoice()
         return
-    with pytest.raises(ChoiceError, match=r"func1pt8mm, func1mm; betas_fithrf_GLMdenoise_RR"):
+    with pytest.raises(ChoiceError, match=r"func1pt8mm, func1mm, fsaverage, nativesurface; betas_fithrf"):
         BetasChoice.read(text)
 
 
-def test_surfaces_are_refused_with_a_line() -> None:
-    with pytest.raises(ChoiceError, match=r"betas on surfaces are not read"):
-        BetasChoice.read("fsaverage/betas_fithrf")
+def test_surfaces_are_choices() -> None:
+    assert BetasChoice.read("fsaverage") == BetasChoice("fsaverage")
+    assert BetasChoice.read("betas_fithrf/nativesurface").on_surface
+    assert not BetasChoice().on_surface
 
 
 def test_a_volume_of_another_space_is_named(experiment: Experiment, cache: Path) -> None:

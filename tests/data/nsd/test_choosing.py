@@ -266,7 +266,7 @@ def test_betas_that_change_while_they_are_read_are_refused(experiment: Experimen
 
     def touched(subject: int, session: int, *more: object) -> np.ndarray:
         betas = read(subject, session, *more)  # type: ignore[arg-type]
-        os.utime(dataset.session_files(subject)[session], (1e9, 1e9))
+        os.utime(dataset.session_files(subject)[session][0], (1e9, 1e9))
         return betas
 
     dataset.read_betas = touched  # type: ignore[method-assign,assignment]
