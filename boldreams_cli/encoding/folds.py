@@ -6,7 +6,6 @@ its scales and the images that it holds out are of the other training images alo
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.fit import fit, model_spec, settled
+from boldreams_cli.encoding.inputs.betas import drawn_order
 from boldreams_cli.encoding.inputs.shared import Inputs
 from boldreams_cli.encoding.model.checkpoint import read_note, read_tensors, write_checkpoint
 from boldreams_cli.encoding.model.folder import held
@@ -84,10 +84,8 @@ def deal(images: NDArray[np.integer], count: int, seed: int) -> NDArray[np.int32
     """
     if not 2 <= count <= len(images):
         raise ChoiceError(f"--folds takes a number from 2 to the {len(images)} training images, not {count}")
-    drawn = [hashlib.blake2b(f"{seed} {int(image)}".encode(), digest_size=8, person=b"folds") for image in images]
-    order = np.argsort(np.array([hashed.digest() for hashed in drawn], dtype="S8"), kind="stable")
     fold = np.empty(len(images), dtype=np.int32)
-    fold[order] = np.arange(len(images)) % count + 1
+    fold[drawn_order(images, seed, b"folds")] = np.arange(len(images)) % count + 1
     return fold
 
 

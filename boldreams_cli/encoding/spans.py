@@ -6,6 +6,7 @@ that it is of, so that a fit goes on with another ``--memory`` from whatever is 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import zlib
@@ -30,8 +31,8 @@ Voxels = NDArray[np.int64]
 class SpanCheckpoint:
     """State of one unfinished span; a `Checkpoint` as in readouts/base.py."""
 
-    def __init__(self, path: Path, key: str, voxels: Voxels) -> None:
-        self.path, self.key, self.voxels = path, key, voxels
+    def __init__(self, path: Path, key: str, voxels: Voxels, level: int = logging.INFO) -> None:
+        self.path, self.key, self.voxels, self.level = path, key, voxels, level
         self._saved = time.monotonic()
 
     @property
@@ -47,13 +48,22 @@ class SpanCheckpoint:
         tensors = read_tensors(self.path)
         if tensors.pop("voxels").tolist() != self.voxels.tolist():
             return None
-        logger.info("going on from %s", self.path)
+        logger.log(self.level, "going on from %s", self.path)
         return note, tensors
 
     def save(self, note: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Keep them, whole or not at all."""
         write_checkpoint(self.path, self.key, note, {**tensors, "voxels": torch.from_numpy(self.voxels)})
         self._saved = time.monotonic()
+
+    @property
+    def there(self) -> bool:
+        """Whether a file of this fit is there; it may be of other voxels, or damaged, as `load` would find."""
+        return read_note(self.path, self.key) is not None
+
+    def beside(self, name: str) -> SpanCheckpoint:
+        """Another one of the same voxels, for what is large and done once; it stays until the model is whole."""
+        return SpanCheckpoint(self.path.with_name(f"{name}-of-{self.path.name}"), self.key, self.voxels, logging.DEBUG)
 
 
 class Spans:

@@ -210,6 +210,11 @@ def test_fields_are_chosen_on_some_images_and_solved_on_all(tmp_path: Path) -> N
     assert len(some.unique()) == 40
     assert (some.diff() > 0).all()
     assert torch.equal(some, posed.some_images(readout.settings.images))
+    ids = posed.betas.image_ids
+    posed.betas.image_ids = np.delete(ids, 7)
+    others = set(posed.betas.image_ids[posed.some_images(40)])
+    assert len(others - set(ids[some])) == (7 in some), "each image is drawn by its id, wherever it stands"
+    posed.betas.image_ids = ids
     all_images = solve(Local(LocalSettings(grid=3, centres=2)), posed, tmp_path / "all")
     fewer = solve(readout, posed, tmp_path / "some")
     assert not torch.equal(all_images["weights/0"], fewer["weights/0"])

@@ -11,7 +11,7 @@ from sklearn.model_selection import LeaveOneOut
 
 from boldreams_cli.encoding.numerics.contraction import GroupReader, template
 from boldreams_cli.encoding.numerics.fields import gaussian_fields
-from boldreams_cli.encoding.numerics.ridge import PENALTIES, Ridge, add_products, weighted
+from boldreams_cli.encoding.numerics.ridge import PENALTIES, LeftOut, Ridge, add_products, weighted
 
 FEATURES = [12, 29, 30, 31, 60]  # fewer than images, as many, more
 
@@ -85,6 +85,15 @@ def test_products_of_images_serve_as_well_as_features(block: int) -> None:
     assert torch.equal(again.left_out_errors(y), ridge.left_out_errors(y))
 
 
+@pytest.mark.parametrize("features", FEATURES)
+def test_what_is_kept_of_a_decomposition_leaves_out_to_the_same_bits(features: int) -> None:
+    x, y, repeats = (torch.from_numpy(value) for value in made_up(features))
+    ridge, chosen = Ridge(x, repeats), torch.arange(6)
+    kept = LeftOut(**ridge.arrays, repeats=repeats)
+    assert torch.equal(kept.left_out_errors(y), ridge.left_out_errors(y))
+    assert torch.equal(kept.left_out(y, chosen), ridge.left_out(y, chosen))
+
+
 def test_features_that_say_nothing_or_the_same_twice_do_no_harm() -> None:
     x, y, repeats = (torch.from_numpy(value) for value in made_up(12))
     lowest, constant = torch.zeros(6, dtype=torch.long), torch.full((30, 5), 2.5)
@@ -131,6 +140,9 @@ def test_reader_of_shared_fields_sums_over_nodes(pixels_first: bool) -> None:
     reader = GroupReader(basis, weights, pixels_first)
     read = reader(maps.transpose(1, 2) if pixels_first else maps)
     torch.testing.assert_close(read, expected)
+    pooled = reader.pooled(maps.transpose(1, 2) if pixels_first else maps)
+    assert pooled.shape == (5, 12), "once for all blocks of voxels"
+    assert torch.equal(torch.cat([reader.read(pooled, slice(0, 4)), reader.read(pooled, slice(4, 7))], 1), read)
     share = torch.rand(7, generator=random)
     pattern = template(basis, weights, share)
     torch.testing.assert_close((maps * pattern).sum((1, 2)), expected @ share)

@@ -11,20 +11,23 @@ from scipy.optimize import nnls
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.linear_model import RidgeCV
 
-from boldreams_cli.console import ChoiceError
+from boldreams_cli.console import BoldreamsError, ChoiceError, StoppedError
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.inputs.members import Member, members_of
 from boldreams_cli.encoding.inputs.pooled import pixel_shares
-from boldreams_cli.encoding.numerics.local import node_fields
+from boldreams_cli.encoding.numerics import tiles
+from boldreams_cli.encoding.numerics.local import DualSystem, node_fields
 from boldreams_cli.encoding.numerics.ridge import Ridge
-from boldreams_cli.encoding.numerics.stacking import nested_grids, nonnegative_weights, on_finer_grid
+from boldreams_cli.encoding.numerics.stacking import mixture, nested_grids, nonnegative_weights, on_finer_grid
+from boldreams_cli.encoding.readouts import stacked
 from boldreams_cli.encoding.readouts.base import Problem
 from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
 from boldreams_cli.encoding.readouts.settings import choose_readout
 from boldreams_cli.encoding.readouts.stacked import Stacked, StackedSettings
 
-from .made_up import LAYERS, PLENTY, predict, problem, solve
+from .made_up import LAYERS, PLENTY, StopAfter, predict, problem, solve
 
+LITTLE = 5_000_000  # bytes with which 600 voxels take several spans
 FEW = StackedSettings(grid=3, centres=2, sizes=(0.3,), penalties=(0.01, 0.1, 1.0, 10.0), compress="none")
 
 
@@ -183,6 +186,86 @@ def test_chosen_on_some_images_and_solved_on_all(tmp_path: Path) -> None:
     other = solve(Stacked(fewer), posed, tmp_path / "other")
     assert torch.equal(model["sum"], other["sum"])
     assert not torch.equal(model["bias"], other["bias"])
+
+
+def counted(patch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often members are decomposed, and factored by a penalty, from now on."""
+    counts = {"decomposed": 0, "factored": 0}
+    decompose, factor = Ridge._decompose, DualSystem.__init__
+
+    def decomposing(self: Ridge, gram: torch.Tensor) -> None:
+        counts["decomposed"] += 1
+        decompose(self, gram)
+
+    def factoring(self: DualSystem, gram: torch.Tensor, penalty: float) -> None:
+        counts["factored"] += 1
+        factor(self, gram, penalty)
+
+    patch.setattr(Ridge, "_decompose", decomposing)
+    patch.setattr(DualSystem, "__init__", factoring)
+    return counts
+
+
+def test_members_are_decomposed_and_factored_once_for_all_voxels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", 32)
+    monkeypatch.setattr(stacked, "KEPT", 64)
+    counts, found = counted(monkeypatch), []
+    for name, memory in (("much", PLENTY), ("little", LITTLE)):
+        model = solve(Stacked(FEW), problem(tmp_path, voxels=600, memory=memory), tmp_path / name)
+        members = [value for key, value in model.items() if key.startswith(("local", "ridge")) or " grid " in key]
+        assert counts["decomposed"] == len(members) == 11
+        assert sum((value > 0).any() for value in members) <= counts["factored"] <= 11 * len(FEW.penalties)
+        found.append((model, dict(counts)))
+        counts |= {"decomposed": 0, "factored": 0}
+    assert found[0][1] == found[1][1]
+    assert found[0][0].pop("spans") == 1
+    assert found[1][0].pop("spans") > 2
+    assert all(torch.equal(value, found[1][0][name]) for name, value in found[0][0].items())
+
+
+def test_after_a_stop_no_member_is_decomposed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = solve(Stacked(FEW), problem(tmp_path, voxels=100), tmp_path / "whole")
+    counts, stops = counted(monkeypatch), 0
+    for looks in (3, 8, 20, 25, 60, 7, 70, 100_000):
+        try:
+            found = solve(Stacked(FEW), problem(tmp_path, voxels=100), tmp_path / "parts", StopAfter(looks))
+            break
+        except StoppedError:
+            stops += 1
+    assert stops > 3
+    assert counts["decomposed"] == 11
+    assert all(torch.equal(value, found[name]) for name, value in whole.items())
+    assert not (tmp_path / "parts" / "spans").exists() or list((tmp_path / "parts" / "spans").glob("images-*"))
+
+
+def test_what_is_kept_of_a_member_and_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        solve(Stacked(FEW), problem(tmp_path), tmp_path / "model", StopAfter(60))
+    kept = sorted((tmp_path / "model" / "spans").glob("member-*"))
+    content = bytearray(kept[0].read_bytes())
+    content[-9] ^= 1
+    kept[0].write_bytes(content)
+    with pytest.raises(BoldreamsError, match=r"member-0.*is damaged.*delete it"):
+        solve(Stacked(FEW), problem(tmp_path), tmp_path / "model")
+    kept[0].unlink()
+    found = solve(Stacked(FEW), problem(tmp_path), tmp_path / "model")
+    whole = solve(Stacked(FEW), problem(tmp_path), tmp_path / "whole")
+    assert all(torch.equal(value, found[name]) for name, value in whole.items())
+
+
+def test_a_mixture_is_what_it_says_and_its_error_is_that_of_its_sum() -> None:
+    random = torch.Generator().manual_seed(0)
+    repeats = torch.randint(1, 4, (40,), generator=random)
+    betas = torch.randn(40, 5, generator=random)
+    root, mean = repeats.double().sqrt(), (repeats / repeats.sum()).double() @ betas.double()
+    wanted = (betas.double() - mean) * root[:, None]
+    left_out = (wanted + torch.randn(3, 40, 5, generator=random)).float()
+    weight, error = mixture(left_out, betas, repeats)
+    expected = [nnls(left_out[:, :, voxel].double().T.numpy(), wanted[:, voxel].numpy()) for voxel in range(5)]
+    np.testing.assert_allclose(weight.T, [found for found, _ in expected], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(error, [norm**2 / int(repeats.sum()) for _, norm in expected], rtol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{"members": ()}, {"members": ("ridge", "ridge")}, {"grid": 0}, {"centres": 0}])

@@ -142,7 +142,23 @@ def hold_out(images: NDArray[np.integer], fraction: float, seed: int) -> NDArray
     count = max(1, round(len(images) * fraction)) if fraction else 0
     if count and count >= len(images):
         raise ChoiceError(f"holding out {fraction:g} leaves none of {len(images)} images to train on")
-    drawn = [hashlib.blake2b(f"{seed} {int(image)}".encode(), digest_size=8).digest() for image in images]
     held = np.zeros(len(images), dtype=bool)
-    held[np.argsort(np.array(drawn, dtype="S8"), kind="stable")[:count]] = True
+    held[drawn_order(images, seed)[:count]] = True
     return held
+
+
+def drawn_order(images: NDArray[np.integer], seed: int, purpose: bytes = b"") -> NDArray[np.int64]:
+    """An order of images by a number drawn for each from its id and the seed: it depends on nothing else.
+
+    Parameters
+    ----------
+    images : (n,) ids.
+    seed : of the order.
+    purpose : draws of different purposes have nothing to do with each other.
+
+    Returns
+    -------
+    (n,) places among `images`.
+    """
+    drawn = [hashlib.blake2b(f"{seed} {int(image)}".encode(), digest_size=8, person=purpose) for image in images]
+    return np.argsort(np.array([hashed.digest() for hashed in drawn], dtype="S8"), kind="stable")

@@ -70,10 +70,10 @@ class Predictor:
         """
         out = self.bias.expand(len(maps[0]), -1).clone()
         for group, reader in zip(maps, self.readers, strict=True):
-            values = compressed(group, self.model.spec.compress)
+            values = reader.pooled(compressed(group, self.model.spec.compress))
             for start in range(0, out.shape[1], VOXEL_BLOCK):
                 voxels = slice(start, start + VOXEL_BLOCK)
-                out[:, voxels] += reader(values, voxels)
+                out[:, voxels] += reader.read(values, voxels)
         return out
 
 

@@ -104,6 +104,13 @@ class AttentionReader:
 
     def __call__(self, maps: Tensor, voxels: slice = slice(None)) -> Tensor:
         """Maps -> (images, voxels); differentiable."""
-        pooled = self.pool.T @ maps if self.pixels_first else (maps @ self.pool).transpose(1, 2)
+        return self.read(self.pooled(maps), voxels)
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """What `read` takes of maps, (images, nodes, K): done once, however many blocks of voxels read it."""
+        return self.pool.T @ maps if self.pixels_first else (maps @ self.pool).transpose(1, 2)
+
+    def read(self, pooled: Tensor, voxels: slice = slice(None)) -> Tensor:
+        """What `pooled` gives -> (images, voxels)."""
         of_voxels = (value[:, voxels] for value in (self.queries, self.positions, self.weights))
         return attend(pooled, pooled, *of_voxels)[0]

@@ -113,11 +113,20 @@ class GroupReader:
 
     def __call__(self, maps: Tensor, voxels: slice = slice(None)) -> Tensor:
         """Maps -> (images, voxels)."""
+        return self.read(self.pooled(maps), voxels)
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """What `read` takes of maps: done once, however many blocks of voxels read it."""
         if not self.shared:
-            left, right = self.left[:, voxels], self.right[:, voxels]
-            return contract(maps, left, right)[0] if torch.is_grad_enabled() else contracted(maps, left, right)
-        pooled = self.basis @ maps if self.pixels_first else maps @ self.basis.T
-        return pooled.flatten(1) @ self.factor[:, voxels]
+            return maps
+        return (self.basis @ maps if self.pixels_first else maps @ self.basis.T).flatten(1)
+
+    def read(self, pooled: Tensor, voxels: slice = slice(None)) -> Tensor:
+        """What `pooled` gives -> (images, voxels)."""
+        if self.shared:
+            return pooled @ self.factor[:, voxels]
+        left, right = self.left[:, voxels], self.right[:, voxels]
+        return contract(pooled, left, right)[0] if torch.is_grad_enabled() else contracted(pooled, left, right)
 
 
 def uniform(seed: int, columns: NDArray[np.int64], count: int) -> Tensor:

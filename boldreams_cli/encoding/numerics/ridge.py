@@ -20,7 +20,85 @@ HALF_DECADES = tuple(10.0 ** (power / 2) for power in range(-6, 8))
 ZERO = 1e-13  # eigenvalues below that share of the largest are rounding of float64 sums
 
 
-class Ridge:
+class LeftOut:
+    """What images are predicted from that are left out, one at a time, by every penalty.
+
+    Parameters
+    ----------
+    values : (directions,) float64, eigenvalues.
+    fast : (images, directions) float32, their vectors.
+    freedom : (penalties, images) float64, what a left-out image's residual is divided by.
+    penalties : (penalties,) float64, on the scale of `values`.
+    repeats : (images,) trials that each image's mean beta stands for; the images' weights.
+    """
+
+    def __init__(self, values: Tensor, fast: Tensor, freedom: Tensor, penalties: Tensor, repeats: Tensor) -> None:
+        self._weigh(repeats)
+        self.values, self.fast, self.freedom, self.penalties = values, fast, freedom, penalties.tolist()
+        self.complete = fast.shape[0] == fast.shape[1]
+
+    @property
+    def arrays(self) -> dict[str, Tensor]:
+        """The parameters by name, but for the repeats."""
+        penalties = torch.tensor(self.penalties, dtype=torch.float64)
+        return {"values": self.values, "fast": self.fast, "freedom": self.freedom, "penalties": penalties}
+
+    def _weigh(self, repeats: Tensor) -> None:
+        self.root = repeats.double().sqrt()
+        self.share = repeats.double() / repeats.sum()
+
+    def left_out_errors(self, betas: Tensor) -> Tensor:
+        """Squared errors of each image predicted from all others, exactly, without fitting again.
+
+        Parameters
+        ----------
+        betas : (images, voxels) averaged over repeats.
+
+        Returns
+        -------
+        (penalties, voxels) float64, sums over images, weighted by repeats.
+        """
+        _, left = self._centred(betas)
+        left = left.float()
+        products = self.fast.T @ left
+        outside = None if self.complete else left - self.fast @ products
+        errors = []
+        for penalty, freedom in zip(self.penalties, self.freedom, strict=True):
+            missed = self.fast @ (products * (penalty / (self.values + penalty)).float()[:, None])
+            if outside is not None:
+                missed += outside
+            errors.append(missed.div_(freedom.float()[:, None]).square_().sum(0, dtype=torch.float64))
+        return torch.stack(errors)
+
+    def left_out(self, betas: Tensor, chosen: Tensor) -> Tensor:
+        """What each image is predicted to be from all others, by one penalty a voxel.
+
+        Parameters
+        ----------
+        betas : (images, voxels) averaged over repeats.
+        chosen : (voxels,) which penalty each voxel takes.
+
+        Returns
+        -------
+        (images, voxels) float32, less the voxel's mean beta and times the roots of the images' weights.
+        """
+        _, left = self._centred(betas)
+        left = left.float()
+        penalty = torch.tensor(self.penalties, dtype=torch.float64, device=betas.device)[chosen]
+        products = self.fast.T @ left
+        missed = self.fast @ (products * (penalty / (self.values[:, None] + penalty)).float())
+        if not self.complete:
+            missed += left - self.fast @ products
+        return left - missed / self.freedom.float()[chosen].T
+
+    def _centred(self, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of the betas (voxels,), and what is left, weighted (images, voxels)."""
+        values = betas.double()
+        mean = self.share @ values
+        return mean, (values - mean) * self.root[:, None]
+
+
+class Ridge(LeftOut):
     """One decomposition of the features, which gives the solutions for every penalty and their left-out errors.
 
     Parameters
@@ -73,10 +151,6 @@ class Ridge:
         ridge._scale(penalties, features)
         return ridge
 
-    def _weigh(self, repeats: Tensor) -> None:
-        self.root = repeats.double().sqrt()
-        self.share = repeats.double() / repeats.sum()
-
     def _decompose(self, gram: Tensor) -> None:
         """All directions, those without variance too: then residuals need no part of their own outside of them."""
         values, self.vectors = torch.linalg.eigh(gram)
@@ -92,50 +166,6 @@ class Ridge:
         self.freedom = torch.stack(
             [1 - self.share - squares @ (self.values / (self.values + penalty)) for penalty in self.penalties]
         ).clamp_min(1e-12)
-
-    def left_out_errors(self, betas: Tensor) -> Tensor:
-        """Squared errors of each image predicted from all others, exactly, without fitting again.
-
-        Parameters
-        ----------
-        betas : (images, voxels) averaged over repeats.
-
-        Returns
-        -------
-        (penalties, voxels) float64, sums over images, weighted by repeats.
-        """
-        _, left = self._centred(betas)
-        left = left.float()
-        products = self.fast.T @ left
-        outside = None if self.complete else left - self.fast @ products
-        errors = []
-        for penalty, freedom in zip(self.penalties, self.freedom, strict=True):
-            missed = self.fast @ (products * (penalty / (self.values + penalty)).float()[:, None])
-            if outside is not None:
-                missed += outside
-            errors.append(missed.div_(freedom.float()[:, None]).square_().sum(0, dtype=torch.float64))
-        return torch.stack(errors)
-
-    def left_out(self, betas: Tensor, chosen: Tensor) -> Tensor:
-        """What each image is predicted to be from all others, by one penalty a voxel.
-
-        Parameters
-        ----------
-        betas : (images, voxels) averaged over repeats.
-        chosen : (voxels,) which penalty each voxel takes.
-
-        Returns
-        -------
-        (images, voxels) float32, less the voxel's mean beta and times the roots of the images' weights.
-        """
-        _, left = self._centred(betas)
-        left = left.float()
-        penalty = torch.tensor(self.penalties, dtype=torch.float64, device=betas.device)[chosen]
-        products = self.fast.T @ left
-        missed = self.fast @ (products * (penalty / (self.values[:, None] + penalty)).float())
-        if not self.complete:
-            missed += left - self.fast @ products
-        return left - missed / self.freedom.float()[chosen].T
 
     def dual(self, betas: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the images: a feature's weight is the sum of its values at the images, times these.
@@ -156,12 +186,6 @@ class Ridge:
         if self.complete and len(self.values):
             shrunk[self.values <= ZERO * self.values[-1]] = 0  # no feature reads from there
         return (self.vectors @ shrunk) * self.root[:, None], mean
-
-    def _centred(self, betas: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean of the betas (voxels,), and what is left, weighted (images, voxels)."""
-        values = betas.double()
-        mean = self.share @ values
-        return mean, (values - mean) * self.root[:, None]
 
 
 def weighted(features: Tensor, root: Tensor, share: Tensor) -> Tensor:

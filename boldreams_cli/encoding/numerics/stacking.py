@@ -76,6 +76,29 @@ def _solved(gram: Floats, target: Floats, free: NDArray[np.bool_]) -> Floats:
     return np.asarray(solved[:, :, 0], np.float64)
 
 
+def mixture(left_out: Tensor, betas: Tensor, repeats: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of 0 or more by which predictions of left-out images, added up, come nearest to the betas.
+
+    Parameters
+    ----------
+    left_out : (members, images, voxels) predictions, as of `ridge.LeftOut.left_out`.
+    betas : (images, voxels) averaged over repeats.
+    repeats : (images,) weights of the images.
+
+    Returns
+    -------
+    (members, voxels) float32, and the mean squared error of their mix, weighted by repeats, (voxels,) float64.
+    """
+    share, root = repeats.double() / repeats.sum(), repeats.double().sqrt()
+    predicted = left_out.permute(2, 0, 1).double()  # (voxels, members, images)
+    wanted = (betas.double() - share @ betas.double()) * root[:, None]
+    gram = (predicted @ predicted.transpose(1, 2)).numpy()
+    target = (predicted @ wanted.T[:, :, None])[:, :, 0].numpy()
+    weight = nonnegative_weights(gram, target)
+    explained = 2 * (weight * target).sum(1) - np.einsum("vm,vmn,vn->v", weight, gram, weight)
+    return torch.from_numpy(weight.T).float(), (wanted.square().sum(0) - torch.from_numpy(explained)) / repeats.sum()
+
+
 def nested_grids(grid: int) -> list[int]:
     """Grids whose nodes are among those of `grid`: what is given on them can be given on it exactly."""
     return [one for one in range(1, grid + 1) if one == 1 or (grid - 1) % (one - 1) == 0]

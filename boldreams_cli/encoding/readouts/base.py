@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import StopFlag
+from boldreams_cli.encoding.inputs.betas import drawn_order
 
 if TYPE_CHECKING:
     from boldreams_cli.encoding.inputs.betas import TrainingBetas
@@ -78,12 +79,8 @@ class Problem:
     title: str = "fit"
 
     def some_images(self, most: int) -> Tensor:
-        """Indices of the training images, of no more than `most` drawn by the seed, in order."""
-        count = len(self.betas.image_ids)
-        if count <= most:
-            return torch.arange(count)
-        drawn = np.random.default_rng(self.seed).permutation(count)[:most]
-        return torch.from_numpy(np.sort(drawn))
+        """Indices of the training images, of no more than `most` drawn by their ids and the seed, in order."""
+        return torch.from_numpy(np.sort(drawn_order(self.betas.image_ids, self.seed, b"choice")[:most]))
 
 
 @dataclass(frozen=True)
@@ -125,6 +122,15 @@ class Checkpoint(Protocol):
 
     def save(self, note: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Keep them, whole or not at all."""
+        ...
+
+    @property
+    def there(self) -> bool:
+        """Whether anything is kept."""
+        ...
+
+    def beside(self, name: str) -> Checkpoint:
+        """Another one of the same voxels, for what is large and done once; it stays until the model is whole."""
         ...
 
 

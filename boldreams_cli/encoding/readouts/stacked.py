@@ -9,8 +9,8 @@ chosen on some of the images where there are many; members are then solved for o
 
 from __future__ import annotations
 
-import functools
 import itertools
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,8 +26,8 @@ from boldreams_cli.encoding.inputs.pooled import PooledMaps, on_grid, pooled_byt
 from boldreams_cli.encoding.inputs.products import FieldProducts
 from boldreams_cli.encoding.numerics.blocks import aligned_blocks, in_block
 from boldreams_cli.encoding.numerics.local import DualSystem, node_fields
-from boldreams_cli.encoding.numerics.ridge import Ridge
-from boldreams_cli.encoding.numerics.stacking import nonnegative_weights, on_finer_grid
+from boldreams_cli.encoding.numerics.ridge import LeftOut, Ridge
+from boldreams_cli.encoding.numerics.stacking import mixture, on_finer_grid
 from boldreams_cli.encoding.numerics.tiles import NODES, TILE, whole
 from boldreams_cli.encoding.readouts.base import (
     Checkpoint,
@@ -41,6 +41,9 @@ from boldreams_cli.encoding.readouts.base import (
 from boldreams_cli.encoding.readouts.local import TOGETHER as SEARCHED
 from boldreams_cli.encoding.readouts.local import LocalSettings
 from boldreams_cli.encoding.readouts.ridge import VOXELS
+
+MOST = 4  # times the voxels of a search, of which left-out predictions are held: so many at most are lost by a stop
+KEPT = 512  # voxels whose weights of the images are in one file
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class StackedSettings(LocalSettings):
         super().check()
         if unknown := [name for name in self.members if name not in KINDS]:
             raise ChoiceError(
-                f"--members takes {listing(KINDS)}, with commas between them, not {unknown[0]!r}: what others fit "
-                "is not made of maps pooled on one grid"
+                f"--members takes {listing(KINDS)}, with commas between them, not {unknown[0]!r}: a member is a ridge "
+                "of pooled maps, whose left-out predictions are exact; all of them fold into one model"
             )
         if not self.members or len(set(self.members)) < len(self.members):
             raise ChoiceError(f"--members takes {listing(KINDS)}, each once, at least one")
@@ -86,6 +89,7 @@ class Stacked(Readout):
     def __init__(self, settings: StackedSettings | None = None) -> None:
         self.settings: StackedSettings = settings or StackedSettings()
         self._found: dict[str, Tensor] = {}
+        self._kept: Checkpoint
         self._of: MapSource | None = None
 
     def _members(self, problem: Problem) -> list[Member]:
@@ -118,8 +122,9 @@ class Stacked(Readout):
         blocks += 4 * images * max([a * c for a, c in (s.shape for s in shapes if not s.pixels_first)], default=0)
         searched = min(SEARCHED, columns)
         blocks += searched * (4 * len(members) * some + 40 * images) + VOXELS * (12 * len(members) * some)
-        # A member's products and their factor, or what choosing takes; what is chosen of all voxels.
-        return max(12 * images**2, 56 * some**2) + tiles + blocks + 16 * len(members) * columns
+        blocks += 12 * images * min(KEPT, columns)
+        # A member's products and their factor, or what choosing takes; betas and what is chosen of all voxels.
+        return max(12 * images**2, 56 * some**2) + tiles + blocks + (4 * images + 16 * len(members)) * columns
 
     def _rooms(self, problem: Problem) -> list[tuple[int, int, bool]]:
         """Of each grid in use, coarse first: bytes of the maps that are pooled on it, whether they fit in memory."""
@@ -136,41 +141,24 @@ class Stacked(Readout):
         return problem.maps.pooled(grid, needed if kept else 0, self.settings.compress)
 
     def prepare(self, problem: Problem, checkpoint: Checkpoint, stop: StopFlag) -> None:
-        """Choose each member's penalty and weight for all voxels, some voxels at a time; all is kept so far."""
+        """Choose each member's penalty and weight for all voxels, then the weights of the images; all is kept so far.
+
+        Every member is decomposed, and factored by every penalty, once for all voxels. What comes of it is large and
+        lies beside the checkpoint.
+        """
         if self._of is problem.maps:
             return
-        members, columns = self._members(problem), problem.betas.columns
-        count, some = len(columns), len(problem.some_images(self.settings.images))
-        room = problem.memory - self.bytes_resident(problem)
-        each = 4 * some * len(members) + 8 * len(problem.betas.image_ids)
-        most = max(1, room // each // SEARCHED) * SEARCHED
+        count = len(problem.betas.columns)
         kept = checkpoint.load()
-        first, end, done = (kept[0][name] for name in ("first", "end", "done")) if kept else (0, 0, 0)
-        found = kept[1] if kept else self._start(len(members), count)
-        left_out = found.pop("left_out", None)
-        if end - first > most:
-            left_out = None  # of voxels that this memory has no room for: these start anew
-        with progress(problem.title, len(members) * count, "voxels of members") as shown:
-            shown.advance(len(members) * first)
-            while first < count:
-                if left_out is None:
-                    end, done = min(first + most, count), 0
-                    left_out = torch.zeros(len(members), some, end - first)
-                part, left = slice(first, end), room - each * (end - first)
-                shown.advance(done * (end - first))
-
-                def look(done: int, part: slice = part, left_out: Tensor = left_out) -> None:
-                    if stop or checkpoint.due:
-                        note = {"first": part.start, "end": part.stop, "done": done}
-                        checkpoint.save(note, found | {"left_out": left_out})
-                        stop.check(f"checkpoint at member {done + 1} of {len(members)}")
-
-                for _ in self._leave_out(problem, found, part, left_out, done, left, look):
-                    shown.advance(end - first)
-                self._weigh(problem, found, part, left_out)
-                first, left_out = end, None
-                checkpoint.save({"first": first, "end": first, "done": 0}, found)
-        self._found, self._of = found, problem.maps
+        if kept is None or "chosen" not in kept[0]:  # there is none, or it is of an earlier version
+            kept = {"chosen": 0}, self._start(len(self._members(problem)), count)
+        done, found = kept[0]["chosen"], kept[1]
+        if done < count:
+            self._decompose(problem, checkpoint, stop)
+            self._choose(problem, found, done, checkpoint, stop)
+        self._found, self._kept = found, checkpoint
+        self._solve_images(problem, stop)
+        self._of = problem.maps
 
     def _start(self, members: int, voxels: int) -> dict[str, Tensor]:
         return {
@@ -180,64 +168,108 @@ class Stacked(Readout):
             "error": torch.zeros(voxels, dtype=torch.float64),
         }
 
-    def _leave_out(
-        self,
-        problem: Problem,
-        found: dict[str, Tensor],
-        part: slice,
-        left_out: Tensor,
-        done: int,
-        room: int,
-        look: Callable[[int], None],
-    ) -> Iterator[int]:
-        """Predict each image from the others by each member, with each voxel's best penalty; yields what is done."""
+    def _decompose(self, problem: Problem, checkpoint: Checkpoint, stop: StopFlag) -> None:
+        """Keep of each member what the images that choose are predicted from, each left out."""
         some = problem.some_images(self.settings.images)
         repeats = torch.from_numpy(problem.betas.repeats)[some].to(problem.device)
-        betas = problem.betas.means(problem.betas.columns[part])[some]
         members = self._members(problem)
-        for number, gram in self._products(problem, range(done, len(members)), some, room, look):
-            count = members[number].features(problem.maps.layouts)
-            ridge = Ridge.of_gram(gram.double(), repeats, count, self.settings.penalties)
-            found["scale"][number] = ridge.penalties[0] / self.settings.penalties[0]
-            for start in range(0, betas.shape[1], SEARCHED):
-                place = slice(start, start + SEARCHED)
-                block = betas[:, place].to(problem.device)
-                chosen = ridge.left_out_errors(block).argmin(0)
-                left_out[number][:, place] = ridge.left_out(block, chosen).cpu()
-                found["penalty"][number, part][place] = chosen.cpu().to(torch.int16)
-            yield number + 1
+        todo = [number for number in range(len(members)) if not checkpoint.beside(f"member-{number}").there]
 
-    def _weigh(self, problem: Problem, found: dict[str, Tensor], part: slice, left_out: Tensor) -> None:
-        """Weights of the members for some voxels, and the left-out error of their mix."""
-        some = problem.some_images(self.settings.images)
-        repeats = torch.from_numpy(problem.betas.repeats)[some].double()
-        betas = problem.betas.means(problem.betas.columns[part])[some].double()
-        share, root = repeats / repeats.sum(), repeats.sqrt()
-        for start in range(0, part.stop - part.start, VOXELS):
-            place = slice(start, min(start + VOXELS, part.stop - part.start))
-            predicted = left_out[:, :, place].permute(2, 0, 1).double()  # (voxels, members, images)
-            wanted = (betas[:, place] - share @ betas[:, place]) * root[:, None]
-            gram = (predicted @ predicted.transpose(1, 2)).numpy()
-            target = (predicted @ wanted.T[:, :, None])[:, :, 0].numpy()
-            weight = nonnegative_weights(gram, target)
-            explained = 2 * (weight * target).sum(1) - np.einsum("vm,vmn,vn->v", weight, gram, weight)
-            found["weight"][:, part][:, place] = torch.from_numpy(weight.T).float()
-            error = wanted.square().sum(0) - torch.from_numpy(explained)
-            found["error"][part][place] = error / repeats.sum()
+        def look() -> None:
+            stop.check("what was decomposed so far is kept")
+
+        with progress(problem.title, len(members), "members decomposed") as shown:
+            shown.advance(len(members) - len(todo))
+            for number, gram in self._products(problem, todo, some, look):
+                count = members[number].features(problem.maps.layouts)
+                ridge = Ridge.of_gram(gram.double(), repeats, count, self.settings.penalties)
+                checkpoint.beside(f"member-{number}").save({}, ridge.arrays)
+                shown.advance()
+
+    def _choose(
+        self, problem: Problem, found: dict[str, Tensor], done: int, checkpoint: Checkpoint, stop: StopFlag
+    ) -> None:
+        """Each voxel's penalties and weights of the members, some voxels at a time; `done` counts voxels."""
+        some, members = problem.some_images(self.settings.images), len(self._members(problem))
+        repeats = torch.from_numpy(problem.betas.repeats)[some].to(problem.device)
+        columns = problem.betas.columns
+        each = 4 * len(some) * members + 8 * len(problem.betas.image_ids)
+        room = (problem.memory - self.bytes_resident(problem)) // each
+        width = min(MOST, max(1, room // SEARCHED)) * SEARCHED
+        with progress(problem.title, members * len(columns), "voxels of members") as shown:
+            shown.advance(members * done)
+            for first in range(done, len(columns), width):
+                part = slice(first, min(first + width, len(columns)))
+                betas = problem.betas.means(columns[part])[some]
+                left_out = torch.empty(members, *betas.shape)
+                for number in range(members):
+                    stop.check(f"what was chosen for {first} of {len(columns)} voxels is kept")
+                    ridge = self._member(checkpoint, number, repeats)
+                    found["scale"][number] = ridge.penalties[0] / self.settings.penalties[0]
+                    for start in range(0, betas.shape[1], SEARCHED):
+                        place = slice(start, start + SEARCHED)
+                        block = betas[:, place].to(problem.device)
+                        chosen = ridge.left_out_errors(block).argmin(0)
+                        left_out[number][:, place] = ridge.left_out(block, chosen).cpu()
+                        found["penalty"][number, part][place] = chosen.cpu().to(torch.int16)
+                    shown.advance(betas.shape[1])
+                for start in range(0, betas.shape[1], VOXELS):
+                    place = slice(start, start + VOXELS)
+                    weight, error = mixture(left_out[:, :, place], betas[:, place], repeats.cpu())
+                    found["weight"][:, part][:, place] = weight
+                    found["error"][part][place] = error
+                checkpoint.save({"chosen": part.stop}, found)
+
+    def _member(self, checkpoint: Checkpoint, number: int, repeats: Tensor) -> LeftOut:
+        """What was kept of a member."""
+        kept = checkpoint.beside(f"member-{number}").load()
+        assert kept is not None, "made just before"
+        return LeftOut(**{name: value.to(repeats.device) for name, value in kept[1].items()}, repeats=repeats)
+
+    def _blocks(self, number: int) -> list[tuple[int, Tensor]]:
+        """The voxels that have a member, those of one penalty side by side, some at a time: (penalty, places)."""
+        having, penalty = self._found["weight"][number] > 0, self._found["penalty"][number]
+        alike = [(one, torch.nonzero(having & (penalty == one)).flatten()) for one in penalty[having].unique().tolist()]
+        return [(one, part) for one, places in alike for part in places.split(KEPT)]
+
+    def _solved(self, number: int, penalty: int, places: Tensor) -> Checkpoint:
+        """Where the weights of the images by a member are kept, of the voxels of a block."""
+        return self._kept.beside(f"images-{number}-{penalty}-{zlib.crc32(places.numpy().tobytes()):08x}")
+
+    def _solve_images(self, problem: Problem, stop: StopFlag) -> None:
+        """Weights of all images by each member, for the voxels that have it."""
+        repeats = torch.from_numpy(problem.betas.repeats).to(problem.device)
+        root, share = repeats.double().sqrt(), repeats.double() / repeats.sum()
+        blocks = [self._blocks(number) for number in range(len(self._members(problem)))]
+        left = [[block for block in some if not self._solved(n, *block).there] for n, some in enumerate(blocks)]
+        todo = [number for number, some in enumerate(left) if some]
+        betas = problem.betas.means(problem.betas.columns) if todo else torch.empty(0)
+
+        def look() -> None:
+            stop.check("members that were solved so far are kept")
+
+        with progress(problem.title, sum(map(len, blocks)), "blocks of voxels of members") as shown:
+            shown.advance(sum(map(len, blocks)) - sum(map(len, left)))
+            for number, gram in self._products(problem, todo, torch.arange(len(repeats)), look):
+                for one, some in itertools.groupby(left[number], key=lambda block: block[0]):
+                    system = DualSystem(gram, self.settings.penalties[one] * float(self._found["scale"][number]))
+                    for _, mine in some:
+                        look()
+                        images = torch.empty(len(repeats), len(mine))
+                        for part, offsets in aligned_blocks(np.arange(len(mine)), VOXELS):
+                            wanted = in_block(betas[:, mine[part]], offsets, VOXELS).to(gram.device)
+                            images[:, part] = system.dual_weights(wanted, root, share)[0].float().cpu()[:, offsets]
+                        self._solved(number, one, mine).save({}, {"images": images})
+                        shown.advance()
 
     def _products(
-        self,
-        problem: Problem,
-        which: Sequence[int],
-        images: Tensor,
-        room: int,
-        look: Callable[[int], None],
+        self, problem: Problem, which: Sequence[int], images: Tensor, look: Callable[[], None]
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield members, and the products of all pairs of images by each.
 
-        Those of the features at the nodes are made once for all members of one source, as far as `room` allows.
+        Those of the features at the nodes are made once for all members of one source, as far as memory allows.
         """
-        members = self._members(problem)
+        members, room = self._members(problem), problem.memory - self.bytes_resident(problem)
         repeats = torch.from_numpy(problem.betas.repeats)[images].to(problem.device)
         for source, same in itertools.groupby(which, key=lambda number: members[number].source):
             numbers = list(same)
@@ -250,9 +282,9 @@ class Stacked(Readout):
             for start in range(0, len(numbers), width):
                 some = numbers[start : start + width]
                 chosen = [fields.index(members[number].field) for number in some]
-                tiles = products.of(chosen, functools.partial(look, some[0]))
+                tiles = products.of(chosen, look)
                 for number in some:
-                    look(number)
+                    look()
                     yield number, whole(tiles.pop(0), len(images))
 
     def _priors(self, problem: Problem, grid: int) -> list[Tensor]:
@@ -261,51 +293,39 @@ class Stacked(Readout):
         return [node_fields(g.height, g.width, grid, self.settings.candidates) for g in groups]
 
     def solve(self, problem: Problem, voxels: NDArray[np.int64], checkpoint: Checkpoint, stop: StopFlag) -> Solution:
-        """See `Readout.solve`; one member after another is solved for on all images and added to the weights so far."""
+        """See `Readout.solve`; the members' weights of the features, added up one member after another."""
         self.prepare(problem, checkpoint, stop)
-        members, found = self._members(problem), self._found
+        members, weight = self._members(problem), self._found["weight"]
         places = torch.from_numpy(np.searchsorted(problem.betas.columns, voxels))
-        betas = problem.betas.means(voxels)
-        repeats = torch.from_numpy(problem.betas.repeats).to(problem.device)
         kept = checkpoint.load()
         done = kept[0]["done"] if kept else 0
         shapes = [on_grid(layout, self.settings.grid) for layout in problem.maps.layouts]
         sums = [torch.zeros(len(voxels), layout.group.pixels, layout.count) for layout in shapes]
         if kept:
             sums = [kept[1][f"weights/{number}"] for number in range(len(sums))]
-
-        def look(done: int) -> None:
-            if stop or checkpoint.due:
-                checkpoint.save({"done": done}, {f"weights/{number}": value for number, value in enumerate(sums)})
-                stop.check(f"checkpoint at member {done + 1} of {len(members)}")
-
-        room = problem.memory - self.bytes_resident(problem) - len(voxels) * self.bytes_per_voxel(problem)
-        used = [number for number in range(done, len(members)) if bool(found["weight"][number, places].any())]
+        used = [number for number in range(done, len(members)) if bool(weight[number, places].any())]
         with progress(problem.title, len(used), "members") as shown:
-            for number, gram in self._products(problem, used, torch.arange(len(repeats)), room, look):
-                everyone = torch.nonzero(found["weight"][number]).flatten()
+            for number in used:
+                if stop or checkpoint.due:
+                    checkpoint.save({"done": number}, {f"weights/{place}": value for place, value in enumerate(sums)})
+                    stop.check(f"checkpoint at member {number + 1} of {len(members)}")
+                everyone = torch.nonzero(weight[number]).flatten()
                 mine = torch.from_numpy(np.flatnonzero(np.isin(places, everyone)))
-                images = self._images(number, gram, betas[:, mine], places[mine], repeats)
-                del gram
+                images = self._images(number, places[mine], len(problem.betas.image_ids))
                 self._add(problem, number, images, mine, torch.searchsorted(everyone, places[mine]), places, sums)
                 shown.advance()
-        return self._folded(problem, places, betas, repeats, sums)
+        return self._folded(problem, places, sums)
 
-    def _images(self, number: int, gram: Tensor, betas: Tensor, places: Tensor, repeats: Tensor) -> Tensor:
-        """Weights of all images by one member, (images, voxels); blocks are of all voxels that share a penalty."""
-        found, (root, share) = self._found, (repeats.double().sqrt(), repeats.double() / repeats.sum())
-        images = torch.zeros(betas.shape)
-        for one in found["penalty"][number, places].unique().tolist():
-            penalty = self.settings.penalties[one] * float(found["scale"][number])
-            system = DualSystem(gram, penalty)
-            alike = torch.nonzero((found["penalty"][number] == one) & (found["weight"][number] > 0)).flatten()
-            mine = torch.nonzero(found["penalty"][number, places] == one).flatten()
-            order = torch.searchsorted(alike, places[mine])
-            for part, offsets in aligned_blocks(order.numpy(), VOXELS):
-                block = in_block(betas[:, mine[part]], offsets, VOXELS).to(gram.device)
-                solved, _ = system.dual_weights(block, root, share)
-                images[:, mine[part]] = solved.float().cpu()[:, offsets]
-        return images
+    def _images(self, number: int, places: Tensor, images: int) -> Tensor:
+        """Weights of the images by one member, (images, places), out of what is kept."""
+        found = torch.empty(images, len(places))
+        for penalty, everyone in self._blocks(number):
+            mine = torch.from_numpy(np.flatnonzero(np.isin(places, everyone)))
+            if len(mine):
+                kept = self._solved(number, penalty, everyone).load()
+                assert kept is not None, "made by prepare"
+                found[:, mine] = kept[1]["images"][:, torch.searchsorted(everyone, places[mine])]
+        return found
 
     def _add(
         self,
@@ -342,9 +362,11 @@ class Stacked(Readout):
                         for fine in torch.nonzero(spread).flatten().tolist():
                             total[mine[part], fine, filters] += spread[fine] * read.T
 
-    def _folded(self, problem: Problem, places: Tensor, betas: Tensor, repeats: Tensor, sums: list[Tensor]) -> Solution:
+    def _folded(self, problem: Problem, places: Tensor, sums: list[Tensor]) -> Solution:
         """Undo scaling and centring."""
-        found, share = self._found, repeats.double() / repeats.sum()
+        found, betas = self._found, problem.betas.means(problem.betas.columns[places.numpy()])
+        repeats = torch.from_numpy(problem.betas.repeats).to(problem.device)
+        share = repeats.double() / repeats.sum()
         groups = self._pooled(problem, self.settings.grid)
         bias = torch.zeros(len(places), dtype=torch.float64)
         centres = [weighted_means(group, share).flatten() for group in groups]
