@@ -1,0 +1,93 @@
+"""Whole fits, from stores on disk to the file of weights: the same model from any store, order of rows and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from boldreams_cli.console import StopFlag
+from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.data.responses import Responses
+from boldreams_cli.encoding.fit import fit
+from boldreams_cli.encoding.readouts.attention import Attention, AttentionSettings
+from boldreams_cli.encoding.readouts.settings import FitSettings
+from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.simulation.experiment import Experiment, write
+
+from .finetuned import CPU, seeing_63_pixels
+from .test_invariance import READOUTS, make
+
+MB = 2**20
+
+
+class Two(NamedTuple):
+    """A subject, and stores that hold it: alone, and among three whose rows are in another order."""
+
+    responses: Responses
+    alone: FeatureStore
+    among: FeatureStore
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+    folder = tmp_path_factory.mktemp("stores")
+    write(Experiment.small(subjects=3), folder / "nsd")
+    dataset = open_dataset(folder / "nsd")
+    owned = [dataset.prepare(subject, folder) for subject in (1, 2, 3)]
+    training = [responses.train_images for responses in owned]
+    everyone = np.unique(np.concatenate([responses.trial_images for responses in owned]))
+    with seeing_63_pixels():
+        backbone = backbones.load("alexnet", "random")
+
+        def extracted(name: str, images: np.ndarray, training: list[np.ndarray], batch: int) -> FeatureStore:
+            with dataset.stimuli() as stimuli:
+                source = extraction.Source(images, training, stimuli.read, dataset.stimuli_identity())
+                plan = extraction.make_plan(backbone, source, folder / name, "float16", None)
+                return extraction.extract(backbone, source, plan, folder / name, StopFlag(), batch).store
+
+        alone = extracted("alone", np.unique(owned[0].trial_images), training[:1], 16)
+        among = extracted("among", np.random.default_rng(0).permutation(everyone), training, 7)
+        yield Two(owned[0], alone, among)
+
+
+def test_an_images_maps_are_the_same_in_any_store(two: Two) -> None:
+    """In a batch with others, of another size: what follows stands on that."""
+    ids = two.responses.train_images
+    assert not np.array_equal(np.argsort(two.alone.rows(ids)), np.argsort(two.among.rows(ids)))
+    for name in two.alone.layers:
+        maps = [store.read_maps(name, store.rows(ids), np.arange(64)) for store in (two.alone, two.among)]
+        np.testing.assert_array_equal(*maps)
+
+
+@pytest.mark.parametrize("name", [*READOUTS, "attention by area"])
+def test_memory_threads_rows_and_other_subjects_change_no_bit(name: str, two: Two, tmp_path: Path) -> None:
+    of_area = AttentionSettings(grid=3, epochs=3, batch_size=16, keys=4, share="area")
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for number, (store, memory, threads) in enumerate(
+            [(two.alone, 4096 * MB, 1), (two.among, 300 * MB, 2), (two.among, 1024 * MB, 1), (two.alone, 300 * MB, 2)]
+        ):
+            torch.set_num_threads(threads)
+            readout = Attention(of_area) if name == "attention by area" else make(name)
+            cache = tmp_path / str(number)
+            result = fit(store, two.responses, FitSettings(25), readout, cache, CPU, memory, StopFlag())
+            found.append((load_file(result.model.folder / "weights.safetensors"), result.curve))
+    finally:
+        torch.set_num_threads(before)
+    (first, curve), *others = found
+    for other, of_other in others:
+        assert first.keys() == other.keys()
+        for key, value in first.items():
+            if torch.backends.mkl.is_available():
+                assert torch.equal(torch.nan_to_num(value, -7.0), torch.nan_to_num(other[key], -7.0)), key
+            else:
+                torch.testing.assert_close(value, other[key], rtol=1e-5, atol=1e-6, equal_nan=True)
+        assert of_other == curve or not torch.backends.mkl.is_available()
