@@ -32,7 +32,7 @@ class TrainingBetas:
         listed in; behind them all where it lies in none.
     image_ids : (images,) sorted ids of the training images.
     images : (trials,) index into `image_ids` of each trial.
-    repeats : (images,) int64 trials of each image.
+    repeats : (images,) int64 presentations of each image; a trial that is an average counts as often as it stands for.
 
     Raises
     ------
@@ -59,7 +59,9 @@ class TrainingBetas:
         shown = responses.trial_images[trials]
         self.image_ids: NDArray[np.int32] = responses.train_images
         self.images: NDArray[np.int64] = np.searchsorted(self.image_ids, shown)
-        self.repeats: NDArray[np.int64] = np.bincount(self.images, minlength=len(self.image_ids))
+        self._averaged = None if responses.trial_repeats is None else responses.trial_repeats[trials].astype(np.float64)
+        presented = np.bincount(self.images, self._averaged, len(self.image_ids))
+        self.repeats: NDArray[np.int64] = presented.astype(np.int64)
 
     @cached_property
     def areas(self) -> NDArray[np.int64]:
@@ -85,7 +87,7 @@ class TrainingBetas:
         return betas
 
     def means(self, voxels: NDArray[np.int64]) -> Tensor:
-        """Betas averaged over the repeats of each image, summed in float64.
+        """Betas averaged over the repeats of each image, summed in float64, as `Responses.mean_betas` does.
 
         Beside the result it takes memory for some hundred voxels only.
 
@@ -99,12 +101,14 @@ class TrainingBetas:
         """
         means = torch.empty((len(self.image_ids), len(voxels)), dtype=torch.float32)
         order = np.argsort(self.images, kind="stable")
-        first = np.cumsum(self.repeats) - self.repeats
+        rows = np.bincount(self.images, minlength=len(self.image_ids))
+        first = np.cumsum(rows) - rows
         for place, block in self._blocks(voxels):
             sums = np.zeros((len(self.image_ids), block.shape[1]), dtype=np.float64)
-            for repeat in range(int(self.repeats.max())):
-                some = np.flatnonzero(self.repeats > repeat)
-                sums[some] += block[order[first[some] + repeat]]
+            for number in range(int(rows.max())):
+                some = np.flatnonzero(rows > number)
+                trials = order[first[some] + number]
+                sums[some] += block[trials] if self._averaged is None else block[trials] * self._averaged[trials, None]
             sums /= self.repeats[:, None]
             means[:, place] = torch.from_numpy(sums).float()
         return means
