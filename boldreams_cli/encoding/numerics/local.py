@@ -12,6 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+REFINED = 5  # times at most
+LITTLE = 1e-3  # change of a solution, by its size, behind which there comes none of note
+
 
 def node_fields(height: int, width: int, grid: int, gaussians: NDArray[np.float64]) -> Tensor:
     """Gaussian fields and a flat one at the nodes of a grid, each of mean 1 over its nodes.
@@ -43,63 +46,12 @@ def _places(pixels: int, grid: int) -> NDArray[np.float64]:
     return (np.linspace(0, pixels - 1, nodes) + 0.5) / pixels
 
 
-def add_times(total: Tensor, part: Tensor, weight: float, block: int = 1024) -> None:
-    """Add `weight` times the lower triangle of `part` to that of `total`, in place.
-
-    Multiplied first and added then, each rounded by itself: fused operations would make the last bits depend on
-    where a thread's share ends.
-
-    Parameters
-    ----------
-    total, part : (images, images) float64.
-    weight : of the part.
-    block : rows at a time.
-    """
-    for start in range(0, len(total), block):
-        stop = min(start + block, len(total))
-        total[start:stop, :stop] += part[start:stop, :stop] * weight
-
-
-def with_penalty(gram: Tensor, penalty: float) -> Tensor:
-    """Cholesky factor of the products of images plus the penalty on the diagonal.
-
-    Parameters
-    ----------
-    gram : (images, images) float64 products of `ridge.weighted` features; what lies above the diagonal is not read.
-    penalty : above 0, on the scale of `gram`.
-
-    Returns
-    -------
-    (images, images) float64, lower triangular.
-    """
-    lower = gram.tril()
-    lower.diagonal().add_(penalty)
-    return torch.linalg.cholesky(lower)
-
-
-def dual_weights(factor: Tensor, betas: Tensor, root: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of the images, of which those of the features are sums (see `Ridge.dual`).
-
-    Parameters
-    ----------
-    factor : from `with_penalty`.
-    betas : (images, voxels).
-    root, share : (images,) float64, roots of the images' weights, and the weights as shares of their sum.
-
-    Returns
-    -------
-    (images, voxels) float64, and the mean betas (voxels,) float64.
-    """
-    values = betas.double()
-    mean = share @ values
-    return torch.cholesky_solve((values - mean) * root[:, None], factor) * root[:, None], mean
-
-
 class DualSystem:
     """Products of images plus a penalty, solved for all voxels that chose it.
 
-    Factored in float32, and refined by what is left of the error, taken in float64. Where rounding leaves no positive
-    definite matrix it is factored in float64. A penalty below the rounding of the products themselves is raised to it.
+    Factored in float32, and refined by what is left of the error, taken in float64, until that hardly changes it. Where
+    rounding leaves no positive definite matrix it is factored in float64. A penalty below the rounding of the products
+    themselves is raised to it.
 
     Parameters
     ----------
@@ -117,13 +69,27 @@ class DualSystem:
             raise torch.linalg.LinAlgError(f"products of images plus {self.penalty:g} are not positive definite")
 
     def dual_weights(self, betas: Tensor, root: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        """Arguments and results as of `dual_weights`."""
+        """Weights of the images, of which those of the features are sums (see `Ridge.dual`).
+
+        Parameters
+        ----------
+        betas : (images, voxels).
+        root, share : (images,) float64, roots of the images' weights, and the weights as shares of their sum.
+
+        Returns
+        -------
+        (images, voxels) float64, and the mean betas (voxels,) float64.
+        """
         values = betas.double()
         mean = share @ values
         left = (values - mean) * root[:, None]
         found = self._solved(left)
-        if self.factor.dtype != torch.float64:
-            found += self._solved(self._missed(found, left))
+        for _ in range(REFINED if self.factor.dtype != torch.float64 else 0):
+            more = self._solved(self._missed(found, left))
+            found += more
+            # Another would change it less by the same factor, and is not worth its time.
+            if bool((more.norm(dim=0) <= LITTLE * found.norm(dim=0)).all()):
+                break
         return found * root[:, None], mean
 
     def _solved(self, left: Tensor) -> Tensor:
