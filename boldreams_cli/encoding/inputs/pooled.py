@@ -140,24 +140,28 @@ class StoredPool:
 
     def blocks(self, layout: MapLayout) -> Iterator[Block]:
         """See `Pool`."""
-        store, rows, group = self.store, self.rows, layout.group
-        down, across = pixel_shares(group, self.grid)
+        store, rows = self.store, self.rows
         plain = _FiltersFirst(layout.group, layout.filters)
-        step = max(1, READ_BYTES // (4 * layout.count * group.pixels))
+        few = max(1, READ_BYTES // (4 * layout.count * layout.group.pixels))
         # Whole shards where possible, so that no chunk is decoded twice.
-        step = max(store.rows_per_shard, step // store.rows_per_shard * store.rows_per_shard)
+        step = max(store.rows_per_shard, few // store.rows_per_shard * store.rows_per_shard)
         by_row = np.argsort(rows, kind="stable")
         edges = np.flatnonzero(np.diff(rows[by_row] // step, prepend=-1))
         for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
-            images = by_row[start:stop]
-            stored = torch.from_numpy(read_groups(store, rows[images], [plain])[0])
-            maps = compressed(stored.float(), self.compress)
-            # Squares of float16 are exact in float32.
-            short = stored.dtype == torch.float16 and self.compress == "none"
-            exact = maps if short else maps.double()
-            sums = [maps.sum(2, dtype=torch.float64), exact.square().sum(2, dtype=torch.float64)]
-            pooled = summed_along(maps.view(*maps.shape[:2], group.height, group.width), down, 2)
-            yield Block(images, torch.stack(sums), summed_along(pooled, across, 3).flatten(2))
+            stored = torch.from_numpy(read_groups(store, rows[by_row[start:stop]], [plain])[0])
+            # A shard may be many times what is in work at a time.
+            for first in range(0, len(stored), few):
+                yield self._pooled(by_row[start:stop][first : first + few], stored[first : first + few], layout)
+
+    def _pooled(self, images: NDArray[np.int64], stored: Tensor, layout: MapLayout) -> Block:
+        """Some images' maps, (n, K, P) as they are stored."""
+        maps, (down, across) = compressed(stored.float(), self.compress), pixel_shares(layout.group, self.grid)
+        # Squares of float16 are exact in float32.
+        short = stored.dtype == torch.float16 and self.compress == "none"
+        exact = maps if short else maps.double()
+        sums = [maps.sum(2, dtype=torch.float64), exact.square().sum(2, dtype=torch.float64)]
+        pooled = summed_along(maps.view(*maps.shape[:2], layout.group.height, layout.group.width), down, 2)
+        return Block(images, torch.stack(sums), summed_along(pooled, across, 3).flatten(2))
 
 
 class PooledMaps:
