@@ -55,12 +55,13 @@ class ReadoutWeights:
         self, group: Group, pixels_first: bool, device: torch.device, voxels: Tensor | None = None
     ) -> GroupReader | AttentionReader:
         """Read a group's maps on `device`; `voxels` (voxels,) bool chooses some."""
-        fields, weights = self.group_field(group), self.group_weights(group)
+        fields, layers = self.group_field(group), [self.weights[name] for name in group.layers]
         if voxels is not None:
-            weights = weights[voxels]
-            fields = fields if weights.ndim == 3 else fields[voxels]
+            layers = [part[voxels] for part in layers]
+            fields = fields if layers[0].ndim == 3 else fields[voxels]
         if not self.queries:
-            return GroupReader(fields.to(device), weights.to(device), pixels_first)
+            return GroupReader(fields.to(device), [part.to(device) for part in layers], pixels_first)
+        weights = torch.cat(layers, dim=1)
         queries = torch.cat([self.queries[name] for name in group.layers], dim=1)
         queries = queries if voxels is None else queries[voxels]
         pool = torch.kron(*pixel_shares(group, max(self.fields[group.name].shape[1:])))

@@ -9,6 +9,7 @@ the index summed last (`left`) should be the shorter one, because an intermediat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -96,19 +97,20 @@ class GroupReader:
 
     Parameters
     ----------
-    fields, weights : as in `template`.
+    fields : as in `template`.
+    weights : as there, of each layer; they are laid out together at once, as they may take most of the memory.
     pixels_first : whether maps come as (images, P, K) rather than (images, K, P).
     """
 
-    def __init__(self, fields: Tensor, weights: Tensor, pixels_first: bool) -> None:
-        self.pixels_first, self.shared = pixels_first, weights.ndim == 3
+    def __init__(self, fields: Tensor, weights: Sequence[Tensor], pixels_first: bool) -> None:
+        self.pixels_first, self.shared = pixels_first, weights[0].ndim == 3
         if self.shared:
             self.basis = fields
             # In the order in which a pooled map lies in memory.
-            self.factor = weights.permute(2, 1, 0) if pixels_first else weights.permute(1, 2, 0)
-            self.factor = self.factor.flatten(0, 1).contiguous()
+            order = (2, 1, 0) if pixels_first else (1, 2, 0)
+            self.factor = torch.cat([part.permute(order) for part in weights], order.index(1)).flatten(0, 1)
         else:
-            field, weight = fields.T.contiguous(), weights.T.contiguous()
+            field, weight = fields.T.contiguous(), torch.cat([part.T for part in weights])
             self.left, self.right = (field, weight) if pixels_first else (weight, field)
 
     def __call__(self, maps: Tensor, voxels: slice = slice(None)) -> Tensor:
