@@ -39,6 +39,19 @@ def same_products() -> None:
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: what `same_products` does not cover, as LAPACK's eigenvectors, then has the same bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def cores() -> int:
     """Cores that this process may use: in a batch job those it was given, not all of the machine."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS

@@ -102,6 +102,26 @@ def test_a_query_of_0_is_a_fixed_field_and_a_strong_one_reads_where_it_finds_its
     torch.testing.assert_close(shifted, attend(maps, maps[:, :, :2], weights[:2], positions, weights)[0])
 
 
+@pytest.mark.parametrize("images", [11, 16, 37])
+def test_threads_change_no_bit_of_attention_nor_of_keys(images: int) -> None:
+    """With 11 images one of two threads ends within an image, where torch's softmax has other last bits."""
+    maps, queries = drawn(images, 9, 208).float(), drawn(4, 144, seed=1).float()
+    positions, weights = drawn(9, 144, seed=2).float(), drawn(208, 144, seed=3).float()
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            projection = key_projection([maps - maps.mean((0, 1))], 4)
+            keys = maps @ projection
+            error = drawn(images, 144, seed=4).float()
+            share, attention, read = attend(maps, keys, queries, positions, weights)
+            parts = [projection, share, attention.clone(), read.clone()]
+            found.append([*parts, *attend_gradients(maps, keys, share, attention, read, error)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_keys_are_whitened_principal_components() -> None:
     maps = drawn(30, 4, 6) @ drawn(6, 6, seed=1)
     maps[:, :, 2] = 0

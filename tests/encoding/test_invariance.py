@@ -36,7 +36,7 @@ LITTLE = {
     "gaussian": 300_000,
     "local": 2_915_000,
     "attention": 440_000,
-    "stacked": 3_610_000,
+    "stacked": 3_800_000,
 }
 
 

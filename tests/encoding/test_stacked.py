@@ -242,7 +242,7 @@ def test_after_a_stop_no_member_is_decomposed_again(tmp_path: Path, monkeypatch:
 
 def test_what_is_kept_of_a_member_and_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
-        solve(Stacked(FEW), problem(tmp_path), tmp_path / "model", StopAfter(60))
+        solve(Stacked(FEW), problem(tmp_path), tmp_path / "model", StopAfter(16))
     kept = sorted((tmp_path / "model" / "spans").glob("member-*"))
     content = bytearray(kept[0].read_bytes())
     content[-9] ^= 1

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from boldreams_cli.machine import one_thread
+
 SMALLEST = 1e-6  # variance of a component, as a share of the first's, below which it is one of rounding
 
 
@@ -36,9 +38,15 @@ def attend(
     """
     images, nodes, filters = maps.shape
     found = (keys.reshape(images * nodes, -1) @ queries).view(images, nodes, -1)
-    attention = (found + positions).softmax(1)
+    attention = _softmax(found + positions)
     read = (maps.reshape(images * nodes, filters) @ weights).view(images, nodes, -1)
     return (attention * read).sum(1), attention, read
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax over dimension 1; torch's rounds some numbers differently where a thread's share ends."""
+    found = (scores - scores.detach().amax(1, keepdim=True)).exp()
+    return found / found.sum(1, keepdim=True)
 
 
 def attend_gradients(
@@ -81,7 +89,8 @@ def key_projection(parts: Iterable[Tensor], count: int) -> Tensor:
         flat = maps.flatten(0, 1).double()
         products = products.to(flat.device) + flat.T @ flat
         rows += len(flat)
-    values, vectors = torch.linalg.eigh(products / rows)
+    with one_thread():
+        values, vectors = torch.linalg.eigh(products / rows)
     values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
     varies = values > SMALLEST * values[0].clamp_min(torch.finfo(values.dtype).tiny)
     return (vectors * torch.where(varies, values, torch.inf).rsqrt()).float()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 REFINED = 5  # times at most
-LITTLE = 1e-3  # change of a solution, by its size, behind which there comes none of note
+LITTLE = 1e-4  # change of a solution, by its size, behind which there comes none of note
 
 
 def node_fields(height: int, width: int, grid: int, gaussians: NDArray[np.float64]) -> Tensor:
