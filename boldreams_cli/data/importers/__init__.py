@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boldreams_cli.console import ChoiceError, listing
+from boldreams_cli import rooms
 
 if TYPE_CHECKING:
     from boldreams_cli.data.importing.recording import Importer
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
 
 def names() -> list[str]:
     """All importers; nothing is imported."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+    return rooms.names(__name__)
 
 
 def load(name: str) -> Importer:
@@ -25,7 +23,6 @@ def load(name: str) -> Importer:
     ChoiceError
         If there is none of that name.
     """
-    if name not in names():
-        raise ChoiceError(f"no importer {name!r}; choose from {listing(names())}")
-    importer: Importer = import_module(f"{__name__}.{name}").IMPORTER
+    rooms.refuse_unknown(name, names(), "importer")
+    importer: Importer = rooms.load(__name__, name).IMPORTER
     return importer

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from boldreams_cli.console import MismatchError, logger, progress, timed
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation import influences, retinotopy
+from boldreams_cli.encoding.evaluation import influences, measures, retinotopy
 from boldreams_cli.encoding.evaluation.predict import Wanted, predict
 from boldreams_cli.encoding.evaluation.scores import Scores
 from boldreams_cli.encoding.evaluation.statistics import (
@@ -148,6 +148,7 @@ def of_measured(
         influences=found,
         permutations=permutations,
         permutation_seed=permutation_seed if permutations else 0,
+        measures=measures.measured(prediction, betas),
     )
 
 

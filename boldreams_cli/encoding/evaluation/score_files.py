@@ -15,6 +15,7 @@ from boldreams_cli.data.cifti import has_cifti, write_cifti
 from boldreams_cli.data.maps import place_columns, write_map
 from boldreams_cli.data.outside import OutsideTest
 from boldreams_cli.data.units import VertexUnits
+from boldreams_cli.encoding.evaluation import measures
 from boldreams_cli.encoding.evaluation.identity import FORMAT, key_of
 from boldreams_cli.encoding.evaluation.influences import ALL, INFLUENCES
 from boldreams_cli.encoding.evaluation.scores import Scores
@@ -59,6 +60,7 @@ def save(scores: Scores) -> None:
     """Write maps, tables and figures into the model's folder, and scores.json when those are there."""
     folder, spec, test = scores.model.folder, scores.model.spec, scores.test
     maps = {named(name, test): getattr(scores, values) for name, values in MAPS.items()}
+    maps |= {named(name, test): values for name, values in scores.measures.items()}
     if scores.fields.maps is not None:
         maps |= {name: scores.fields.maps[values] for name, values in FIELD_MAPS.items()}
     units = scores.responses.units
@@ -96,6 +98,8 @@ def saved_summary(
 ) -> dict[str, Any] | None:
     """The JSON object of ``score`` as it was saved; None where it is missing, not whole or of other weights.
 
+    Scores without a measure that there is count as not whole.
+
     Parameters
     ----------
     model : fitted.
@@ -113,6 +117,8 @@ def saved_summary(
         return None
     if permutations is not None and permutations != (saved["permutations"], saved["permutation_seed"]):
         return None
+    if not all(f"{name}_mean" in saved for name in measures.names()):
+        return None
     files = [model.folder / name for name in saved["files"]]
     if not all(file.is_file() for file in files):
         return None
@@ -124,11 +130,12 @@ def _area_table(scores: Scores) -> str:
     """Groups, single labels, then all voxels."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    columns = COLUMNS | {f"{name}_mean": f"{name}_mean" for name in scores.measures}
+    writer.writerow(columns)
     for name, values in (scores.areas(labels=True) | {ALL: scores.area(ALL)}).items():
         ends = {f"{ci}_{end}": values[ci][place] for ci in ("r_ci", "accuracy_ci") for place, end in enumerate(_ENDS)}
         row = values | ends | {"roi": name}
-        writer.writerow([row[key] for key in COLUMNS.values()])
+        writer.writerow([row[key] for key in columns.values()])
     return text.getvalue()
 
 
@@ -145,6 +152,7 @@ def _voxel_table(scores: Scores) -> str:
         "p": scores.p,
         "q": scores.q,
         "r_over_ceiling": scores.r_over_ceiling,
+        **scores.measures,
         **scores.fields.columns(),
     }
     places = place_columns(scores.responses.units)

@@ -51,6 +51,7 @@ class Scores:
     test : which images were predicted, where they are of another kind than those of the training; else empty.
     test_identity : all that decides those images and their betas.
     within_kinds : mean r over voxels of what differs within kinds of image; None where kinds are not known.
+    measures : (voxels,) each, what else is measured of the voxels (`measures`).
     """
 
     model: FittedModel
@@ -70,6 +71,7 @@ class Scores:
     test: str = ""
     test_identity: dict[str, Any] = field(default_factory=dict)
     within_kinds: float | None = None
+    measures: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -130,6 +132,7 @@ class Scores:
             "accuracy_ci": list(interval(accuracy, accuracy_error, images)),
             "accuracy_voxels": fair,
             "below_floor": int(known.sum()) - fair,
+            **{f"{measure}_mean": mean_and_error(values[known])[0] for measure, values in self.measures.items()},
         }
 
     def summary(self) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import TYPE_CHECKING
+
+from boldreams_cli import rooms
 
 if TYPE_CHECKING:
     from boldreams_cli.encoding.readouts.base import Readout
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 def load() -> dict[str, type[Readout]]:
     """Import every file of this room, which fills READOUTS: solver's name -> class."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    rooms.every(__name__)
     from boldreams_cli.encoding.readouts.base import READOUTS
 
     return READOUTS

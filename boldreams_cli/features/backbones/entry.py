@@ -1,6 +1,6 @@
 """What a backbone is: an entry that says all there is to know about it, and its maps of images.
 
-To add a library, add a file beside this one with its `ENTRIES` and `named`, and name it in `loading.py`.
+To add a library of networks, see `features/backbones/libraries`.
 """
 
 from __future__ import annotations

@@ -9,14 +9,15 @@ from torch import nn
 
 from boldreams_cli.console import ChoiceError, listing, meant
 from boldreams_cli.features import weights as weight_files
-from boldreams_cli.features.backbones import open_clip, timm, torchvision
+from boldreams_cli.features.backbones import libraries
 from boldreams_cli.features.backbones.entry import Entry, ImageBackbone
 from boldreams_cli.features.backbones.frozen import hasten
 from boldreams_cli.features.backbones.modules import hastened
 
-LIBRARIES = {"torchvision": torchvision, "open_clip": open_clip, "timm": timm}
+LIBRARIES = libraries.load()
 NAMED: dict[str, Callable[[str], Entry]] = {name: library.named for name, library in LIBRARIES.items()}
-BACKBONES: dict[str, Entry] = {item.name: item for library in LIBRARIES.values() for item in library.ENTRIES}
+_ENTRIES = [item for library in LIBRARIES.values() for item in library.ENTRIES]
+BACKBONES: dict[str, Entry] = {item.name: item for item in sorted(_ENTRIES, key=lambda item: item.name)}
 
 
 def entry(name: str) -> Entry:

@@ -16,6 +16,7 @@ from boldreams_cli.plots.percents import Point, percents
 from boldreams_cli.study.report.assets import Assets, columns, listed
 from boldreams_cli.study.report.blocks import Figure, Section, Table
 from boldreams_cli.study.report.collect import Holdings, Model
+from boldreams_cli.study.report.parts import Part
 
 BINS = np.linspace(-0.5, 1, 61)
 MOST_MODELS = 8  # in one figure of areas, as many as there are colours
@@ -228,3 +229,6 @@ def _histogram(chosen: dict[str, list[Model]], assets: Assets) -> Figure:
         table, "Histogram of r", "How many voxels have which r (paper, figure 4b).", "; ".join(modes) + ".",
         lambda: distributions(counts, BINS, "r with test betas"),
     )  # fmt: skip
+
+
+PARTS = (Part(by_percent, place=20), Part(by_area, place=40))

@@ -28,6 +28,7 @@ from boldreams_cli.plots.slices import slices
 from boldreams_cli.study.report.assets import Assets, columns
 from boldreams_cli.study.report.blocks import Brain, Section, Table
 from boldreams_cli.study.report.collect import Holdings, Model, Space, Subject
+from boldreams_cli.study.report.parts import Part
 
 MISSING = np.iinfo(np.int16).min  # where a voxel has no value
 LARGEST = np.iinfo(np.int16).max
@@ -314,3 +315,6 @@ def _mosaic(volume: NDArray[np.floating]) -> dict[str, Any]:
 
 def _base64(array: NDArray[Any]) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+PARTS = (Part(lambda held, assets: brain_maps(held, assets, held.dataset), place=120, turn=1),)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import Subject as SubjectName
@@ -140,6 +141,7 @@ class Holdings:
     compares, minimals : studies.
     sweeps : how far each is, and the scores of its cells.
     findings : what went wrong so far.
+    dataset : for the volumes that maps are laid on; None lays them on the voxels used.
     """
 
     cache: Path
@@ -148,6 +150,7 @@ class Holdings:
     minimals: list[Study]
     sweeps: list[State]
     findings: Findings
+    dataset: Dataset | None = None
 
     @property
     def models(self) -> list[Model]:
@@ -160,8 +163,8 @@ class Holdings:
         return [model for model in self.models if model.scores is not None]
 
 
-def collect(cache: Path) -> Holdings:
-    """Look through a cache. Weights and betas are not read."""
+def collect(cache: Path, dataset: Dataset | None = None) -> Holdings:
+    """Look through a cache. Weights and betas are not read; `dataset` as in `Holdings`."""
     findings = Findings()
     found: dict[SubjectName, list[Model]] = {}
     for row in find_models(cache):
@@ -179,6 +182,7 @@ def collect(cache: Path) -> Holdings:
         _studies(cache, "minimal", findings),
         _sweeps(cache, findings),
         findings,
+        dataset,
     )
 
 

@@ -16,6 +16,7 @@ from boldreams_cli.plots.planes import planes
 from boldreams_cli.study.report.assets import Assets, columns, scalars
 from boldreams_cli.study.report.blocks import Figure, Section, Table, Tabled
 from boldreams_cli.study.report.collect import Holdings, Model, Study
+from boldreams_cli.study.report.parts import Part
 
 DIFFERENCE = np.linspace(-0.4, 0.4, 41)
 MAXIMUM = np.linspace(-0.2, 1, 49)
@@ -180,3 +181,6 @@ def _certain(model: Model, largest: Model) -> dict[str, Any] | None:
         "ci_high": high,
         "images": len(one.images),
     }
+
+
+PARTS = (Part(differences, place=30),)

@@ -19,21 +19,12 @@ from boldreams_cli import __version__
 from boldreams_cli.console import logger, size
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.files import to_json, write_text
-from boldreams_cli.study.report import accuracy, brain_map, differences, pictures, tables
 from boldreams_cli.study.report.assets import Assets
 from boldreams_cli.study.report.blocks import Section
 from boldreams_cli.study.report.collect import Holdings, collect
 from boldreams_cli.study.report.methods import Methods, methods
+from boldreams_cli.study.report.parts import parts
 from boldreams_cli.study.report.references import REFERENCES
-
-ECCENTRICITY = (
-    "Dreams of the eccentricity areas, from the middle of the visual field outwards: the paper's litmus test."
-)
-DREAMS = (
-    "The image that drives each area's mean predicted response most, and under it the words that fit it best, larger "
-    "the better they fit. Of several dreams of one area by one model the newest is shown, and its image of the highest "
-    "response; the number is that response."
-)
 
 
 @dataclass(frozen=True)
@@ -70,9 +61,9 @@ def write_report(cache: Path, file: Path, largest: int, dataset: Dataset | None 
     largest : bytes of the page; pictures beyond are left out, and it says how many.
     dataset : for the volumes that maps are laid on; None lays them on the voxels used.
     """
-    held = collect(cache)
+    held = collect(cache, dataset)
     assets = Assets(file.parent / f"{file.stem}_files", largest)
-    sections, text = _sections(held, assets, dataset), methods(held)
+    sections, text = _sections(held, assets), methods(held)
     overview = _overview(held)
     _write_beside(assets, text, overview)
     left_out = {what: count for what, count in assets.left_out.items() if count}
@@ -93,42 +84,16 @@ def write_report(cache: Path, file: Path, largest: int, dataset: Dataset | None 
     )
 
 
-def _sections(held: Holdings, assets: Assets, dataset: Dataset | None) -> list[Section]:
-    """All of them in the page's order; made in the order in which they may take room on it."""
-
-    def dreams(name: str, title: str, intro: str, areas: tuple[str, ...] | None) -> Section:
-        return pictures.dreams(held, assets, name, title, intro, areas)
-
-    made = {
-        "data": lambda: tables.data(held, assets),
-        "accuracy": lambda: accuracy.by_percent(held, assets),
-        "difference": lambda: differences.differences(held, assets),
-        "areas": lambda: accuracy.by_area(held, assets),
-        "sweeps": lambda: tables.sweeps(held, assets),
-        "minimal": lambda: tables.minimal(held, assets),
-        "retinotopy": lambda: tables.retinotopy(held, assets),
-        "settings": lambda: tables.settings(held, assets),
-        "contrast": lambda: pictures.eccentricity_contrast(held, assets),
-        "brain": lambda: brain_map.brain_maps(held, assets, dataset),
-        "eccentricity": lambda: dreams("eccentricity", "Eccentricity dreams", ECCENTRICITY, pictures.ECCENTRICITY),
-        "category": lambda: dreams("category", "Dreams of category areas", DREAMS, pictures.CATEGORY),
-        "early": lambda: dreams("early", "Dreams of early areas", DREAMS, pictures.EARLY),
-        "attention": lambda: pictures.attention(held, assets),
-        "others": lambda: dreams("others", "Dreams of other areas", DREAMS, None),
-    }
-    found: dict[str, Any] = {}
-    for name, make in made.items():
+def _sections(held: Holdings, assets: Assets) -> list[Section]:
+    """All that there are, in the page's order; made in the order in which they take room on it."""
+    made: list[tuple[int, str, Section]] = []
+    for part in parts():
         start = time.monotonic()
-        found[name] = make()
-        logger.debug("report, %s: %.2f s", name, time.monotonic() - start)
-    found["eccentricity"].blocks += found.pop("contrast")
-    order = (
-        "data", "accuracy", "difference", "areas", "eccentricity", "early", "category", "others", "attention",
-        "sweeps", "minimal", "brain", "retinotopy", "settings",
-    )  # fmt: skip
-    if not found["others"].blocks:
-        found["others"] = None
-    return [found[name] for name in order if found[name] is not None]
+        section = part.make(held, assets)
+        if section is not None:
+            made.append((part.place, section.name, section))
+            logger.debug("report, %s: %.2f s", section.name, time.monotonic() - start)
+    return [section for *_, section in sorted(made, key=lambda one: one[:2])]
 
 
 def _write_beside(assets: Assets, text: Methods, overview: Mapping[str, int]) -> None:

@@ -23,11 +23,18 @@ from boldreams_cli.plots.radial import radial
 from boldreams_cli.study.report.assets import Assets, columns, square
 from boldreams_cli.study.report.blocks import Cell, Figure, Grid, Section, Table
 from boldreams_cli.study.report.collect import Holdings, Model, Subject
+from boldreams_cli.study.report.parts import Part
 
 ECCENTRICITY = tuple(f"ecc_{number}" for number in range(1, 6))
 EARLY = ("V1", "V2", "V3", "hV4", "V3ab")
 CATEGORY = ("faces", "places", "words", "bodies")
 STIMULUS = STIMULUS_DEGREES["nsd"]  # of visual angle that a picture spans
+LITMUS = "Dreams of the eccentricity areas, from the middle of the visual field outwards: the paper's litmus test."
+DREAMS = (
+    "The image that drives each area's mean predicted response most, and under it the words that fit it best, larger "
+    "the better they fit. Of several dreams of one area by one model the newest is shown, and its image of the highest "
+    "response; the number is that response."
+)
 MOST_COLUMNS = 10  # of one drawing
 MOST_IMAGES = 2  # of an area's attention maps
 Pixels = NDArray[np.uint8]
@@ -275,3 +282,36 @@ def _add_attention(found: Found, row: str, model: Model, kept: Kept) -> None:
 
 def _image(pixels: NDArray[np.floating]) -> Image.Image:
     return Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def _eccentricity(held: Holdings, assets: Assets) -> Section:
+    """Figure 5, and how far the dreams' contrast moves outwards."""
+    contrast = eccentricity_contrast(held, assets)
+    section = dreams(held, assets, "eccentricity", "Eccentricity dreams", LITMUS, ECCENTRICITY)
+    section.blocks += contrast
+    return section
+
+
+def _category(held: Holdings, assets: Assets) -> Section:
+    """Figure 7."""
+    return dreams(held, assets, "category", "Dreams of category areas", DREAMS, CATEGORY)
+
+
+def _early(held: Holdings, assets: Assets) -> Section:
+    """Figure 6."""
+    return dreams(held, assets, "early", "Dreams of early areas", DREAMS, EARLY)
+
+
+def _others(held: Holdings, assets: Assets) -> Section | None:
+    """Areas that no figure of the paper has, if there are dreams of them."""
+    section = dreams(held, assets, "others", "Dreams of other areas", DREAMS, None)
+    return section if section.blocks else None
+
+
+PARTS = (
+    Part(_eccentricity, place=50, turn=2),
+    Part(_category, place=70, turn=3),
+    Part(_early, place=60, turn=4),
+    Part(attention, place=90, turn=5),
+    Part(_others, place=80, turn=6),
+)

@@ -10,6 +10,7 @@ from boldreams_cli.data.sessions import ranges
 from boldreams_cli.study.report.assets import Assets, columns, scalars
 from boldreams_cli.study.report.blocks import Figure, Row, Section, Table, Tabled
 from boldreams_cli.study.report.collect import Holdings, Study, Subject
+from boldreams_cli.study.report.parts import Part
 from boldreams_cli.study.table import WHOLE, flat
 from boldreams_cli.study.table import rows as table_rows
 
@@ -259,3 +260,12 @@ def _training(held: Holdings, assets: Assets) -> Tabled:
     named = columns(("models", "models"), ("setting", "setting"), ("value", "value"))
     table = Table("training", "Training settings of each backbone and readout", named, rows, folded=True)
     return Tabled(table, assets.table(table))
+
+
+PARTS = (
+    Part(data, place=10),
+    Part(sweeps, place=100),
+    Part(minimal, place=110),
+    Part(retinotopy, place=130),
+    Part(settings, place=140),
+)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boldreams_cli.console import ChoiceError, listing
+from boldreams_cli import rooms
 
 if TYPE_CHECKING:
     from boldreams_cli.interpret.attribution.method import Method
@@ -16,7 +14,7 @@ DEFAULT = "integrated-gradients"
 
 def names() -> list[str]:
     """All methods, the default first; nothing is imported."""
-    found = sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py"))
+    found = [name.replace("_", "-") for name in rooms.names(__name__)]
     return [DEFAULT, *(name for name in found if name != DEFAULT)]
 
 
@@ -28,7 +26,6 @@ def load(name: str) -> Method:
     ChoiceError
         If there is none of that name.
     """
-    if name not in names():
-        raise ChoiceError(f"no method {name!r}; choose from {listing(names())} (--method)")
-    method: Method = import_module(f"{__name__}.{name.replace('-', '_')}").METHOD
+    rooms.refuse_unknown(name, names(), "method", "--method")
+    method: Method = rooms.load(__name__, name.replace("-", "_")).METHOD
     return method
