@@ -160,9 +160,10 @@ class _Shell:
 
         In this process: importing torch takes seconds, and there are two dozen commands.
         """
-        from boldreams_cli.cli import boldreams
-
-        command = boldreams.get_command(click.get_current_context(), name)
+        context = click.get_current_context()
+        group = context.find_root().command
+        assert isinstance(group, click.Group)
+        command = group.get_command(context, name)
         assert command is not None
         takes_device = any("--device" in parameter.opts for parameter in command.params)
         device = ("--device", self.device) if takes_device and self.device != "auto" else ()
@@ -170,7 +171,7 @@ class _Shell:
         logger.info("$ %s", shlex.join(("boldreams", *typed)))
         said = io.StringIO()
         with redirect_stdout(said):
-            boldreams.main([*typed, *self.flags, "--json"], prog_name="boldreams", standalone_mode=False)
+            group.main([*typed, *self.flags, "--json"], prog_name="boldreams", standalone_mode=False)
         result: dict[str, Any] = json.loads(said.getvalue())
         return result
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +12,7 @@ from boldreams_cli.commands.options import Output
 
 if TYPE_CHECKING:
     from boldreams_cli.data.subjects import Subject
-    from boldreams_cli.features.backbones import Backbone
-    from boldreams_cli.features.extraction import Plan
+    from boldreams_cli.features.extraction import Plan, Result
 
 
 @options.command(
@@ -89,15 +87,8 @@ if TYPE_CHECKING:
 def extract(
     cache: Path,
     nsd_root: Path | None,
-    backbone: str,
-    layers: str | None,
-    rectified: str,
-    weights: str,
     subjects: tuple[Subject, ...],
-    sessions: str | None,
     betas: str | None,
-    captions_dir: Path | None,
-    clip: str,
     batch_size: int | None,
     dtype: str,
     keep_percent: float | None,
@@ -105,53 +96,38 @@ def extract(
     shard_count: int,
     dry_run: bool,
     device: str,
-    seed: int,
     output: Output,
+    **asked: Any,
 ) -> None:
     """Compute a backbone's ReLU maps of the subjects' images, once; of clip-text, embeddings of their captions.
 
     Images that the store already has are not computed again, and a run that was stopped goes on where it was.
     """
-    from boldreams_cli.console import ChoiceError, duration, stop_on_signals
-    from boldreams_cli.features import backbones, extraction
-    from boldreams_cli.features import source as sources
+    from boldreams_cli.console import ChoiceError, stop_on_signals
+    from boldreams_cli.features import extraction
+    from boldreams_cli.features.asked import Asked
 
     if shard_index >= shard_count:
         raise ChoiceError(f"--shard-index counts from 0 to {shard_count - 1} (--shard-count {shard_count})")
-    entry = backbones.entry(backbone)
-    asked = None if layers is None else [name.strip() for name in layers.split(",") if name.strip()]
-    where = options.pick_device(device)
+    wanted, where = Asked(subjects=subjects, **asked), options.pick_device(device)
+    at_once = batch_size or (wanted.entry.batch_size if where.type == "cpu" else 64)
     for subject in subjects:
         nsd_root = options.root_for(subject, cache, nsd_root)
-    dataset = options.dataset_of(nsd_root, betas)
-    images, training = sources.shown(dataset, subjects, sessions)
-    with ExitStack() as stack:
-        network: Backbone
-        if entry.reads == "captions":
-            from boldreams_cli.features import text
-
-            network = text.load(clip, weights, seed)
-            source = text.source(network, dataset, images, training, captions_dir)
-        else:
-            stimuli = stack.enter_context(dataset.stimuli())
-            network = backbones.load(backbone, weights, seed, asked, rectified=rectified == "rectified")
-            source = sources.of_images(dataset, stimuli, images, training, network.entry.preprocessing)
-        network = network.to(where)
+    with wanted.opened(options.dataset_of(nsd_root, betas), where) as (network, source):
         plan = extraction.make_plan(network, source, cache, dtype, keep_percent)
         if dry_run:
             output.show(_described(plan), *_lines(plan))
             plan.check_disk()
             return
         with stop_on_signals() as stop:
-            result = extraction.extract(
-                network,
-                source,
-                plan,
-                cache,
-                stop,
-                batch_size or (entry.batch_size if where.type == "cpu" else 64),
-                (shard_index, shard_count),
-            )
+            shard = shard_index, shard_count
+            result = extraction.extract(network, source, plan, cache, stop, at_once, shard)
+    _show(result, output)
+
+
+def _show(result: Result, output: Output) -> None:
+    from boldreams_cli.console import duration
+
     summary = result.summary()
     output.show(
         summary,

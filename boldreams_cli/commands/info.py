@@ -141,12 +141,12 @@ def _rois(subject: Subject, cache: Path, nsd_root: Path | None, output: Output) 
 
 
 def _verify(cache: Path, stores: Sequence[Path], output: Output) -> None:
-    from boldreams_cli.commands import holdings
     from boldreams_cli.console import BoldreamsError, ChoiceError
+    from boldreams_cli.study import inventory
 
     if missing := [str(path) for path in stores if not path.is_dir()]:
         raise ChoiceError(f"no store {missing[0]}; boldreams info lists those of the cache")
-    found = list(holdings.damage(cache, stores))
+    found = list(inventory.damage(cache, stores))
     output.show(
         {"cache": str(cache), "damaged": found},
         *(f"{row['store']}: {row['unit'] or 'whole'}: {row['why']} ({row['file'] or 'store'})" for row in found),
@@ -158,22 +158,22 @@ def _verify(cache: Path, stores: Sequence[Path], output: Output) -> None:
 
 
 def _overview(cache: Path, device: str, output: Output) -> None:
-    from boldreams_cli.commands import holdings
     from boldreams_cli.console import logger
+    from boldreams_cli.study import inventory
 
     where, name, versions = _running(device)
     if not cache.is_dir():
         logger.warning("there is no cache in %s (--cache)", cache)
-    models = holdings.models(cache)
+    models = inventory.models(cache)
     held: dict[str, Any] = {
         "cache": str(cache),
         "versions": versions,
         "device": where,
         "device_name": name,
-        "features": holdings.features(cache),
-        "responses": holdings.responses(cache),
+        "features": inventory.features(cache),
+        "responses": inventory.responses(cache),
         "models": models,
-        "products": holdings.products(cache, models),
+        "products": inventory.products(cache, models),
     }
     output.show(
         held,

@@ -9,7 +9,6 @@ import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
-from boldreams_cli.commands.options.models import READOUTS, RECIPES
 
 if TYPE_CHECKING:
     from boldreams_cli.data.subjects import Subject
@@ -49,8 +48,8 @@ def _reference(context: click.Context, parameter: click.Parameter, value: str) -
     "--subject", "subjects", type=options.SUBJECT, multiple=True, help="Subject, repeatable (default: all there)."
 )
 @options.option("--backbone", "backbones", multiple=True, metavar="NAME", help="Backbone, repeatable (default: all).")
-@options.option("--readout", type=click.Choice(READOUTS), default=None, help="The readout whose percents are compared.")
-@options.option("--recipe", type=click.Choice(RECIPES), default=None, help="The recipe whose percents are compared.")
+@options.option("--readout", type=options.READOUT, metavar="NAME", help="The readout whose percents are compared.")
+@options.option("--recipe", type=options.RECIPE, metavar="NAME", help="The recipe whose percents are compared.")
 @options.option("--finetune/--no-finetune", "finetuned", default=None, help="Finetuned models, or those that are not.")
 @options.option("--rf", type=click.Choice(["shared", "layer"]), default=None, help="The models' receptive fields.")
 @options.option("--seed", "--fit-seed", "fit_seed", type=click.IntRange(0), default=None, help="The seed of the fits.")

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import ModelChoice, Output
-
-if TYPE_CHECKING:
-    import torch
-
-    from boldreams_cli.encoding.model.spec import FittedModel
 
 
 @options.command(
@@ -77,122 +73,68 @@ def score(
     """Measure the test accuracy of a fitted model, per voxel and area.
 
     Pearson r between prediction and betas averaged over repeats, with the noise ceiling; writes scores.json, rois.csv,
-    voxels.csv, influences.npz, figures, and NIfTI maps of r, ceiling, r / ceiling and q into the model's folder. Reads
-    the feature store, or for a finetuned model the images. A model whose scores are there is not scored again.
+    voxels.csv, influences.npz, figures and NIfTI maps (of vertices GIFTI and CIFTI) into the model's folder. Reads the
+    feature store, or for a finetuned model the images. A model whose scores are there is not scored again.
 
-    Means of an area are over its voxels that have a correlation. The test images are the random sample: standard
-    errors and 95 % intervals are over images. The standard error over voxels is the paper's error bar, a spread:
-    voxels share images and noise, so it does not say how certain the mean is.
+    The test images are the random sample: standard errors and 95 % intervals are over images. The standard error over
+    voxels is the paper's error bar, a spread: voxels share images and noise, so it does not say how certain the mean
+    is. A, the noise-normalised accuracy, is the sum of r over the sum of ceilings, of voxels whose ceiling is at least
+    0.2. A voxel's p is one-sided, from r's standard error over images or from --permutations; q is its false discovery
+    rate over all voxels. Scores that are there are kept whichever p they have, unless --permutations asks for others.
 
-    Fitted receptive fields become columns of voxels.csv and maps (field_eccentricity.nii.gz, ...), and are compared
-    with measured ones (prf_*.nii.gz) where --nsd-root has them. Of vertices, maps are GIFTI files (.func.gii),
-    and on the fsLR meshes scores.dscalar.nii (CIFTI) holds all of them; --mesh DIR draws r on meshes found there by
-    name (lh.inflated, hemi-L_inflated.surf.gii, ...) into figures/surface.png.
-
-    A, the noise-normalised accuracy, is the sum of r over the sum of ceilings, of voxels whose ceiling is at least 0.2.
-    A voxel's p is one-sided, from r's standard error over images or from --permutations, which exchange images of
-    equal repeats; q is its false discovery rate (Benjamini-Hochberg) over all voxels. Scores that are there are kept
-    whichever p they have, unless --permutations asks for another number or seed.
-
-    Of a model that was fitted with --folds K, the training images are scored too, each as predicted by a model that
-    was fitted without it; correlation-folds-K.nii.gz is the map.
-
-    --test synthetic asks how well the model predicts images that are no photographs: those of NSD-synthetic, through
-    the full network. Ceilings come from the repeats of that session. Its files lie beside the others
-    (scores-synthetic.json, rois-synthetic.csv, correlation-synthetic.nii.gz, ...) and replace none of them.
+    Fitted receptive fields are compared with measured ones (prf_*.nii.gz) where --nsd-root has them. --test synthetic
+    predicts NSD-synthetic's images, by the full network; its files end in -synthetic and replace none of the others.
+    docs/reading-the-numbers.md explains all of them.
     """
-    from boldreams_cli.console import ChoiceError, logger
-    from boldreams_cli.encoding.evaluation import folds as left_out
-    from boldreams_cli.encoding.evaluation import retinotopy, score, score_files
+    from boldreams_cli.console import ChoiceError, stop_on_signals
+    from boldreams_cli.encoding.evaluation.kept import Scoring
     from boldreams_cli.encoding.folds import require
 
     if test is not None and folds is not None:
         raise ChoiceError("--folds are of the training images; leave out --test, or --folds")
     model = choice.resolve()
-    nsd_root = options.root_for(model.spec.subject, choice.cache, nsd_root)
+    root = options.root_for(model.spec.subject, choice.cache, nsd_root)
     if folds is not None:
         require(model, folds)
     where = options.pick_device(device)
+    responses = functools.cache(lambda: options.responses_of(model, choice.cache, root))
     drawn = None if permutations is None else (permutations, permutation_seed)
+    asked = Scoring(model, responses, choice.cache, root, where, memory, drawn, overwrite)
     if mesh is not None:
         from boldreams_cli.encoding.evaluation import on_surface
 
-        on_surface.check_can_draw(options.responses_of(model, choice.cache, nsd_root), mesh)
-    if test is not None:
-        _outside(test, model, choice.cache, nsd_root, where, drawn, overwrite, mesh, output)
-        return
-    summary = None if overwrite else score_files.saved_summary(model, drawn)
-    if summary is not None and nsd_root is not None:
-        # Scores of inputs that are others now are not shown as if they were of these.
-        responses = options.responses_of(model, choice.cache, nsd_root)
-        if not retinotopy.is_current(summary["measured_fields"], model, responses, nsd_root):
-            logger.info(
-                "the scores were not compared with the receptive fields measured under %s: made again", nsd_root
-            )
-            drawn, summary = (summary["permutations"], summary["permutation_seed"]), None
-    if summary is not None:
-        logger.info("the scores of these weights are there (--overwrite makes them again)")
+        units = on_surface.check_can_draw(responses(), mesh)
+    if test is None:
+        summary = asked.of_test_images(folds)
     else:
-        responses = options.responses_of(model, choice.cache, nsd_root)
-        scores = score.score(model, responses, choice.cache, nsd_root, where, memory, *(drawn or ()))
-        score_files.save(scores)
-        summary = scores.summary()
-    summary.pop("folds", None)
-    measured = left_out.scored(model, folds, lambda: options.responses_of(model, choice.cache, nsd_root))
-    if measured is not None:
-        summary["folds"] = measured
-    _draw(summary, model, choice.cache, nsd_root, mesh)
-    output.show(summary, *_report(summary), *_table(summary["rois"]), *_fields(summary), *_folds_table(measured))
-
-
-def _outside(
-    test: str,
-    model: FittedModel,
-    cache: Path,
-    nsd_root: Path | None,
-    where: torch.device,
-    drawn: tuple[int, int] | None,
-    overwrite: bool,
-    mesh: Path | None,
-    output: Output,
-) -> None:
-    """Score images of another kind than those of the training, and show that."""
-    from boldreams_cli.console import logger, stop_on_signals
-    from boldreams_cli.encoding.evaluation import outside, score_files
-
-    outside.check_reads_images(model)
-    responses = options.responses_of(model, cache, nsd_root)
-    dataset = options.dataset_of(nsd_root).of_request(responses.request)
-    with stop_on_signals() as stop:
-        found = dataset.outside_test(test, responses.subject, responses.voxels, responses.shape, stop)
-        summary = None if overwrite else score_files.saved_summary(model, drawn, found)
-        if summary is not None:
-            logger.info("the scores of these weights are there (--overwrite makes them again)")
-        else:
-            scores = outside.score_outside(model, responses, found, where, *(drawn or ()))
-            score_files.save(scores)
-            summary = scores.summary()
-    _draw(summary, model, cache, nsd_root, mesh, test)
-    within = summary["r_within_kinds_mean"]
-    lines = [] if within is None else [f"r within kinds of image: mean {_number(within)} (kinds' means taken off)"]
-    output.show(summary, f"test: {test}", *_report(summary), *lines, *_table(summary["rois"]))
-
-
-def _draw(
-    summary: dict[str, Any], model: FittedModel, cache: Path, nsd_root: Path | None, mesh: Path | None, test: str = ""
-) -> None:
-    """Add a picture on meshes to what is shown, where that was asked for."""
+        with stop_on_signals() as stop:
+            summary = asked.of_other_images(test, options.dataset_of(root), stop)
     if mesh is not None:
-        from boldreams_cli.encoding.evaluation import on_surface
+        summary["files"] = [*summary["files"], str(on_surface.draw_r(model, units, mesh, test or ""))]
+    output.show(summary, *_lines(summary))
 
-        units = on_surface.check_can_draw(options.responses_of(model, cache, nsd_root), mesh)
-        summary["files"] = [*summary["files"], str(on_surface.draw_r(model, units, mesh, test))]
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    """All that is said to people."""
+    if "test" not in summary:
+        return [
+            *_report(summary),
+            *_table(summary["rois"]),
+            *_fields(summary),
+            *_folds_table(summary.get("folds")),
+        ]
+    within = summary["r_within_kinds_mean"]
+    kinds = [] if within is None else [f"r within kinds of image: mean {_number(within)} (kinds' means taken off)"]
+    return [f"test: {summary['test']}", *_report(summary), *kinds, *_table(summary["rois"])]
 
 
 def _report(summary: dict[str, Any]) -> list[str]:
     """What is said of all voxels."""
     method = f"{summary['permutations']} permutations" if summary["permutations"] else "standard errors over images"
     unknown = summary["ceiling_mean"] is None or not math.isfinite(summary["ceiling_mean"])
+    measured = [
+        f"{name.removesuffix('_mean').replace('_', ' ')}: mean {_number(summary[name])}" for name in _measures(summary)
+    ]
     no_ceiling = ["no noise ceiling: the data say none, and r can be compared with nothing"] if unknown else []
     return [
         f"model: {summary['model']}",
@@ -204,8 +146,16 @@ def _report(summary: dict[str, Any]) -> list[str]:
         f"{summary['accuracy_voxels']} voxels; {summary['below_floor']} have a ceiling under 0.2, or none",
         f"voxels: {summary['voxels']}, of which {summary['excluded']} left out; {summary['voxels_q05']} predicted at "
         f"q < 0.05 (from {method})",
+        *measured,
         *no_ceiling,
     ]
+
+
+def _measures(summary: dict[str, Any]) -> list[str]:
+    """Keys of what is measured beside r (encoding/evaluation/measures)."""
+    from boldreams_cli.encoding.evaluation import measures
+
+    return [f"{name}_mean" for name in measures.names()]
 
 
 def _table(rois: dict[str, dict[str, Any]]) -> list[str]:

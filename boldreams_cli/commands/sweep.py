@@ -12,7 +12,7 @@ import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
-from boldreams_cli.commands.sweeping import grid_options, slurm_options, the_grid
+from boldreams_cli.commands.options.sweeps import grid_options, slurm_options, the_grid
 from boldreams_cli.console import ChoiceError, StoppedError
 
 if TYPE_CHECKING:

@@ -7,7 +7,9 @@ its scales and the images that it holds out are of the other training images alo
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec, versions
 from boldreams_cli.encoding.model.weights import written_rows
 from boldreams_cli.encoding.readouts.base import Readout
 from boldreams_cli.encoding.readouts.settings import FitSettings
+from boldreams_cli.encoding.result import FitResult
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.files import digest, fingerprint, read_json, write_json
 
@@ -138,20 +141,34 @@ def fit_folds(
         without = [responses.leaving_out(images[fold == number + 1]) for number in range(count)]
         # Refused now, rather than after hours, where a fold asks for filters that the store does not keep.
         specs = [model_spec(Inputs(store, some, device, work), settings, readout) for some in without]
-        for number, (some, spec) in enumerate(zip(without, specs, strict=True)):
-            part = work / f"fold-{number + 1}.safetensors"
+        parts = [(work / f"fold-{number}.safetensors", spec) for number, spec in enumerate(specs, start=1)]
+        for number, (some, (part, spec)) in enumerate(zip(without, parts, strict=True), start=1):
             if _read(part, spec.key) is None:
-                stop.check(f"{number} of {count} folds are done")
-                logger.info("fold %d of %d: a fit without %d images", number + 1, count, (fold == number + 1).sum())
-                own = work / f"fold-{number + 1}"  # a cache of its own: whatever the fit leaves goes with it
-                fitted = fit(store, some, settings, readout.__class__(readout.settings), own, device, memory, stop)
-                betas = predict_stored(fitted.model, store, images[fold == number + 1], device, memory)
-                write_checkpoint(part, spec.key, {}, {"betas": torch.from_numpy(betas)})
-                shutil.rmtree(own)
-        _join(path, images, fold, [(work / f"fold-{n + 1}.safetensors", spec) for n, spec in enumerate(specs)])
+                stop.check(f"{number - 1} of {count} folds are done")
+                logger.info("fold %d of %d: a fit without %d images", number, count, (fold == number).sum())
+                again = partial(fit, store, some, settings, readout.__class__(readout.settings))
+                _predict(part, spec.key, store, images[fold == number], again, device, memory, stop)
+        _join(path, images, fold, parts)
         _save_provenance(path, key, model.spec, fold, specs)
         shutil.rmtree(work)
     return Folds(path, count, images, fold, key)
+
+
+def _predict(
+    part: Path,
+    key: str,
+    store: FeatureStore,
+    images: NDArray[np.int32],
+    again: Callable[..., FitResult],
+    device: torch.device,
+    memory: int,
+    stop: StopFlag,
+) -> None:
+    """Fit without some images, `again` given where, on what and until when, and keep the predictions of these alone."""
+    own = part.with_suffix("")  # a cache of its own: whatever the fit leaves goes with it
+    betas = predict_stored(again(own, device, memory, stop).model, store, images, device, memory)
+    write_checkpoint(part, key, {}, {"betas": torch.from_numpy(betas)})
+    shutil.rmtree(own)
 
 
 def load_folds(model: FittedModel, count: int) -> Folds:

@@ -26,7 +26,7 @@ from boldreams_cli.encoding.inputs.shared import Inputs, KeptResponses
 from boldreams_cli.encoding.model.folder import held, model_folder
 from boldreams_cli.encoding.model.spec import BACKBONE, WEIGHTS, FittedModel
 from boldreams_cli.encoding.readouts.base import Readout
-from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
+from boldreams_cli.encoding.readouts.settings import OF_OPTIONS, FitSettings, choose_readout
 from boldreams_cli.encoding.result import LOG, finished
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.choosing import the_store
@@ -35,10 +35,7 @@ from boldreams_cli.machine import float32_products, is_out_of_memory
 from boldreams_cli.study.grid import Cell
 from boldreams_cli.study.manifest import DONE, FAILED, STARTED, STOPPED, Study, stamps
 
-# Settings of the command line, and what readouts and finetuning call them.
-OF_READOUT = {"lr": "rate"} | {
-    name: name for name in ("epochs", "batch_size", "grid", "compress", "members", "share", "precision")
-}
+# Settings of the command line, and what finetuning calls them.
 OF_TUNING = {"backbone_lr": "backbone_rate"} | {
     name: name for name in ("clip_gradient", "warmup", "batch_norm", "validation_fraction", "early_stop")
 }
@@ -56,7 +53,7 @@ def solver_of(cell: Cell, settings: dict[str, Any]) -> Readout:
     reads = entry(cell.backbone).reads
     plain = choose_readout(cell.readout, cell.recipe, reads, {})
     names = {field.name for field in fields(plain.settings)}
-    given = {theirs: settings.get(ours) for ours, theirs in OF_READOUT.items() if theirs in names}
+    given = {theirs: settings.get(ours) for ours, theirs in OF_OPTIONS.items() if theirs in names}
     return choose_readout(cell.readout, cell.recipe, reads, given)
 
 
@@ -72,7 +69,7 @@ def check(study: Study) -> None:
     for cell in dict.fromkeys(replace(cell, subject=1, percent=1.0, seed=0) for cell in study.cells):
         solver = solver_of(cell, study.settings)
         _settings(cell, study.settings).check()
-        taken |= {name for name, theirs in OF_READOUT.items() if hasattr(solver.settings, theirs)}
+        taken |= {name for name, theirs in OF_OPTIONS.items() if hasattr(solver.settings, theirs)}
         if cell.finetune:
             _tuned(cell, study.settings).check()
             taken |= OF_TUNING.keys() | {"micro_batch", "weights"}
@@ -88,7 +85,7 @@ def _settings(cell: Cell, settings: dict[str, Any]) -> FitSettings:
 def _tuned(cell: Cell, settings: dict[str, Any]) -> FinetuneSettings:
     names = {
         ours: theirs
-        for ours, theirs in (OF_READOUT | OF_TUNING).items()
+        for ours, theirs in (OF_OPTIONS | OF_TUNING).items()
         if ours not in ("grid", "compress", "members", "share")
     }
     given = {theirs: settings[ours] for ours, theirs in names.items() if settings.get(ours) is not None}

@@ -20,7 +20,11 @@ from .conftest import listing
         (["fit", "--percent", 0], 2, "above 0 and up to 100"),
         (["fit", "--percent", 101], 2, "above 0 and up to 100"),
         (["fit", "--subject", "seven"], 2, "or a number as 1, 01 or subj01"),
-        (["fit", "--backbone", "resnet"], 2, "choose from alexnet, vgg11, rn50x4"),
+        (
+            ["fit", "--backbone", "resnet"],
+            2,
+            "choose from alexnet, clip-text, efficientnet_lite0, rn50x4, vgg11, or open_clip:NAME",
+        ),
         (["fit", "--backbone", "vgg-11"], 2, "did you mean vgg11?"),
         (["dream", "--roi", "FFA1"], 2, "did you mean FFA-1?"),
         (["fit", "--backbone", "vgg11", "--subject", 1], 3, "run boldreams extract --backbone vgg11"),

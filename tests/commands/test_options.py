@@ -124,8 +124,8 @@ def test_values_of_a_repeatable_option_are_not_parted_at_blanks(monkeypatch: pyt
         (["fit", "--percnt", 3], "--percent"),
         (
             ["score", "--readout", "rigde"],
-            "not one of 'separable', 'ridge', 'local', 'stacked', 'gaussian', 'attention', 'linear' (did you mean "
-            "ridge?)",
+            "no readout 'rigde' (did you mean ridge?); choose from attention, gaussian, linear, local, ridge, "
+            "separable, stacked",
         ),
         (["fit", "--percent"], "requires an argument"),
         (["fit", "--seed", -1], "--seed"),

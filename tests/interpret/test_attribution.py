@@ -1,3 +1,5 @@
+"""Integrated gradients against Riemann sums, captum and linear functions; baselines, completeness, products."""
+
 from __future__ import annotations
 
 from pathlib import Path

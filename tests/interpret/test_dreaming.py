@@ -1,3 +1,5 @@
+"""Dreams: targets, objectives and responses of the full model, the same for a seed, and resumed to the same end."""
+
 from __future__ import annotations
 
 import signal

@@ -1,3 +1,5 @@
+"""What a dream is drawn by: lucent's spectra and pixels, MaCo's phases, and random transformations."""
+
 from __future__ import annotations
 
 import math

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from boldreams_cli.commands.sweeping import AXES
+from boldreams_cli.commands.options.sweeps import AXES
 from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.study import grid as module
 from boldreams_cli.study.grid import PUBLISHED, Cell, make_grid, read_toml

@@ -13,24 +13,25 @@ from boldreams_cli.commands.options.data import (
     the_subject,
 )
 from boldreams_cli.commands.options.environment import Command, command, option
+from boldreams_cli.commands.options.fits import InputChoice, input_options, readout_options
 from boldreams_cli.commands.options.machine import device_option, memory_option, pick_device, seed_option
 from boldreams_cli.commands.options.models import ModelChoice, model_options
 from boldreams_cli.commands.options.output import Output, output_options
 from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
 from boldreams_cli.commands.options.targets import target_options
-from boldreams_cli.commands.options.types import BYTES, PERCENT, SUBJECT, ByteCount, CommaList, Percent, SubjectName
+from boldreams_cli.commands.options.types import BYTES, PERCENT, READOUT, RECIPE, SUBJECT, CommaList
 
 __all__ = [
     "BYTES",
     "PERCENT",
+    "READOUT",
+    "RECIPE",
     "SUBJECT",
-    "ByteCount",
     "CommaList",
     "Command",
+    "InputChoice",
     "ModelChoice",
     "Output",
-    "Percent",
-    "SubjectName",
     "betas_option",
     "cache_option",
     "choose_backbone",
@@ -39,12 +40,14 @@ __all__ = [
     "data_options",
     "dataset_of",
     "device_option",
+    "input_options",
     "memory_option",
     "model_options",
     "nsd_option",
     "option",
     "output_options",
     "pick_device",
+    "readout_options",
     "responses_of",
     "root_for",
     "seed_option",

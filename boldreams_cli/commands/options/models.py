@@ -11,15 +11,13 @@ import click
 
 from boldreams_cli.commands.options.data import cache_option
 from boldreams_cli.commands.options.environment import Command, option
-from boldreams_cli.commands.options.types import PERCENT, SUBJECT
+from boldreams_cli.commands.options.types import PERCENT, READOUT, RECIPE, SUBJECT
 from boldreams_cli.console import ChoiceError, logger
 from boldreams_cli.data.subjects import Subject
 
 if TYPE_CHECKING:
     from boldreams_cli.encoding.model.spec import FittedModel
 
-READOUTS = ("separable", "ridge", "local", "stacked", "gaussian", "attention", "linear")
-RECIPES = ("paper", "fast")
 # Fields of a model's spec that an option asks for; without it, any value matches. In the order of a command line.
 SELECTORS = {
     "subject": "--subject",
@@ -112,8 +110,8 @@ def model_options(command: Command) -> Command:
     @selector("--percent", type=PERCENT, help="The model's share of the filters.")
     @selector("--subject", type=SUBJECT, help="The model's subject, as 1, 01 or subj01, or its name.")
     @selector("--finetune/--no-finetune", "finetuned", help="A finetuned model, or one that is not.")
-    @selector("--readout", type=click.Choice(READOUTS), help="The model's readout; no default, unlike that of fit.")
-    @selector("--recipe", type=click.Choice(RECIPES), help="The model's recipe; no default, unlike that of fit.")
+    @selector("--readout", type=READOUT, metavar="NAME", help="The model's readout; no default, unlike that of fit.")
+    @selector("--recipe", type=RECIPE, metavar="NAME", help="The model's recipe; no default, unlike that of fit.")
     @selector("--rf", type=click.Choice(["shared", "layer"]), help="The model's receptive fields.")
     @selector(*seed, "fit_seed", type=click.IntRange(0), help="The seed that the model was fitted with.")
     @option(

@@ -1,4 +1,4 @@
-"""Values that a shell can write: subjects, percentages, sizes."""
+"""Values that a shell can write: subjects, percentages, sizes, readouts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from boldreams_cli.console import ChoiceError
+from boldreams_cli.console import ChoiceError, meant
 from boldreams_cli.data.subjects import Subject, parse_subject
 
 
@@ -78,6 +78,29 @@ class CommaList(click.ParamType):
         return tuple(self.of.convert(part, parameter, context) for part in parts)
 
 
+class SolverField(click.ParamType):
+    """A readout or a recipe of those that there are; they are looked up when one is named.
+
+    Parameters
+    ----------
+    name : ``readout`` or ``recipe``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        """To itself, where a solver has it."""
+        from boldreams_cli.encoding import readouts
+
+        known = sorted({str(found) for solver in readouts.load().values() if (found := getattr(solver, self.name))})
+        if value not in known:
+            near = meant(str(value), known)
+            self.fail(f"no {self.name} {value!r}{near}; choose from {', '.join(known)}", parameter, context)
+        return str(value)
+
+
 SUBJECT = SubjectName()
 PERCENT = Percent()
+READOUT, RECIPE = SolverField("readout"), SolverField("recipe")
 BYTES = ByteCount()

@@ -10,7 +10,10 @@ from boldreams_cli.console import ChoiceError, listing
 from boldreams_cli.encoding import readouts
 from boldreams_cli.encoding.readouts.base import Readout
 
-OPTIONS = {"rate": "--lr", "batch_size": "--batch-size"}  # where an option is not named as its setting
+# Options of the command line, and the settings of readouts that they give.
+OF_OPTIONS = {"lr": "rate"} | {
+    name: name for name in ("epochs", "batch_size", "grid", "compress", "members", "share", "precision")
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def choose_readout(readout: str, recipe: str | None, reads: str, asked: Mapping[
     unknown = given.keys() - {field.name for field in fields(solver.Settings)}
     if unknown:
         what = f"--recipe {solver.recipe}" if solver.recipe else f"--readout {solver.readout}"
-        names = ", ".join(OPTIONS.get(name, f"--{name}") for name in given if name in unknown)
+        typed = {setting: f"--{name.replace('_', '-')}" for name, setting in OF_OPTIONS.items()}
+        names = ", ".join(typed.get(name, name) for name in given if name in unknown)
         raise ChoiceError(f"{what} has no {names}; leave {'it' if len(unknown) == 1 else 'them'} out")
     settings = solver.Settings(**given)
     settings.check()

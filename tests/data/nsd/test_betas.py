@@ -1,3 +1,5 @@
+"""NSD's betas in every format of its releases, read and z-scored as numpy and scipy do; damage is named."""
+
 from __future__ import annotations
 
 import gzip

@@ -1,3 +1,5 @@
+"""COCO's captions of NSD's images: found by the image table, the first five, and what is said where they lack."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""NSD's design: which image each trial showed, of the test or not, from MATLAB files of any number type."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Responses prepared from NSD's files, against numpy and scipy; stopped, resumed, copied, damaged."""
+
 from __future__ import annotations
 
 import json

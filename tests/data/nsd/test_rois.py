@@ -1,3 +1,5 @@
+"""NSD's areas: groups, labels, unions and masks, which volume wins, and what is said of unknown ones."""
+
 from __future__ import annotations
 
 import logging

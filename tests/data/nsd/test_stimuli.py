@@ -1,3 +1,5 @@
+"""NSD's images: in the order asked, known by their content, and refused where damaged."""
+
 from __future__ import annotations
 
 import os

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boldreams_cli.commands import options
-from boldreams_cli.commands.options import CommaList, Command, option
+from boldreams_cli.commands.options.data import data_options, subjects_there
+from boldreams_cli.commands.options.environment import Command, option
+from boldreams_cli.commands.options.fits import readout_options
+from boldreams_cli.commands.options.stores import choose_backbone, store_option
+from boldreams_cli.commands.options.types import PERCENT, SUBJECT, CommaList
 
 if TYPE_CHECKING:
     from boldreams_cli.study.grid import Grid
@@ -21,35 +24,18 @@ def grid_options(command: Command) -> Command:
     """Add the axes and settings of a study, and its file; the command gets `given`, those that are not None."""
 
     @click.argument("file", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-    @option("--percent", type=CommaList(options.PERCENT), help="Shares of the filters (default: the paper's nine).")
+    @option("--percent", type=CommaList(PERCENT), help="Shares of the filters (default: the paper's nine).")
     @option("--backbone", type=CommaList(click.STRING), help="Backbones (default: the one that the cache holds).")
-    @option("--subject", type=CommaList(options.SUBJECT), help="Subjects (default: all that there are).")
-    @option(
-        "--readout",
-        type=CommaList(click.STRING),
-        help="Readouts: separable, ridge, local, stacked, gaussian (default: separable).",
-    )
+    @option("--subject", type=CommaList(SUBJECT), help="Subjects (default: all that there are).")
+    @option("--readout", type=CommaList(click.STRING), help="Readouts, as in fit (default: separable).")
     @option("--recipe", type=CommaList(click.STRING), help="Recipes of the separable readout (default: paper).")
     @option("--finetune", type=CommaList(click.BOOL), help="Whether the backbone is trained too (default: no).")
     @option("--seed", type=CommaList(click.IntRange(0)), help="Seeds of all random numbers (default: 0).")
-    @option("--sessions", metavar="LIST", help="Sessions to use, e.g. 1-40 (default: 1-37, or all of those there).")
-    @option("--mask", metavar="nsdgeneral|AREA|FILE", help="Voxels to use instead of the union of all areas.")
-    @options.betas_option
-    @options.store_option
+    @data_options
+    @store_option
     @option("--weights", metavar="pretrained|random|FILE", help="Weights of the backbones to extract or finetune.")
     @option("--rf", type=click.Choice(["shared", "layer"]), help="Receptive fields, as in fit (default: shared).")
-    @option("--epochs", type=click.IntRange(1), help="Passes over the training data, of readouts that have them.")
-    @option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate of Adam, of readouts that have it.")
-    @option("--batch-size", type=click.IntRange(1), help="Trials in a step, of readouts that have steps.")
-    @option(
-        "--grid",
-        type=click.IntRange(1),
-        help="Nodes along each side of a field, of --recipe fast, ridge, local, stacked and attention.",
-    )
-    @option("--compress", type=click.Choice(["none", "sqrt"]), help="Square roots of map values, as in fit.")
-    @option("--members", type=CommaList(click.STRING), metavar="LIST", help="Ridges to stack, as in fit.")
-    @option("--share", type=click.Choice(["voxel", "area"]), help="Who has queries of their own, of attention.")
-    @option("--precision", type=click.Choice(["fp32", "tf32", "bf16"]), help="The precision of matrix products.")
+    @readout_options
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         from boldreams_cli.study.grid import SETTINGS
@@ -104,7 +90,7 @@ def the_grid(file: Path | None, given: dict[str, Any], cache: Path, nsd_root: Pa
     name, asked = read_toml(file) if file is not None else (None, {})
     asked |= given
     if asked.get("backbone") is None:
-        asked["backbone"] = (options.choose_backbone(cache, None),)
+        asked["backbone"] = (choose_backbone(cache, None),)
     if asked.get("subject") is None:
-        asked["subject"] = options.subjects_there(cache, nsd_root, asked.get("betas"))
+        asked["subject"] = subjects_there(cache, nsd_root, asked.get("betas"))
     return name, make_grid(asked)

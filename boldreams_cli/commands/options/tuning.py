@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boldreams_cli.commands.options import Command, option
+from boldreams_cli.commands.options.environment import Command, option
 
 if TYPE_CHECKING:
     import torch
 
+    from boldreams_cli.commands.options.fits import InputChoice
     from boldreams_cli.console import StopFlag
     from boldreams_cli.encoding.finetuning.run import FinetuneResult
-    from boldreams_cli.encoding.finetuning.start import Source
     from boldreams_cli.encoding.readouts.settings import FitSettings
 
 
@@ -44,7 +44,7 @@ class Tuning:
 
     def fit(
         self,
-        source: Source,
+        inputs: InputChoice,
         settings: FitSettings,
         asked: dict[str, Any],
         device: torch.device,
@@ -62,6 +62,7 @@ class Tuning:
         """
         from boldreams_cli.encoding.finetuning import processes, run
         from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
+        from boldreams_cli.encoding.finetuning.start import Source
 
         tuned = FinetuneSettings(
             **asdict(settings),
@@ -76,6 +77,10 @@ class Tuning:
         tuned.check()
         if self.devices > 1 and not processes.joined_already():
             raise SystemExit(processes.launch(self.devices, device, stop))
+        source = Source(
+            *(inputs.cache, inputs.dataset(), inputs.backbone, inputs.features, self.weights),
+            functools.partial(inputs.responses, stop),
+        )
         with processes.joined(device) as process:
             result = run.finetune(source, tuned, process, memory, stop, resume, self.micro_batch, overwrite)
         return result if process.leads else None

@@ -1,0 +1,156 @@
+"""What a fit reads, and the settings of its readout: options that rank, fit and sweep share."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from boldreams_cli.commands.options.data import (
+    cache_option,
+    data_options,
+    dataset_of,
+    nsd_option,
+    root_for,
+    subject_option,
+    the_subject,
+)
+from boldreams_cli.commands.options.environment import Command, option
+from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
+from boldreams_cli.commands.options.types import CommaList
+from boldreams_cli.data.subjects import Subject
+
+if TYPE_CHECKING:
+    from boldreams_cli.console import StopFlag
+    from boldreams_cli.data.dataset import Dataset
+    from boldreams_cli.data.responses import Responses
+    from boldreams_cli.features.feature_store import FeatureStore
+
+
+@dataclass(frozen=True)
+class InputChoice:
+    """A backbone's maps and a subject's responses, as the options say.
+
+    Parameters
+    ----------
+    cache : of stores.
+    nsd_root : of the subject's data, or their file; None where neither is known.
+    backbone, features : of the maps, and which of its stores.
+    subject : whose responses.
+    sessions, mask, betas : of these.
+    """
+
+    cache: Path
+    nsd_root: Path | None
+    backbone: str
+    features: str | None
+    subject: Subject
+    sessions: str | None
+    mask: str | None
+    betas: str | None
+
+    def dataset(self) -> Dataset:
+        """Open the data set."""
+        return dataset_of(self.nsd_root, self.betas)
+
+    def responses(self, stop: StopFlag) -> Responses:
+        """Responses as asked for, prepared where the cache lacks them; see `data.choosing.responses_for`."""
+        from boldreams_cli.data.choosing import responses_for
+
+        return responses_for(self.cache, self.subject, self.nsd_root, self.sessions, self.mask, stop, self.betas)
+
+    def read(self, stop: StopFlag) -> tuple[FeatureStore, Responses]:
+        """Open both."""
+        from boldreams_cli.data.choosing import names_of
+
+        if isinstance(self.subject, int):  # of numbered images any store will do, and is looked for before betas are
+            return choose_store(self.cache, self.backbone, self.features), self.responses(stop)
+        responses = self.responses(stop)
+        return choose_store(self.cache, self.backbone, self.features, names_of(responses.request)), responses
+
+
+def input_options(command: Command) -> Command:
+    """Add --cache, the data's options, --subject, --backbone and --features; the command gets `inputs`."""
+
+    @cache_option
+    @nsd_option
+    @option("--backbone", default=None, help="The backbone (default: the one that the cache holds).")
+    @store_option
+    @subject_option()
+    @data_options
+    @functools.wraps(command)
+    def run(
+        *args: Any,
+        cache: Path,
+        nsd_root: Path | None,
+        backbone: str | None,
+        features: str | None,
+        subject: Subject | None,
+        sessions: str | None,
+        mask: str | None,
+        betas: str | None,
+        **kwargs: Any,
+    ) -> None:
+        backbone = choose_backbone(cache, backbone)
+        subject = the_subject(subject, cache, nsd_root, betas)
+        root = root_for(subject, cache, nsd_root)
+        inputs = InputChoice(cache, root, backbone, features, subject, sessions, mask, betas)
+        command(*args, inputs=inputs, **kwargs)
+
+    return run
+
+
+def readout_options(command: Command) -> Command:
+    """Add the settings of readouts, each None where it was not given."""
+
+    @option(
+        "--epochs",
+        type=click.IntRange(1),
+        help="Passes over the training data (default: 10; clip-text 30; fast and attention as many as 600 steps take, "
+        "if these are more).",
+    )
+    @option(
+        "--lr",
+        type=click.FloatRange(0, min_open=True),
+        help="Learning rate of Adam (default: 1e-4; fast and attention 3e-3).",
+    )
+    @option(
+        "--batch-size",
+        type=click.IntRange(1),
+        help="Trials in a step, of fast and attention images (default: 16; fast and attention 64).",
+    )
+    @option(
+        "--grid",
+        type=click.IntRange(1),
+        help="Nodes along each side of a field, of --recipe fast, --readout attention (default: 9), ridge, local and "
+        "stacked (5).",
+    )
+    @option(
+        "--compress",
+        type=click.Choice(["none", "sqrt"]),
+        help="Take the square root of each map value first, of --readout ridge, local and stacked (default: sqrt).",
+    )
+    @option(
+        "--members",
+        type=CommaList(click.STRING),
+        metavar="LIST",
+        help="Ridges to stack, of --readout stacked: ridge, local, layers (default: local,layers).",
+    )
+    @option(
+        "--share",
+        type=click.Choice(["voxel", "area"]),
+        help="Who has queries of their own, of --readout attention: each voxel, or each area (default: voxel).",
+    )
+    @option(
+        "--precision",
+        type=click.Choice(["fp32", "tf32", "bf16"]),
+        help="The precision of matrix products; tf32 needs CUDA (default: fp32).",
+    )
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        command(*args, **kwargs)
+
+    return run
