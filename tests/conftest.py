@@ -102,6 +102,18 @@ def alexnet_weights() -> Path:
 
 
 @pytest.fixture(scope="session")
+def random_alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole AlexNet of random weights, as torchvision saves one."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def photographs() -> list[Path]:
     """300 photographs."""
     paths = sorted((SHARED / "images").glob("*.jpg"))

@@ -4,18 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-import torchvision
 
 from ..conftest import Run
 
 
 @pytest.fixture(scope="package")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
-    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
-    return path
+def weights(random_alexnet: Path) -> Path:
+    return random_alexnet
 
 
 @pytest.fixture(scope="package")

@@ -13,8 +13,6 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
-import torch
-import torchvision
 from PIL import Image
 
 from boldreams_cli.data.neutral.writing import write
@@ -63,14 +61,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         areas={"left": left, "right": ~left},
     )
     return folder / "study.h5"
-
-
-@pytest.fixture(scope="module")
-def random_alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
-    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -79,17 +78,3 @@ def assert_same(first: FinetuneResult, second: FinetuneResult) -> None:
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert first.losses == second.losses
-
-
-class StopAt(StopFlag):
-    """Raised when it has been looked at so often."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self) -> bool:
-        self.looks -= 1
-        if self.looks == 0:
-            self.signal = signal.SIGTERM
-        return self.signal is not None

@@ -21,9 +21,10 @@ from boldreams_cli.encoding.readouts.attention import AttendingTraining, Attenti
 from boldreams_cli.encoding.readouts.base import Problem
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
+from tests.stopping import StopAfter
 
 from .conftest import Ready
-from .made_up import CPU, LAYERS, PLENTY, StopAfter, problem, solve
+from .made_up import CPU, LAYERS, PLENTY, Nowhere, problem, solve
 
 FEW = {"grid": 3, "keys": 4, "batch_size": 16}
 
@@ -175,7 +176,7 @@ def test_the_model_as_saved_predicts_what_was_trained(tmp_path: Path) -> None:
     made = training(posed, epochs=4, rate=3e-2)
     made.held = made.held[:0]  # keeps the last epoch
     for _ in range(4):
-        made.run_epoch(_Nowhere(), StopFlag())
+        made.run_epoch(Nowhere(), StopFlag())
     (block,) = made.training.blocks
     expected = block.missed([group.read(np.arange(70)) for group in made.maps], -made.mean.float().expand(70, -1))
     solution = made.solution()
@@ -192,18 +193,6 @@ def test_the_model_as_saved_predicts_what_was_trained(tmp_path: Path) -> None:
     assert (solution.chosen["content"] > 0).all()
 
 
-class _Nowhere:
-    """A checkpoint that keeps nothing."""
-
-    due = False
-
-    def load(self) -> None:
-        return None
-
-    def save(self, note: object, tensors: object) -> None:
-        raise AssertionError("nothing is to be kept")
-
-
 def test_each_voxel_keeps_its_best_epoch_and_a_tied_area_its_own(tmp_path: Path) -> None:
     posed = problem(tmp_path, voxels=6, noise=3.0)
     means, repeats = posed.betas.means(posed.betas.columns).double(), torch.from_numpy(posed.betas.repeats).double()
@@ -211,7 +200,7 @@ def test_each_voxel_keeps_its_best_epoch_and_a_tied_area_its_own(tmp_path: Path)
         made = training(posed, epochs=10, rate=3e-2, share=share)
         errors = []
         for _ in range(10):
-            made.run_epoch(_Nowhere(), StopFlag())
+            made.run_epoch(Nowhere(), StopFlag())
             (block,) = made.training.blocks
             missed = block.missed([group.read(np.arange(70)) for group in made.maps], means.float() - made.mean.float())
             errors.append((missed.double().square() * repeats[:, None])[torch.from_numpy(posed.held_out)].sum(0))

@@ -36,7 +36,8 @@ from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.features import backbones
-from tests.encoding.finetuned import CPU, GB, SETTINGS, Small, StopAt, assert_same, extracted, run, source_of
+from tests.encoding.finetuned import CPU, GB, SETTINGS, Small, assert_same, extracted, run, source_of
+from tests.stopping import StopAt
 
 pytestmark = pytest.mark.usefixtures("alexnet_of_63_pixels")
 

@@ -25,7 +25,8 @@ from boldreams_cli.encoding.model.checkpoint import read_note, read_tensors, wri
 from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.encoding.readouts.separable import batch_order
 from boldreams_cli.features import backbones
-from tests.encoding.finetuned import CPU, SETTINGS, Small, StopAt, assert_same, run, source_of
+from tests.encoding.finetuned import CPU, SETTINGS, Small, assert_same, run, source_of
+from tests.stopping import StopAt
 
 pytestmark = pytest.mark.usefixtures("alexnet_of_63_pixels")
 ONE = replace(SETTINGS, epochs=1)

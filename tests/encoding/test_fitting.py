@@ -22,6 +22,7 @@ from boldreams_cli.encoding.numerics.contraction import learning_rate, published
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable, batch_order
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.features.feature_store import FeatureStore
+from tests.stopping import StopAt
 
 from .conftest import Ready
 
@@ -112,22 +113,6 @@ def test_little_memory_changes_the_way_and_not_the_result(
         torch.testing.assert_close(little.weights.fields[name], values, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(little.weights.bias, plenty.weights.bias, rtol=1e-4, atol=1e-6)
     assert not list((tmp_path / "little/scratch").iterdir()), "the scratch file has no name"
-
-
-class StopAt(StopFlag):
-    """A signal at the n-th look."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self) -> bool:
-        import signal
-
-        self.looks -= 1
-        if self.looks == 0:
-            self.signal = signal.SIGUSR1
-        return self.signal is not None
 
 
 @pytest.mark.parametrize("voxels_at_a_time", [10**6, 60])

@@ -25,9 +25,9 @@ from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
+from tests.stopping import StopAt
 
 from .conftest import Ready
-from .test_fitting import StopAt
 
 CPU, GB = torch.device("cpu"), 2**30
 READOUTS: dict[str, Readout] = {

@@ -22,8 +22,9 @@ from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
 from boldreams_cli.encoding.readouts.stacked import Stacked, StackedSettings
+from tests.stopping import StopAfter
 
-from .made_up import StopAfter, problem, solve
+from .made_up import problem, solve
 
 VOXELS = 400  # several blocks of each solver
 READOUTS = ("separable", "smooth", "ridge", "primal", "gaussian", "local", "stacked", "attention")

@@ -19,6 +19,7 @@ from boldreams_cli.encoding.readouts.local import Local, LocalSettings
 from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
 
 from .made_up import LAYERS, PLENTY, predict, problem, solve
+from .references import left_out, penalties_of
 
 FEW = LocalSettings(grid=3, centres=2, sizes=(0.2,), penalties=(0.01, 0.1, 1.0, 10.0))
 
@@ -36,20 +37,6 @@ def scaled_features(posed, settings: LocalSettings) -> list[np.ndarray]:
     return [np.concatenate(of_field, 1) for of_field in zip(*parts, strict=True)]
 
 
-def absolute_penalties(x: np.ndarray, repeats: np.ndarray, settings: LocalSettings) -> np.ndarray:
-    centred = (x - np.average(x, 0, repeats)) * np.sqrt(repeats)[:, None]
-    return np.square(centred).sum() / min(len(x) - 1, x.shape[1]) * np.array(settings.penalties)
-
-
-def left_out(x: np.ndarray, y: np.ndarray, repeats: np.ndarray, penalty: float) -> float:
-    error = 0.0
-    for one in range(len(x)):
-        some = np.arange(len(x)) != one
-        fitted = SklearnRidge(penalty).fit(x[some], y[some], sample_weight=repeats[some])
-        error += repeats[one] * (fitted.predict(x[[one]])[0] - y[one]) ** 2
-    return error
-
-
 @pytest.mark.parametrize("compress", ["none", "sqrt"])
 def test_field_and_penalty_and_weights_are_scikit_learns(tmp_path: Path, compress: str) -> None:
     settings = LocalSettings(grid=3, centres=2, penalties=FEW.penalties, compress=compress)
@@ -58,7 +45,7 @@ def test_field_and_penalty_and_weights_are_scikit_learns(tmp_path: Path, compres
     repeats, betas = posed.betas.repeats, posed.betas.means(posed.betas.columns).double().numpy()
     errors, fits = [], []
     for x in scaled_features(posed, settings):
-        absolute = absolute_penalties(x, repeats, settings)
+        absolute = penalties_of(x, repeats, settings.penalties)
         cv = RidgeCV(absolute, alpha_per_target=True).fit(x, betas, repeats)
         chosen = [int(np.argmin(np.abs(absolute - alpha))) for alpha in cv.alpha_]
         errors.append([left_out(x, y, repeats, absolute[n]) for y, n in zip(betas.T, chosen, strict=True)])

@@ -10,9 +10,10 @@ import torch
 from boldreams_cli.console import StoppedError
 from boldreams_cli.encoding.model.folder import find_models, remove, resolve
 from boldreams_cli.encoding.readouts import separable
+from tests.stopping import StopAt
 
 from .conftest import Ready
-from .test_fitting import StopAt, run
+from .test_fitting import run
 
 LITTLE = 6_000_000  # voxels in several spans, maps in a file
 

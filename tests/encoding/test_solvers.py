@@ -25,23 +25,8 @@ from boldreams_cli.encoding.readouts.separable import squared_error
 from boldreams_cli.encoding.readouts.smooth import BestEpoch, Smooth, SmoothSettings, SmoothTraining
 from boldreams_cli.simulation.brain import field_distance
 
-from .made_up import CPU, LAYERS, PLENTY, predict, problem, solve
-
-
-def penalties_of(x: np.ndarray, repeats: np.ndarray, relative: tuple[float, ...] = HALF_DECADES) -> np.ndarray:
-    """The absolute ones, by their definition."""
-    centred = (x - np.average(x, 0, repeats)) * np.sqrt(repeats)[:, None]
-    return np.square(centred).sum() / min(len(x) - 1, x.shape[1]) * np.array(relative)
-
-
-def left_out(x: np.ndarray, y: np.ndarray, repeats: np.ndarray, penalty: float) -> float:
-    """Weighted squared error of each image predicted from all others, fitted again for each."""
-    error = 0.0
-    for one in range(len(x)):
-        some = np.arange(len(x)) != one
-        fitted = SklearnRidge(penalty).fit(x[some], y[some], sample_weight=repeats[some])
-        error += repeats[one] * (fitted.predict(x[[one]])[0] - y[one]) ** 2
-    return error
+from .made_up import CPU, LAYERS, PLENTY, Nowhere, predict, problem, solve
+from .references import left_out, penalties_of
 
 
 @pytest.mark.parametrize("grid", [1, 3])
@@ -205,7 +190,7 @@ def test_a_step_weighs_images_by_their_repeats(tmp_path: Path) -> None:
     )
     repeats = torch.from_numpy(posed.betas.repeats[training.train]).double()
     missed = predicted - training.betas[training.train].double()
-    training.run_epoch(_Nowhere(), _never())
+    training.run_epoch(Nowhere(), _never())
     expected = 2 * (missed * repeats[:, None]).sum(0) / repeats.sum()
     torch.testing.assert_close(block.bias.grad.double(), expected, rtol=1e-4, atol=1e-6)
 
@@ -242,7 +227,7 @@ def test_each_voxel_keeps_its_best_epoch(tmp_path: Path) -> None:
     settings = SmoothSettings(grid=3, epochs=12, batch_size=16, rate=3e-2)
     training = SmoothTraining(posed, pooled, settings, posed.betas.columns, torch.arange(6), 6)
     last = SmoothTraining(posed, pooled, settings, posed.betas.columns, torch.arange(6), 6)
-    keep, stop = _Nowhere(), _never()
+    keep, stop = Nowhere(), _never()
     epochs, errors = [], []
     means, repeats = posed.betas.means(posed.betas.columns).double(), torch.from_numpy(posed.betas.repeats).double()
     held = torch.from_numpy(posed.held_out)
@@ -269,18 +254,6 @@ def test_each_voxel_keeps_its_best_epoch(tmp_path: Path) -> None:
         torch.testing.assert_close(found.bias[voxel], epochs[epoch]["bias"][voxel])
     kept = torch.stack(errors).min(0).values.mean() / repeats[held].sum()
     assert found.curve["held_out_loss"][-1] == pytest.approx(float(kept), rel=1e-4)
-
-
-class _Nowhere:
-    """A checkpoint that keeps nothing."""
-
-    due = False
-
-    def load(self) -> None:
-        return None
-
-    def save(self, note: object, tensors: object) -> None:
-        raise AssertionError("nothing is to be kept")
 
 
 def test_held_out_images_are_not_trained_on(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +20,7 @@ from boldreams_cli.interpret.dreams.objectives import Objective
 from boldreams_cli.interpret.dreams.transforms import Transforms
 from boldreams_cli.interpret.targets import AreaTarget, FilterTarget, Target
 from tests.interpret.conftest import CPU, Fitted, by_hand
+from tests.stopping import StopAfter as After
 
 STEPS = 6
 
@@ -141,24 +141,6 @@ def test_same_seed_gives_identical_images(fitted: Fitted, dreamed: Dream) -> Non
     again = dreamer(area(fitted)).run(StopFlag())
     np.testing.assert_array_equal(again.images, dreamed.images)
     np.testing.assert_array_equal(again.trace, dreamed.trace)
-
-
-class After(StopFlag):
-    """Stops a loop after some looks at it."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self) -> bool:
-        self.looks -= 1
-        if self.looks < 0:
-            self.signal = signal.SIGTERM
-        return super().__bool__()
-
-    def check(self, kept: str) -> None:
-        bool(self)
-        super().check(kept)
 
 
 def test_stopped_dream_keeps_its_images_and_goes_on_to_the_same_end(fitted: Fitted, dreamed: Dream, tmp_path) -> None:

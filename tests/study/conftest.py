@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-import torchvision
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIGURATION = """
@@ -46,11 +44,8 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 @pytest.fixture(scope="package")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
-    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
-    return path
+def weights(random_alexnet: Path) -> Path:
+    return random_alexnet
 
 
 @pytest.fixture
