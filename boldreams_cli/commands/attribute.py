@@ -59,7 +59,7 @@ from boldreams_cli.interpret.attribution import methods as known_methods
     help="Folder to write TARGET/image-ID.png and so on into (default: attributions in the model's folder).",
 )
 @options.option("--overwrite", is_flag=True, help="Compute again what is done, and replace other maps in --output.")
-@options.option("--weights", default=None, metavar="FILE", help="The backbone's weights, if they have moved.")
+@options.moved_weights_option
 @options.memory_option
 @options.device_option
 def attribute(

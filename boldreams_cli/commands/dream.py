@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     "what is not the default).",
 )
 @options.option("--overwrite", is_flag=True, help="Dream again what is done, and replace another dream in --output.")
-@options.option("--weights", default=None, metavar="FILE", help="The backbone's weights, if they have moved.")
+@options.moved_weights_option
 @options.memory_option
 @options.device_option
 @options.seed_option

@@ -60,12 +60,7 @@ if TYPE_CHECKING:
 )
 @options.option("--sessions", default=None, metavar="LIST", help="Sessions, e.g. 1-40 (default: 1-37 or all there).")
 @options.betas_option
-@options.option(
-    "--captions-dir",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default=None,
-    help="Folder of COCO's captions files, for clip-text (default: under the NSD root).",
-)
+@options.captions_option
 @options.option("--clip", default="RN50x4", metavar="NAME[:TAG]", help="A CLIP that open_clip knows, for clip-text.")
 @options.option("--batch-size", type=click.IntRange(1), default=None, help="Images in a pass of the backbone.")
 @options.option(

@@ -33,12 +33,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     metavar="TEXT",
     help="For a text model, repeatable (in a variable: one a line).",
 )
-@options.option(
-    "--captions-dir",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default=None,
-    help="Folder of COCO's captions files, for a text model (default: under the NSD root).",
-)
+@options.captions_option
 @options.option(
     "--output",
     "file",
@@ -47,7 +42,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     help="The .npz to write, which is appended to other names (default: predictions/NAME.npz in the model's folder).",
 )
 @options.option("--overwrite", is_flag=True, help="Predict again what is done, and replace other predictions in FILE.")
-@options.option("--weights", default=None, metavar="FILE", help="The backbone's weights, if they have moved.")
+@options.moved_weights_option
 @options.memory_option
 @options.device_option
 def predict(

@@ -133,7 +133,7 @@ def _report(summary: dict[str, Any]) -> list[str]:
     method = f"{summary['permutations']} permutations" if summary["permutations"] else "standard errors over images"
     unknown = summary["ceiling_mean"] is None or not math.isfinite(summary["ceiling_mean"])
     measured = [
-        f"{name.removesuffix('_mean').replace('_', ' ')}: mean {_number(summary[name])}" for name in _measures(summary)
+        f"{name.removesuffix('_mean').replace('_', ' ')}: mean {_number(summary[name])}" for name in _measures()
     ]
     no_ceiling = ["no noise ceiling: the data say none, and r can be compared with nothing"] if unknown else []
     return [
@@ -151,7 +151,7 @@ def _report(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def _measures(summary: dict[str, Any]) -> list[str]:
+def _measures() -> list[str]:
     """Keys of what is measured beside r (encoding/evaluation/measures)."""
     from boldreams_cli.encoding.evaluation import measures
 

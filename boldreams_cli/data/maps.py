@@ -8,14 +8,9 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.data.surfaces import gifti_names, write_gifti
-from boldreams_cli.data.units import Units, VertexUnits, VoxelUnits
+from boldreams_cli.data.surfaces import write_gifti
+from boldreams_cli.data.units import Units, VertexUnits
 from boldreams_cli.files import written_whole
-
-
-def map_names(units: Units, stem: str) -> list[str]:
-    """Names of the files of a map."""
-    return [f"{stem}.nii.gz"] if isinstance(units, VoxelUnits) else list(gifti_names(units, stem).values())
 
 
 def write_map(folder: Path, stem: str, units: Units, values: NDArray[np.floating]) -> list[Path]:

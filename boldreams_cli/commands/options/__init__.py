@@ -3,6 +3,7 @@
 from boldreams_cli.commands.options.data import (
     betas_option,
     cache_option,
+    captions_option,
     data_options,
     dataset_of,
     nsd_option,
@@ -15,7 +16,7 @@ from boldreams_cli.commands.options.data import (
 from boldreams_cli.commands.options.environment import Command, command, option
 from boldreams_cli.commands.options.fits import InputChoice, input_options, readout_options
 from boldreams_cli.commands.options.machine import device_option, memory_option, pick_device, seed_option
-from boldreams_cli.commands.options.models import ModelChoice, model_options
+from boldreams_cli.commands.options.models import ModelChoice, model_options, moved_weights_option
 from boldreams_cli.commands.options.output import Output, output_options
 from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
 from boldreams_cli.commands.options.targets import target_options
@@ -34,6 +35,7 @@ __all__ = [
     "Output",
     "betas_option",
     "cache_option",
+    "captions_option",
     "choose_backbone",
     "choose_store",
     "command",
@@ -43,6 +45,7 @@ __all__ = [
     "input_options",
     "memory_option",
     "model_options",
+    "moved_weights_option",
     "nsd_option",
     "option",
     "output_options",

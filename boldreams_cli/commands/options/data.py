@@ -97,6 +97,16 @@ def data_options(command: Command) -> Command:
     )(command)
 
 
+def captions_option(command: Command) -> Command:
+    """Add --captions-dir."""
+    return option(
+        "--captions-dir",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        default=None,
+        help="Folder of COCO's captions files, for clip-text (default: under the NSD root).",
+    )(command)
+
+
 def dataset_of(nsd_root: Path | None, betas: str | None = None) -> Dataset:
     """Open the data set under --nsd-root, or in --data."""
     from boldreams_cli.data.opening import open_dataset

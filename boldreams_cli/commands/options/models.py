@@ -96,6 +96,12 @@ def _typed(name: str, value: Any) -> str:
     return f"{SELECTORS[name]} {value:g}" if isinstance(value, float) else f"{SELECTORS[name]} {value}"
 
 
+def moved_weights_option(command: Command) -> Command:
+    """Add --weights, where a model's backbone is built again."""
+    said = "The backbone's weights, if they have moved."
+    return option("--weights", default=None, metavar="FILE", help=said)(command)
+
+
 def model_options(command: Command) -> Command:
     """Add the selectors of a model; the command gets `choice`.
 
