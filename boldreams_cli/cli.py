@@ -11,28 +11,41 @@ import click
 
 from boldreams_cli import __version__
 
-# Name -> what it does, for the group's help without importing anything.
-COMMANDS = {
-    "import": "Write a subject of a public data set into one neutral file.",
-    "validate": "Say what is missing or odd in a data file of your own.",
-    "prepare": "Bring betas, masks, areas and split of a subject into the cache.",
-    "extract": "Compute a backbone's ReLU maps of the subjects' images, once.",
-    "rank": "Order the filters of each layer by how much they vary.",
-    "fit": "Fit a readout of the stored maps to a subject's voxels.",
-    "score": "Measure the test accuracy of a fitted model, per voxel and area.",
-    "sweep": "Fit and score a grid of models, here or as SLURM arrays.",
-    "predict": "Predict the betas of any images.",
-    "dream": "Find the images that excite an area, a voxel or a filter most.",
-    "attribute": "Show which pixels of an image drive an area's response.",
-    "wordcloud": "Draw the words that fit an image, a dream or an area best.",
-    "gallery": "Show areas by models: their dreams, words and attributions.",
-    "compare": "Compare two models of one subject: which predicts better, and where.",
-    "minimal": "Find the smallest percent of filters that will do, per area.",
-    "info": "Say what the cache holds, or list layers and areas.",
-    "report": "Write one page of all that the cache holds.",
-    "remove": "Delete fitted models, with all that was made from them.",
-    "demo": "Make a small experiment with a known brain and run everything on it.",
+# What is listed together -> name -> what it does, for the group's help without importing anything.
+SECTIONS = {
+    "Data": {
+        "import": "Write a subject of a public data set into one neutral file.",
+        "validate": "Say what is missing or odd in a data file of your own.",
+        "prepare": "Bring betas, masks, areas and split of a subject into the cache.",
+    },
+    "Models": {
+        "extract": "Compute a backbone's ReLU maps of the subjects' images, once.",
+        "rank": "Order the filters of each layer by how much they vary.",
+        "fit": "Fit a readout of the stored maps to a subject's voxels.",
+        "score": "Measure the test accuracy of a fitted model, per voxel and area.",
+        "predict": "Predict the betas of any images.",
+    },
+    "What they see": {
+        "dream": "Find the images that excite an area, a voxel or a filter most.",
+        "attribute": "Show which pixels of an image drive an area's response.",
+        "wordcloud": "Draw the words that fit an image, a dream or an area best.",
+        "gallery": "Show areas by models: their dreams, words and attributions.",
+    },
+    "Studies": {
+        "sweep": "Fit and score a grid of models, here or as SLURM arrays.",
+        "compare": "Compare two models of one subject: which predicts better, and where.",
+        "minimal": "Find the smallest percent of filters that will do, per area.",
+        "report": "Write one page of all that the cache holds.",
+    },
+    "The cache": {
+        "info": "Say what the cache holds, or list layers and areas.",
+        "remove": "Delete fitted models, with all that was made from them.",
+    },
+    "To begin with": {
+        "demo": "Make a small experiment with a known brain and run everything on it.",
+    },
 }
+COMMANDS = {name: said for section in SECTIONS.values() for name, said in section.items()}
 
 
 def load(name: str) -> click.Command:
@@ -66,8 +79,10 @@ class LazyGroup(click.Group):
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """List commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        widest = max(map(len, COMMANDS))
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), said) for name, said in section.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -76,7 +91,7 @@ def boldreams() -> None:
     """Train and interpret models of the brain's response to natural images.
 
     Maps of a pretrained network are computed once (extract); a readout from them to each voxel is fitted and
-    scored from that store (fit, score).
+    scored from that store (fit, score). COMMAND --help has examples; demo needs no data.
 
     Every option has an environment variable: BOLDREAMS_<OPTION> for those that mean the same everywhere
     (BOLDREAMS_NSD_ROOT, BOLDREAMS_CACHE, BOLDREAMS_DEVICE), and BOLDREAMS_<COMMAND>_<OPTION> for all

@@ -24,6 +24,7 @@ OF_MODELS = {"backbone", "clip", "percent", "readout", "recipe", "rf", "finetune
 OF_FITS = {"compress", "epochs", "grid", "members", "precision", "share"}
 OF_RUNNING = {"device", "memory", "seed", "json", "verbose", "quiet", "debug"}
 SHARED = OF_DATA | OF_MODELS | OF_FITS | OF_RUNNING
+COMMON = OF_RUNNING | {"cache", "nsd-root", "data"}  # that stand last in a command's help
 # Options of several commands that mean another thing in each, and the commands that BOLDREAMS_<OPTION> is meant for.
 SEVERAL = {
     "batch-size": ("fit", "sweep"),
@@ -129,6 +130,19 @@ class ShellCommand(click.Command):
         for parameter in self.params:
             if isinstance(parameter, ShellOption):
                 parameter.envvar = variables(self.name or "", long_name(parameter))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options first, then those that are the same in most."""
+        own: list[tuple[str, str]] = []
+        common: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                same = not isinstance(parameter, ShellOption) or long_name(parameter) in COMMON
+                (common if same else own).append(record)
+        for title, records in (("Options", own), ("Data, machine and output", common)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples as they are typed."""
