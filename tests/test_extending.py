@@ -65,7 +65,8 @@ def made(folder: Path, experiment: Path) -> list[dict[str, Any]]:
         ("import", "table", folder / "mine", "--output", folder / "mine.h5"),
         ("validate", folder / "mine.h5"),
         ("extract", "--backbone", "gabor:8", "--subject", 1, "--nsd-root", experiment),
-        ("fit", "--readout", "mean", "--percent", 100, "--subject", 1, "--nsd-root", experiment),
+        ("fit", "--readout", "mean", "--setting", "penalty=100", "--percent", 100, "--subject", 1,
+         "--nsd-root", experiment),
         ("score", "--readout", "mean", "--nsd-root", experiment),
         ("attribute", "--roi", "V1", "--count", 1, "--method", "steepest", "--nsd-root", experiment),
         ("sweep", "--subject", 1, "--backbone", "gabor:8", "--percent", 100, "--readout", "mean",
@@ -87,6 +88,7 @@ def test_commands_find_what_was_added(folder: Path, made: list[dict[str, Any]]) 
     assert extracted["layers"] == {"bank9": [16, 32, 32], "bank17": [16, 32, 32]}
     model = Path(fitted["model"])
     assert (model.parent.name, model.name.rpartition("-")[0]) == ("gabor-8", "percent-100-mean")
+    assert json.loads((folder / model / "spec.json").read_text())["training"]["penalty"] == 100
     assert scored["spearman_mean"] == pytest.approx(scored["r_mean"], abs=0.2)
     with (folder / model / "voxels.csv").open() as stream:
         assert all(-1 <= float(row["spearman"]) <= 1 for row in csv.DictReader(stream))

@@ -48,6 +48,14 @@ if TYPE_CHECKING:
 )
 @options.readout_options
 @options.option(
+    "--setting",
+    "more",
+    multiple=True,
+    separators="\n",
+    type=options.NamedValue(),
+    help="A setting of the readout that has no option of its own, repeatable.",
+)
+@options.option(
     "--folds",
     type=click.IntRange(2),
     default=None,
@@ -65,6 +73,7 @@ def fit(
     rf: str,
     readout: str,
     recipe: str | None,
+    more: tuple[tuple[str, str], ...],
     folds: int | None,
     resume: bool,
     overwrite: bool,
@@ -97,7 +106,7 @@ def fit(
 
     where, precision = options.pick_device(device), given["precision"] or "fp32"
     asked = {OF_OPTIONS[name]: value for name, value in given.items()}
-    chosen = choose_readout(readout, recipe, entry(inputs.backbone).reads, asked)
+    chosen = choose_readout(readout, recipe, entry(inputs.backbone).reads, asked, dict(more))
     _check(chosen.name, precision, where, tuning, folds)
     settings, cache = FitSettings(percent, rf, seed), inputs.cache
     result: FitResult | None

@@ -20,7 +20,7 @@ from boldreams_cli.encoding.model.full import FullModel, Predictor, predict_stor
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.contraction import learning_rate, published_start
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable, batch_order
-from boldreams_cli.encoding.readouts.settings import FitSettings
+from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
 from boldreams_cli.features.feature_store import FeatureStore
 from tests.stopping import StopAt
 
@@ -276,3 +276,31 @@ def test_settings_that_make_no_sense(ready: Ready, tmp_path: Path, settings: dic
     with pytest.raises(ChoiceError):
         run(ready, tmp_path, **settings)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("readout", "typed", "expected"),
+    [
+        ("ridge", "penalties=1,2.5", (1.0, 2.5)),
+        ("ridge", "penalties=3.0", (3.0,)),
+        ("ridge", "compress=none", "none"),
+        ("attention", "bias_times=3", 3.0),
+        ("stacked", "members=ridge,local", ("ridge", "local")),
+    ],
+)
+def test_a_setting_is_typed_as_its_readout_has_it(readout: str, typed: str, expected: object) -> None:
+    name, _, text = typed.partition("=")
+    settings = choose_readout(readout, None, "images", {}, {name: text}).settings
+    assert getattr(settings, name) == expected
+    assert type(getattr(settings, name)) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("gird=3", "no setting 'gird'; there: compress, grid, penalties"), ("grid=many", "a value like 5"),
+     ("grid=0", "--grid"), ("grid=2.5", "a value like 5")],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused_with_the_remedy(typed: str, said: str) -> None:
+    name, _, text = typed.partition("=")
+    with pytest.raises(ChoiceError, match=said):
+        choose_readout("ridge", None, "images", {}, {name: text})

@@ -20,7 +20,7 @@ from boldreams_cli.commands.options.models import ModelChoice, model_options, mo
 from boldreams_cli.commands.options.output import Output, output_options
 from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
 from boldreams_cli.commands.options.targets import target_options
-from boldreams_cli.commands.options.types import BYTES, PERCENT, READOUT, RECIPE, SUBJECT, CommaList
+from boldreams_cli.commands.options.types import BYTES, PERCENT, READOUT, RECIPE, SUBJECT, CommaList, NamedValue
 
 __all__ = [
     "BYTES",
@@ -32,6 +32,7 @@ __all__ = [
     "Command",
     "InputChoice",
     "ModelChoice",
+    "NamedValue",
     "Output",
     "betas_option",
     "cache_option",

@@ -78,6 +78,21 @@ class CommaList(click.ParamType):
         return tuple(self.of.convert(part, parameter, context) for part in parts)
 
 
+class NamedValue(click.ParamType):
+    """A name and a value, ``NAME=VALUE``."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[str, str]:
+        """To both, as text."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not (name.strip() and equals):
+            self.fail(f"{value!r} is no setting; write NAME=VALUE", parameter, context)
+        return name.strip(), text.strip()
+
+
 class SolverField(click.ParamType):
     """A readout or a recipe of those that there are; they are looked up when one is named.
 

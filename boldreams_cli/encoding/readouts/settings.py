@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -41,7 +42,9 @@ class FitSettings:
             raise ChoiceError(f"--seed takes a number from 0 up, not {self.seed}")
 
 
-def choose_readout(readout: str, recipe: str | None, reads: str, asked: Mapping[str, Any]) -> Readout:
+def choose_readout(
+    readout: str, recipe: str | None, reads: str, asked: Mapping[str, Any], more: Mapping[str, str] | None = None
+) -> Readout:
     """The solver that a command asked for, with its settings.
 
     Parameters
@@ -50,6 +53,7 @@ def choose_readout(readout: str, recipe: str | None, reads: str, asked: Mapping[
     recipe : of that kind; None is its first, the published one where there is one.
     reads : ``images`` or ``captions``, what the backbone reads.
     asked : settings of the command line; None stands for the readout's own default.
+    more : settings that have no option, as they were typed.
 
     Raises
     ------
@@ -82,6 +86,40 @@ def choose_readout(readout: str, recipe: str | None, reads: str, asked: Mapping[
         typed = {setting: f"--{name.replace('_', '-')}" for name, setting in OF_OPTIONS.items()}
         names = ", ".join(typed.get(name, name) for name in given if name in unknown)
         raise ChoiceError(f"{what} has no {names}; leave {'it' if len(unknown) == 1 else 'them'} out")
+    given |= {name: _typed(solver, name, text) for name, text in (more or {}).items()}
     settings = solver.Settings(**given)
     settings.check()
     return solver(settings)
+
+
+def _typed(solver: type[Readout], name: str, text: str) -> Any:
+    """A setting as its readout has it: a number, a text, or several with commas between them.
+
+    Raises
+    ------
+    ChoiceError
+        If the readout has no such setting, or the value is of another kind.
+    """
+    defaults = {field.name: field.default for field in fields(solver.Settings)}
+    if name not in defaults:
+        raise ChoiceError(f"--readout {solver.readout} has no setting {name!r}; there: {listing(sorted(defaults))}")
+    default = defaults[name]
+    try:
+        if isinstance(default, tuple):
+            return tuple(_like(default[0], part) for part in text.split(","))
+        return _like(default, text)
+    except (SyntaxError, ValueError) as error:
+        like = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        raise ChoiceError(f"--setting {name}={text}: write a value like {like}") from error
+
+
+def _like(default: Any, text: str) -> Any:
+    """A value of the type of another; where that is None, what the text reads as."""
+    if isinstance(default, str):
+        return text
+    value = ast.literal_eval(text.strip())
+    if default is not None and type(value) is not type(default):
+        if not (isinstance(default, float) and type(value) is int):
+            raise ValueError(text)
+        value = float(value)
+    return value
