@@ -123,7 +123,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
     monkeypatch.setattr(Separable, "bytes_resident", lambda self, problem: problem.memory // 2)
     monkeypatch.setattr(Separable, "voxels_together", lambda self, problem: 1)
     whole = run(ready, tmp_path / "whole")
-    with pytest.raises(StoppedError, match=r"SIGUSR1.*checkpoint at epoch 2"):
+    with pytest.raises(StoppedError, match=r"SIGTERM.*checkpoint at epoch 2"):
         run(ready, tmp_path / "parts", stop=StopAt(8))
     if voxels_at_a_time == 60:
         with pytest.raises(StoppedError):
