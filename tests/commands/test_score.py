@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.stats
+import sklearn.metrics
 import torch
 
 from ..conftest import Run
@@ -105,6 +106,10 @@ def influence(raw: Raw) -> np.ndarray:
     return p * y - (p * y).mean(0) * (y**2 + p**2) / 2
 
 
+def explained(raw: Raw) -> np.ndarray:
+    return sklearn.metrics.r2_score(raw.mean(), raw.predicted, multioutput="raw_values")
+
+
 def test_areas(raw: Raw, experiment: Path) -> None:
     inside = labelled(experiment, "prf-visualrois", [1, 2], raw.places)  # V1v, V1d
     r = correlations(raw.predicted, raw.mean())[inside]
@@ -130,6 +135,7 @@ def test_areas(raw: Raw, experiment: Path) -> None:
         "accuracy_ci": [accuracy - t * accuracy_error, accuracy + t * accuracy_error],
         "accuracy_voxels": fair.sum(),
         "below_floor": (~fair).sum(),
+        "explained_variance_mean": explained(raw)[inside].mean(),
     }
 
     def flat(values: dict[str, Any]) -> dict[str, Any]:
@@ -171,6 +177,7 @@ def test_voxels(raw: Raw, experiment: Path) -> None:
         "p": p,
         "q": scipy.stats.false_discovery_control(p),
         "r_over_ceiling": np.where(ceiling >= 0.2, r / ceiling, np.nan),
+        "explained_variance": explained(raw),
     }
     for name, values in expected.items():
         np.testing.assert_allclose(columns[name], values, atol=2e-5, err_msg=name)
@@ -179,7 +186,7 @@ def test_voxels(raw: Raw, experiment: Path) -> None:
     for area, volume, labels in (("V1", "prf-visualrois", [1, 2]), ("ecc_1", "prf-eccrois", [1])):
         inside = labelled(experiment, volume, labels, raw.places)
         np.testing.assert_array_equal([area in found for found in names], inside)
-    for file in ("ceiling", "r_over_ceiling", "q"):
+    for file in ("ceiling", "r_over_ceiling", "q", "explained_variance"):
         volume = nibabel.load(raw.folder / f"{file}.nii.gz")
         np.testing.assert_allclose(volume.get_fdata()[raw.places], expected[file], atol=2e-5)
         assert np.isnan(volume.get_fdata()).sum() >= volume.get_fdata().size - len(r), "nothing beside the voxels"

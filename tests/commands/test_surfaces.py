@@ -62,7 +62,7 @@ def test_all_maps_in_one_cifti(scored: tuple[Path, dict]) -> None:
     assert str(folder / "scores.dscalar.nii") in said["files"]
     image = nibabel.load(folder / "scores.dscalar.nii")
     names, brain = image.header.get_axis(0).name.tolist(), image.header.get_axis(1)
-    assert names == ["correlation", "ceiling", "r_over_ceiling", "q"]
+    assert names == ["correlation", "ceiling", "r_over_ceiling", "q", "explained_variance"]
     assert set(brain.nvertices.values()) == {MESH}
     values = image.get_fdata(dtype=np.float32)
     for side, structure in (("L", "CIFTI_STRUCTURE_CORTEX_LEFT"), ("R", "CIFTI_STRUCTURE_CORTEX_RIGHT")):
