@@ -52,6 +52,9 @@ class Live(nn.Module):
         self.preprocessing = brain.backbone.entry.preprocessing
         self.features = torchvision.models.get_model("alexnet", weights=None).features.requires_grad_(False)
         self.layouts = layouts
+        for number, layout in enumerate(layouts):
+            for place, name in enumerate(layout.group.layers):
+                self.register_buffer(f"filters_{number}_{place}", torch.tensor(layout.filters[name]))
         sizes = [(layout.count, layout.group.pixels) for layout in layouts]
         fields, weights, bias = published_start(sizes, voxels, np.arange(voxels), 0)
         self.fields, self.weights = nn.ParameterList(fields), nn.ParameterList(weights)
@@ -65,8 +68,11 @@ class Live(nn.Module):
             for name, layer in self.features.named_children():
                 value = maps[f"features.{name}"] = layer(value)
         out = self.bias
-        for layout, field, weight in zip(self.layouts, self.fields, self.weights, strict=True):
-            chosen = [maps[name][:, layout.filters[name]].flatten(2) for name in layout.group.layers]
+        for number, (layout, field, weight) in enumerate(zip(self.layouts, self.fields, self.weights, strict=True)):
+            chosen = [
+                maps[name][:, self.get_buffer(f"filters_{number}_{place}")].flatten(2)
+                for place, name in enumerate(layout.group.layers)
+            ]
             out = out + ((torch.cat(chosen, 1) @ field) * weight).sum(1)
         return out
 
@@ -82,25 +88,36 @@ def layouts_of(brain: Brain, percent: float) -> list[MapLayout]:
     return [MapLayout(group, filters) for group in make_groups(shapes, "shared")]
 
 
-def live_seconds(brain: Brain, layouts: list[MapLayout], copies: int = 1) -> float:
+def live_seconds(brain: Brain, layouts: list[MapLayout], copies: int = 1, device: torch.device = CPU) -> float:
     """Seconds of the published training with the backbone in the loop, from the median of some steps.
 
-    `copies` repeats the voxels, for the time that more of them take.
+    `copies` repeats the voxels, for the time that more of them take. On a GPU all images are there, resized, before.
     """
     responses = brain.responses
     trials = np.flatnonzero(~responses.trial_test)
     betas = torch.from_numpy(responses.read_betas(~responses.trial_test, slice(None))).repeat(1, copies)
-    model = Live(brain, layouts, betas.shape[1])
+    model, betas = Live(brain, layouts, betas.shape[1]).to(device), betas.to(device)
     adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    images = [brain.stimuli.read(responses.trial_images[trials[i * 16 : i * 16 + 16]]) for i in range(LIVE_STEPS)]
+    read = [brain.stimuli.read(responses.trial_images[trials[i * 16 : i * 16 + 16]]) for i in range(LIVE_STEPS)]
+    images = [torch.from_numpy(block) for block in read]
+    if device.type == "cuda":
+        images = [model.preprocessing.resize(block).permute(0, 2, 3, 1).to(device) for block in images]
     times = []
     for step, block in enumerate(images):
+        synchronize(device)
         start = time.perf_counter()
         adam.zero_grad()
-        (model(torch.from_numpy(block)) - betas[step * 16 : step * 16 + 16]).square().mean().backward()
+        (model(block) - betas[step * 16 : step * 16 + 16]).square().mean().backward()
         adam.step()
+        synchronize(device)
         times.append(time.perf_counter() - start)
     return float(np.median(times)) * 10 * len(trials) / 16
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what a GPU has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def fits(brain: Brain) -> list[dict[str, object]]:
@@ -137,15 +154,15 @@ def fits(brain: Brain) -> list[dict[str, object]]:
 
 
 def fast_times(
-    brain: Brain, layouts: list[MapLayout], paper_r: float, target: Tensor
+    brain: Brain, layouts: list[MapLayout], paper_r: float, target: Tensor, device: torch.device = CPU
 ) -> tuple[int, float, float, float, float]:
     """Epochs, seconds and r of the shortest fast fit that reaches the published r; seconds and r of the whole one."""
     found, epochs = (0.0, -1.0), 0
     for epochs in (1, 2, 4, 8, 16):
-        found = _fast(brain, layouts, SmoothSettings(epochs=epochs), target)
+        found = _fast(brain, layouts, SmoothSettings(epochs=epochs), target, device=device)
         if found[1] >= paper_r:
             break
-    return epochs, *found, *_fast(brain, layouts, SmoothSettings(), target)
+    return epochs, *found, *_fast(brain, layouts, SmoothSettings(), target, device=device)
 
 
 def _paper_size(brain: Brain, layouts: list[MapLayout], epochs: int, target: Tensor) -> list[dict[str, object]]:
@@ -161,15 +178,20 @@ def _paper_size(brain: Brain, layouts: list[MapLayout], epochs: int, target: Ten
 
 
 def _fast(
-    brain: Brain, layouts: list[MapLayout], settings: SmoothSettings, target: Tensor, copies: int = 1
+    brain: Brain,
+    layouts: list[MapLayout],
+    settings: SmoothSettings,
+    target: Tensor,
+    copies: int = 1,
+    device: torch.device = CPU,
 ) -> tuple[float, float]:
     responses, target = brain.responses, target.repeat(1, copies)
     start = time.perf_counter()
     betas = _Copies(responses, copies)
     rows = brain.store.rows(betas.image_ids)
-    maps_of = StoredMaps(brain.store, rows, layouts, CPU, brain.cache / "scratch")
+    maps_of = StoredMaps(brain.store, rows, layouts, device, brain.cache / "scratch")
     held_out = hold_out(betas.image_ids, FitSettings(10).held_out, 0)
-    problem = Problem(maps_of, betas, held_out, 0, CPU, 8 * GB)
+    problem = Problem(maps_of, betas, held_out, 0, device, 8 * GB)
     result = Smooth(settings).solve(problem, betas.columns, _NotKept(), StopFlag())
     seconds = time.perf_counter() - start
     test = ResidentMaps.read(brain.store, brain.store.rows(responses.test_images), layouts, CPU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from numcodecs import Blosc
 
 from benchmarks.brain import Brain
+from benchmarks.fitting import CPU, synchronize
 from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups, read_groups
 from boldreams_cli.encoding.inputs.ranking import rank_filters
@@ -24,24 +26,28 @@ TARGETS = {"alexnet": 0.85, "vgg11": 0.85}
 WEIGHTS = {"efficientnet_lite0": "pretrained"}
 
 
-def extraction_rates(brain: Brain, name: str) -> tuple[float, float, float]:
+def extraction_rates(
+    brain: Brain, name: str, images: int, batch: int | None = None, device: torch.device = CPU
+) -> tuple[float, float, float]:
     """Images/s of extraction, of our network alone, and of its library's in inference mode with the same batch."""
     backbone = brain.backbone if name == "alexnet" else backbones.load(name, WEIGHTS.get(name, "random"))
-    ids = np.arange(IMAGES[name])
+    backbone, ids = copy.deepcopy(backbone).to(device), np.arange(images)
     available = len(brain.stimuli)
     source = extraction.Source(ids, [ids], lambda some: brain.stimuli.read(some % available), {"bench": name})
-    batch = backbone.entry.batch_size
+    batch = batch or backbone.entry.batch_size
     size = backbone.entry.preprocessing.size
     # As its library builds it: no layer replaced, channels first. Weights do not change its speed.
-    plain = backbones.load(name, "random", trainable=True).network.to(memory_format=torch.contiguous_format)
-    pixels = torch.rand(batch, 3, size, size)
+    plain = backbones.load(name, "random", trainable=True).network.to(device, memory_format=torch.contiguous_format)
+    pixels = torch.rand(batch, 3, size, size, device=device)
     rates = []
     with torch.inference_mode():
         for network in (backbone, plain):
             network(pixels)
+            synchronize(device)
             start = time.perf_counter()
             for _ in range(len(ids) // batch):
                 network(pixels)
+            synchronize(device)
             rates.append(len(ids) / (time.perf_counter() - start))
     cache = brain.folder / f"bench-{name}"
     plan = extraction.make_plan(backbone, source, cache, "float16", None)
@@ -54,7 +60,7 @@ def extract(brain: Brain) -> list[dict[str, object]]:
     """Two rows a backbone."""
     rows = []
     for name in IMAGES:
-        stored, network, bare = extraction_rates(brain, name)
+        stored, network, bare = extraction_rates(brain, name, IMAGES[name])
         rows += [
             _rates(f"{name}: our network's images/s against a bare forward pass", network, bare, "/s", "-"),
             _rates(f"extract {name}: the same, and stored", stored, bare, "/s", TARGETS.get(name, "-")),

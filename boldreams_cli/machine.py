@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -60,47 +60,99 @@ def cores() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, CUDA or torch's allocator of the CPU ran out; the latter two raise RuntimeErrors.
+    """Whether Python, CUDA, its libraries or torch's allocator of the CPU ran out; all but Python raise RuntimeErrors.
 
     By name, because torch may not have been imported.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    signs = ("DefaultCPUAllocator", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
+MAPS, VOXELS = 1 / 2, 1 / 3  # of what is free on a GPU; steps take the rest
+
+
+def room(device: torch.device, memory: int, part: float = 1.0) -> int:
+    """Bytes that data may take on the device that computes.
+
+    Parameters
+    ----------
+    device : that computes.
+    memory : of the host that they may take; on a CPU that is all there is to it.
+    part : of what is free on a GPU, blocks that torch keeps for later counted in, for this kind of data.
+    """
+    if device.type != "cuda":
+        return memory
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(part * (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)))
 
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Make convolutions on CUDA give the same sums every time."""
+    """Make CUDA give the same sums every time, those of IEEE's float32."""
     if device.type != "cuda":
         yield
         return
     import torch
 
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    try:
+        cudnn.benchmark, cudnn.deterministic = False, True
+        with float32_products("fp32", device):
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
+def set_products(precisions: Sequence[str]) -> list[str]:
+    """Have CUDA multiply float32 numbers that way from now on, in matrix products and in convolutions.
+
+    Torch's older names for this (``allow_tf32``) must not be used beside these: it refuses to read a mixture.
+
+    Parameters
+    ----------
+    precisions : ``ieee`` or ``tf32`` for both of these.
+
+    Returns
+    -------
+    What it was before.
+    """
+    import torch
+
+    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [setting.fp32_precision for setting in settings]
+    for setting, value in zip(settings, precisions, strict=True):
+        setting.fp32_precision = value
+    return before
+
+
+def ieee_products(device: torch.device) -> None:
+    """Have CUDA multiply float32 numbers as they are, from now on; torch by itself takes TF32 for convolutions.
+
+    What is computed then does not depend on the GPU but in rounding. Nothing is set where the device is not CUDA.
+    """
+    if device.type == "cuda":
+        set_products(["ieee"] * 2)
 
 
 @contextmanager
 def float32_products(precision: str, device: torch.device) -> Iterator[None]:
-    """How CUDA multiplies float32 numbers while the block runs; torch by itself takes TF32 for convolutions.
+    """How CUDA multiplies float32 numbers while the block runs.
 
     Parameters
     ----------
-    precision : ``tf32``, or anything else for IEEE's float32: what is computed then does not depend on the GPU.
+    precision : ``tf32``, or anything else for IEEE's float32.
     device : that computes; nothing is set where it is not CUDA.
     """
     if device.type != "cuda":
         yield
         return
-    import torch
-
-    settings: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
+    before = set_products(["tf32" if precision == "tf32" else "ieee"] * 2)
     try:
-        for setting in settings:
-            setting.fp32_precision = "tf32" if precision == "tf32" else "ieee"
         yield
     finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
+        set_products(before)

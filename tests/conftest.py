@@ -7,15 +7,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from boldreams_cli.machine import same_products
+
+if TYPE_CHECKING:
+    from tests.card import Card
 
 same_products()  # as every command does; before torch is imported
 if "PYTEST_XDIST_WORKER" in os.environ:  # others are at work on the other cores; commands that tests start inherit it
@@ -90,6 +94,15 @@ def run(experiment: Path) -> Run:
         return done
 
     return call
+
+
+@pytest.fixture
+def card() -> Iterator[Card]:
+    """A GPU made of the host's memory, for the time of a test (tests/card.py)."""
+    from tests.card import a_card
+
+    with a_card() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

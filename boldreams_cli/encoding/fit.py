@@ -40,6 +40,7 @@ from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.files import write_text
+from boldreams_cli.machine import MAPS, VOXELS, room
 
 
 def fit(
@@ -145,16 +146,17 @@ def _pose(
     betas, maps = inputs.betas, inputs.maps([MapLayout(group, spec.layers) for group in spec.groups])
     held_out = hold_out(betas.image_ids, settings.held_out, settings.seed)
     title = f"fit {spec.backbone} {spec.percent:g} %, {spec.recipe or spec.readout}"
-    room = usable(memory) - inputs.kept_bytes(readout.pooled)
-    return Problem(maps, betas, held_out, settings.seed, inputs.device, room, title), maps
+    left = usable(memory) - inputs.kept_bytes(readout.pooled)
+    left = min(left, room(inputs.device, left, VOXELS))  # what is solved at a time is in both memories
+    return Problem(maps, betas, held_out, settings.seed, inputs.device, left, title), maps
 
 
 def _solve(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, stop: StopFlag) -> None:
     """Solve all voxels that are not solved yet, span by span."""
     columns = problem.betas.columns
     each = readout.bytes_per_voxel(problem)
-    # Maps may take what all voxels leave, and half of the memory at least.
-    maps.limit = problem.memory - min(len(columns) * each, problem.memory // 2)
+    # Maps may take what all voxels leave, and half of the memory at least; of a GPU's what is for them.
+    maps.limit = room(problem.device, problem.memory - min(len(columns) * each, problem.memory // 2), MAPS)
     resident = readout.bytes_resident(problem)
     most = (problem.memory - resident) // each
     sets = readout.sets(problem)

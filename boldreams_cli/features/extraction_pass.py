@@ -17,6 +17,7 @@ from boldreams_cli.console import BoldreamsError, Progress, StopFlag, listing, p
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.store_arrays import ids_hash
 from boldreams_cli.locks import Lock
+from boldreams_cli.transfers import landing, read_ahead
 
 if TYPE_CHECKING:
     from boldreams_cli.features.backbones import Backbone
@@ -43,14 +44,18 @@ class PixelsHash:
 
 def cast(maps: Tensor, dtype: str, layer: str) -> Tensor:
     """To the store's dtype, refusing what it cannot hold (NaN compares false, so it is refused too)."""
-    low, high = float(maps.amin()), float(maps.amax())  # aminmax is far slower where channels come last
+    refuse(float(maps.amin()), float(maps.amax()), dtype, layer)  # aminmax is far slower where channels come last
+    return maps.to(getattr(torch, dtype))
+
+
+def refuse(low: float, high: float, dtype: str, layer: str) -> None:
+    """Raise BoldreamsError for maps with values from `low` to `high` that the store's dtype cannot hold."""
     limit = float(np.finfo(dtype).max)
     if not (low >= -limit and high <= limit):
         raise BoldreamsError(
             f"{layer} has values from {low:.4g} to {high:.4g}, which {dtype} cannot hold; "
             + ("use --dtype float32" if dtype == "float16" and abs(high) < np.inf else "check the weights")
         )
-    return maps.to(getattr(torch, dtype))
 
 
 @dataclass
@@ -177,55 +182,50 @@ class Pass:
         return self.store.rows_of(line, None) if line is not None else 0
 
     def _compute(self, unit: _Unit, advance: Callable[[int], None]) -> tuple[Arrays, Arrays, str] | None:
-        """Maps, means and the hash of what was read; None where a signal came first."""
-        maps: Arrays = {}
-        means: Arrays = {}
-        filters = {}
-        if self.kind == "maps":
-            for name in self.store.layers:
-                filters[name] = torch.from_numpy(self.store.filters(name).astype(np.int64))
+        """Maps, means and the hash of what was read; None where a signal came first.
+
+        What a GPU computes is copied while it goes on; only at the end it is waited for.
+        """
+        found = _Found(unit.end - unit.first, self.dtype, self.backbone.device)
+        filters = {name: self._some(name) for name in self.store.layers} if self.kind == "maps" else {}
         read = PixelsHash()
         for start, stop, batch in self._batches(unit.first, unit.end, read):
             place = slice(start - unit.first, stop - unit.first)
             for name, value in batch.items():
-                if name not in means:
-                    means[name] = np.empty((unit.end - unit.first, value.shape[1]), dtype=np.float32)
-                means[name][place] = value.mean((2, 3)).numpy(force=True)
+                found.keep_means(name, place, value)
                 if self.kind == "maps":
-                    chosen = filters[name].to(value.device)
-                    kept = value if len(chosen) == value.shape[1] and self._natural(chosen) else value[:, chosen]
-                    stored = cast(kept, self.dtype, name)
-                    if name not in maps:
-                        maps[name] = np.empty((unit.end - unit.first, *stored.shape[1:]), dtype=self.dtype)
-                    torch.from_numpy(maps[name][place]).copy_(stored)
+                    chosen = filters[name]
+                    found.keep_maps(name, place, value if chosen is None else value[:, chosen])
             advance(stop - start)
             if self.stop and stop < unit.end:
                 return None
-        return maps, means, read.digits
+        return *found.arrays(), read.digits
 
-    @staticmethod
-    def _natural(filters: Tensor) -> bool:
-        return bool((filters.diff() == 1).all())
+    def _some(self, layer: str) -> Tensor | None:
+        """Filters of a layer that are stored, on the device; None for all of them as they come."""
+        filters = self.store.filters(layer).astype(np.int64)
+        if np.array_equal(filters, np.arange(self.store.layers[layer][0])):
+            return None
+        return torch.from_numpy(filters).to(self.backbone.device)
 
     def _batches(self, first: int, end: int, hashed: PixelsHash) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-        """Rows and maps of each batch; the next images are read while these go through the network."""
+        """Rows and maps of each batch; the next images are read, and for a GPU resized, while these are computed on."""
         starts = range(first, end, self.batch_size)
+        gpu = self.backbone.device.type == "cuda"
 
-        def read(start: int) -> Tensor:
+        def read(start: int) -> tuple[Tensor]:
             ids = self.store.images[start : min(start + self.batch_size, end)]
             images = self.source.read(ids)
             hashed.update(images)
             _refuse_plain(images, ids)
-            return torch.from_numpy(images)
+            stimuli = torch.from_numpy(images)
+            return (self.backbone.ready(stimuli) if gpu else stimuli,)
 
-        with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(read, first)
-            for start in starts:
-                images = coming.result()
-                if start != starts[-1]:
-                    coming = reader.submit(read, start + self.batch_size)
-                with torch.inference_mode():
-                    yield start, start + len(images), self.backbone.maps_of(images)
+        maps_of = self.backbone.maps_of_ready if gpu else self.backbone.maps_of
+        for start, (images,) in zip(starts, read_ahead(read, starts, self.backbone.device), strict=True):
+            with torch.inference_mode():
+                found = maps_of(images)
+            yield start, start + len(images), found
 
     def _write(self, unit: _Unit, maps: Arrays, means: Arrays, read: str, lock: Lock) -> None:
         """Write a unit's files, then its lines; finished rows before it are written again with it, means are not."""
@@ -251,6 +251,53 @@ class Pass:
         rows, new = np.arange(unit.begin, unit.begin + there), slice(unit.begin + there - unit.first, None)
         whole = {name: np.concatenate([self.store.means(name, rows), values[new]]) for name, values in means.items()}
         self.store.write("mean", unit.number, whole, segments)
+
+
+class _Found:
+    """Means and maps of a unit's rows on the host, and the limits of the maps on the device.
+
+    Parameters
+    ----------
+    rows : of the unit.
+    dtype : of the store.
+    device : of what is kept.
+    """
+
+    def __init__(self, rows: int, dtype: str, device: torch.device) -> None:
+        self.rows, self.dtype, self.device = rows, dtype, device
+        self.means: dict[str, Tensor] = {}
+        self.maps: dict[str, Tensor] = {}
+        self._limits: dict[str, list[Tensor]] = {}
+
+    def keep_means(self, layer: str, place: slice, maps: Tensor) -> None:
+        """Spatial means of some rows."""
+        means = maps.mean((2, 3))
+        if layer not in self.means:
+            self.means[layer] = landing((self.rows, means.shape[1]), torch.float32, self.device)
+        self.means[layer][place].copy_(means, non_blocking=True)
+
+    def keep_maps(self, layer: str, place: slice, maps: Tensor) -> None:
+        """Maps of some rows, in the store's dtype."""
+        self._limits.setdefault(layer, []).append(torch.stack([maps.amin(), maps.amax()]))
+        if layer not in self.maps:
+            self.maps[layer] = landing((self.rows, *maps.shape[1:]), getattr(torch, self.dtype), self.device)
+        self.maps[layer][place].copy_(maps.to(self.maps[layer].dtype), non_blocking=True)
+
+    def arrays(self) -> tuple[Arrays, Arrays]:
+        """Maps and means, once all of them are there.
+
+        Raises
+        ------
+        BoldreamsError
+            If there are values that the store's dtype cannot hold.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        for layer, limits in self._limits.items():
+            low, high = torch.stack(limits, 1)
+            refuse(float(low.amin()), float(high.amax()), self.dtype, layer)
+        maps, means = ({name: value.numpy() for name, value in kind.items()} for kind in (self.maps, self.means))
+        return maps, means
 
 
 def _refuse_plain(images: NDArray[Any], ids: NDArray[Any]) -> None:

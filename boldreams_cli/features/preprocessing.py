@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from boldreams_cli.data.dataset import Pictures
+from boldreams_cli.transfers import sent
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -60,7 +61,8 @@ class Preprocessing:
         if pixels.shape[-2:] != (self.size, self.size):
             shape = (self.size, self.size)
             pixels = functional.interpolate(pixels, size=shape, mode=self.interpolation, antialias=True)
-        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        colours = (torch.tensor(values, dtype=pixels.dtype)[:, None, None] for values in (self.mean, self.std))
+        mean, std = (sent(values, pixels.device) for values in colours)
         return torch.addcmul(-mean / std, pixels, 1 / std)  # in one pass over the pixels
 
     def to_dict(self) -> dict[str, Any]:

@@ -57,10 +57,6 @@ class TextBackbone(Backbone):
         total[there] = embedded
         return {LAYER: (total.sum(1) / there.sum(1, keepdim=True))[:, :, None, None]}
 
-    def maps_of(self, images: Tensor) -> dict[str, Tensor]:
-        """As `forward`, moved to this backbone's device."""
-        return self(images.to(self.tower.device))
-
 
 def load(clip_name: str = clip.DEFAULT, weights: str = "pretrained", seed: int = 0) -> TextBackbone:
     """Build the text backbone; see `clip.load` for what is raised."""

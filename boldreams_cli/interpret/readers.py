@@ -16,6 +16,7 @@ from boldreams_cli.encoding.model.full import IMAGE_BLOCK, FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.machine import MAPS, room
 
 Reader = Callable[[Sequence[Tensor]], Tensor]
 
@@ -89,6 +90,7 @@ def read_stored(
     layouts = [MapLayout(group, model.spec.layers) for group in model.spec.groups]
     rows = store.rows(images)
     values = sum(a * c for a, c in (layout.shape for layout in layouts))
+    memory = min(memory, room(device, memory, MAPS))
     step = max(IMAGE_BLOCK, memory // 2 // (values * 4) // store.rows_per_shard * store.rows_per_shard)
     parts = []
     with torch.inference_mode():

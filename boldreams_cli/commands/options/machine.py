@@ -31,7 +31,7 @@ def memory_option(command: Command) -> Command:
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn --device into a torch device.
+    """Turn --device into a torch device, which is ready to compute in float32 as IEEE says.
 
     Raises
     ------
@@ -42,6 +42,8 @@ def pick_device(name: str) -> torch.device:
     """
     import torch
 
+    from boldreams_cli.machine import ieee_products
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -51,4 +53,8 @@ def pick_device(name: str) -> torch.device:
             raise BoldreamsError("no CUDA device is available here; use --device cpu or --device auto")
         if int((name + ":0").split(":")[1]) >= torch.cuda.device_count():
             raise BoldreamsError(f"no device {name}; there are {torch.cuda.device_count()} (--device)")
-    return torch.device(name)
+    device = torch.device(name)
+    ieee_products(device)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # what is pinned for it is pinned by it, and none other is opened
+    return device

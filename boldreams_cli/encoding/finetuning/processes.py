@@ -133,6 +133,7 @@ def joined(device: torch.device) -> Iterator[Process]:
     if device.type == "cuda":
         _check_devices(local + 1, device)
         device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
     if rank:
         logger.setLevel(logging.ERROR)
     # DistributedDataParallel imports it, and imported while there is a group it keeps the group for good: then the

@@ -118,6 +118,26 @@ def laid_out(maps: Sequence[Tensor], layouts: Sequence[MapLayout]) -> list[Tenso
     ]
 
 
+def in_shards(
+    rows: NDArray[np.int64], rows_per_shard: int, image_bytes: int, block_bytes: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield places among `rows` that are read together: whole shards where possible, so that none is decoded twice.
+
+    Parameters
+    ----------
+    rows : (images,) of the store.
+    rows_per_shard : of the store.
+    image_bytes : that an image takes.
+    block_bytes : to read at a time, about.
+    """
+    step = max(1, block_bytes // image_bytes)
+    step = max(rows_per_shard, step // rows_per_shard * rows_per_shard)
+    by_row = np.argsort(rows, kind="stable")
+    edges = np.flatnonzero(np.diff(rows[by_row] // step, prepend=-1))
+    for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
+        yield by_row[start:stop]
+
+
 def read_groups(
     store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout]
 ) -> list[NDArray[np.floating]]:

@@ -1,11 +1,10 @@
-"""Maps of the chosen filters, ready for training: in memory where they fit, else in a scratch file on disk."""
+"""Maps of the chosen filters, ready for training: in memory (of the GPU, if there is one) or in a file on disk."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, logger, size
-from boldreams_cli.encoding.inputs.layout import MapLayout, read_groups
+from boldreams_cli.encoding.inputs.layout import MapLayout, in_shards, read_groups
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
+from boldreams_cli.transfers import read_ahead, sent
 
 if TYPE_CHECKING:
     from boldreams_cli.encoding.inputs.nested import NestedMaps
@@ -49,7 +49,7 @@ class StoredMaps:
     layouts : of the groups.
     device : to compute on.
     scratch : folder for a file, where maps do not fit.
-    limit : bytes that the maps may take in memory.
+    limit : bytes that the maps may take in memory, that of the device.
     nested : what fits of other filters have read; None reads the store.
     """
 
@@ -71,9 +71,9 @@ class StoredMaps:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that `batches` takes and keeps: that of all maps, or 0 where they go through a file."""
+        """Memory of the host that `batches` takes and keeps: all maps; 0 where a GPU or a file holds them."""
         needed = map_bytes(self.store, len(self.rows), self.layouts)
-        return needed if needed <= self.limit else 0
+        return needed if needed <= self.limit and self.device.type == "cpu" else 0
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
         """Yield, for each array of image indices, the maps of every group, (images, A, C) float32."""
@@ -110,14 +110,22 @@ class ResidentMaps:
     def read(
         cls, store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout], device: torch.device
     ) -> ResidentMaps:
-        """Read them from the store."""
-        groups = [torch.from_numpy(group).to(device) for group in read_groups(store, rows, layouts)]
+        """Read them from the store; to a GPU some at a time, as it may have more memory than the host."""
+        if device.type == "cpu":
+            return cls([torch.from_numpy(group) for group in read_groups(store, rows, layouts)], layouts, device)
+        dtype = getattr(torch, store.spec["dtype"])
+        groups = [torch.empty(len(rows), *layout.shape, dtype=dtype, device=device) for layout in layouts]
+        image_bytes = map_bytes(store, 1, layouts)
+        for images in in_shards(rows, store.rows_per_shard, image_bytes, SCRATCH_BLOCK_BYTES):
+            places = sent(torch.from_numpy(images), device)
+            for group, read in zip(groups, read_groups(store, rows[images], layouts), strict=True):
+                group[places] = sent(torch.from_numpy(read), device)
         return cls(groups, layouts, device)
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
         """See `StoredMaps.batches`."""
         for images in order:
-            chosen = torch.from_numpy(images).to(self.device)
+            chosen = sent(torch.from_numpy(images), self.device)
             yield [group[chosen].float() for group in self.groups]
 
 
@@ -148,13 +156,8 @@ class ScratchMaps:
             )
         logger.info("maps of %s do not fit --memory: they go through a scratch file in %s", size(needed), folder)
         self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (lives as long as the training)
-        step = max(1, SCRATCH_BLOCK_BYTES // self.image_bytes)
-        # Whole shards where possible, so that no chunk is decoded twice.
-        step = max(store.rows_per_shard, step // store.rows_per_shard * store.rows_per_shard)
-        by_row = np.argsort(rows, kind="stable")
-        edges = np.flatnonzero(np.diff(rows[by_row] // step, prepend=-1))
-        for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
-            self._write(store, rows, by_row[start:stop])
+        for images in in_shards(rows, store.rows_per_shard, self.image_bytes, SCRATCH_BLOCK_BYTES):
+            self._write(store, rows, images)
 
     def _write(self, store: FeatureStore, rows: NDArray[np.int64], images: NDArray[np.int64]) -> None:
         offset = 0
@@ -163,25 +166,17 @@ class ScratchMaps:
                 os.pwrite(self.file.fileno(), maps.data, int(image) * self.image_bytes + offset)
             offset += values * self.dtype.itemsize
 
-    def _read(self, images: NDArray[np.int64]) -> NDArray[np.floating]:
+    def _read(self, images: NDArray[np.int64]) -> tuple[Tensor]:
         buffer = np.empty((len(images), sum(self.values)), dtype=self.dtype)
         for position, image in enumerate(images):
             os.preadv(self.file.fileno(), [buffer[position].data], int(image) * self.image_bytes)
-        return buffer
+        return (torch.from_numpy(buffer),)
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
         """See `StoredMaps.batches`; the next batch is read while this one is used."""
-        with ThreadPoolExecutor(1) as reader:
-            coming: Future[NDArray[np.floating]] | None = None
-            for position, images in enumerate(order):
-                buffer = coming.result() if coming is not None else self._read(images)
-                if position + 1 < len(order):
-                    coming = reader.submit(self._read, order[position + 1])
-                parts = torch.from_numpy(buffer).to(self.device).split(self.values, dim=1)
-                yield [
-                    part.float().view(len(images), *layout.shape)
-                    for part, layout in zip(parts, self.layouts, strict=True)
-                ]
+        for (buffer,) in read_ahead(self._read, order, self.device):
+            parts = zip(buffer.split(self.values, dim=1), self.layouts, strict=True)
+            yield [part.float().view(len(buffer), *layout.shape) for part, layout in parts]
 
 
 def open_maps(
@@ -200,7 +195,7 @@ def open_maps(
     rows : (images,) of the store.
     layouts : of the groups.
     device : to compute on.
-    memory : bytes that the maps may take.
+    memory : bytes that the maps may take in memory, that of the device.
     scratch : folder for the file if they take more.
     """
     if map_bytes(store, len(rows), layouts) <= memory:

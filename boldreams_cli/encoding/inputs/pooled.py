@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, logger, size
-from boldreams_cli.encoding.inputs.layout import Group, MapLayout, read_groups
+from boldreams_cli.encoding.inputs.layout import Group, MapLayout, in_shards, read_groups
 from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.encoding.numerics.contraction import contract
 from boldreams_cli.encoding.numerics.fields import interpolation_along, summed_along
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
+from boldreams_cli.machine import MAPS, room
+from boldreams_cli.transfers import sent
 
 READ_BYTES = 64 * 2**20
 IMAGES_TOGETHER = 64  # of which means are taken
@@ -142,16 +144,13 @@ class StoredPool:
         """See `Pool`."""
         store, rows = self.store, self.rows
         plain = _FiltersFirst(layout.group, layout.filters)
-        few = max(1, READ_BYTES // (4 * layout.count * layout.group.pixels))
-        # Whole shards where possible, so that no chunk is decoded twice.
-        step = max(store.rows_per_shard, few // store.rows_per_shard * store.rows_per_shard)
-        by_row = np.argsort(rows, kind="stable")
-        edges = np.flatnonzero(np.diff(rows[by_row] // step, prepend=-1))
-        for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
-            stored = torch.from_numpy(read_groups(store, rows[by_row[start:stop]], [plain])[0])
+        image_bytes = 4 * layout.count * layout.group.pixels
+        few = max(1, READ_BYTES // image_bytes)
+        for images in in_shards(rows, store.rows_per_shard, image_bytes, READ_BYTES):
+            stored = torch.from_numpy(read_groups(store, rows[images], [plain])[0])
             # A shard may be many times what is in work at a time.
             for first in range(0, len(stored), few):
-                yield self._pooled(by_row[start:stop][first : first + few], stored[first : first + few], layout)
+                yield self._pooled(images[first : first + few], stored[first : first + few], layout)
 
     def _pooled(self, images: NDArray[np.int64], stored: Tensor, layout: MapLayout) -> Block:
         """Some images' maps, (n, K, P) as they are stored."""
@@ -205,7 +204,8 @@ class PooledMaps:
         self.centre = self._mean()
         if scratch is None:
             self._maps.div_(self._scale).sub_(self.centre)
-            self._maps = _to_device(self._maps, self.device)
+        if self.device.type == "cuda":
+            self._move()
 
     @property
     def values(self) -> int:
@@ -220,9 +220,25 @@ class PooledMaps:
 
     def read(self, images: NDArray[np.int64]) -> Tensor:
         """Pooled maps of some images, (n, A, C) float32 on the device."""
+        if self._maps.device.type == "cuda":
+            return self._maps[sent(torch.from_numpy(images), self.device)]
+        return sent(self._on_host(images), self.device)
+
+    def _on_host(self, images: NDArray[np.int64]) -> Tensor:
         if self._file is None:
-            return self._maps[torch.from_numpy(images).to(self._maps.device)].to(self.device)
-        return self._scaled(self._read_file(images)).to(self.device)
+            return self._maps[torch.from_numpy(images)]
+        return self._scaled(self._read_file(images))
+
+    def _move(self) -> None:
+        """Put them on the GPU, some at a time, if there is room; `read` sends what it reads otherwise."""
+        needed = 4 * self.images * self.values
+        if needed > room(self.device, 0, MAPS):
+            logger.info("pooled maps of %s do not fit the GPU: what a step reads of them is sent to it", size(needed))
+            return
+        there = torch.empty(self.images, *self.layout.shape, device=self.device)
+        for some in np.split(np.arange(self.images), range(IMAGES_TOGETHER, self.images, IMAGES_TOGETHER)):
+            there[some[0] : some[-1] + 1] = sent(self._on_host(some), self.device)
+        self._maps, self._file = there, None
 
     def columns(self, some: slice) -> Tensor:
         """Some of the `values` of all images, (images, n) float32 on the device."""
@@ -289,15 +305,6 @@ def _deviation(sums: Tensor, squares: Tensor, count: int) -> Tensor:
     variance = (squares - sums.square() / count) / max(1, count - 1)
     varies = variance > CONSTANT * squares / count
     return torch.where(varies, variance.clamp_min(0).sqrt(), torch.inf).float()
-
-
-def _to_device(maps: Tensor, device: torch.device) -> Tensor:
-    """Put them where they are used, if there is room; `read` moves what it reads otherwise."""
-    try:
-        return maps.to(device)
-    except torch.OutOfMemoryError:
-        logger.info("pooled maps of %s do not fit the device: they stay in the host's memory", size(maps.nbytes))
-        return maps
 
 
 class _FiltersFirst(MapLayout):

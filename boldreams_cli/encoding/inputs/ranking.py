@@ -15,12 +15,13 @@ from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_order, filter_std
 from boldreams_cli.files import fingerprint, written_whole
+from boldreams_cli.machine import float32_products
 
 
 def rank_images(
     backbone: Backbone, images: ResizedImages, training: NDArray[Any], stop: StopFlag
 ) -> dict[str, NDArray[np.int64]]:
-    """Order the filters of each layer in one pass that keeps no maps.
+    """Order the filters of each layer in one pass that keeps no maps, in IEEE's float32 whatever the training's.
 
     The standard deviations are kept beside the images, so that other percents need no pass of their own.
 
@@ -43,7 +44,8 @@ def rank_images(
     key = fingerprint([images.fingerprint, training, backbone.digest, backbone.layers])
     path = images.path.with_name(f"ranking-{key}.safetensors")
     if not path.exists():
-        found = _standard_deviations(backbone, images, training, stop)
+        with float32_products("fp32", backbone.device):
+            found = _standard_deviations(backbone, images, training, stop)
         with written_whole(path) as temporary:
             save_file(found, temporary)
     stored = load_file(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.betas import BETA_COLUMNS, TrainingBetas, hold_out
 from boldreams_cli.encoding.inputs.pixels import ResizedImages
 from boldreams_cli.files import free_bytes
+from boldreams_cli.transfers import read_ahead
 
 BATCHES_AHEAD = 2
 
@@ -83,14 +83,7 @@ class ImageTrials:
         ------
         (trials, 3, size, size) uint8 and (trials, voxels) float32.
         """
-        with ThreadPoolExecutor(1) as reader:
-            coming: list[Future[tuple[Tensor, Tensor]]] = []
-            for position in range(len(order)):
-                for trials in order[position + len(coming) : position + BATCHES_AHEAD + 1]:
-                    coming.append(reader.submit(self._read, trials, device.type == "cuda"))
-                pixels, betas = coming.pop(0).result()
-                yield pixels.to(device, non_blocking=True), betas.to(device, non_blocking=True)
+        yield from read_ahead(self._read, order, device, BATCHES_AHEAD)
 
-    def _read(self, trials: NDArray[Any], pin: bool) -> tuple[Tensor, Tensor]:
-        pair = torch.from_numpy(self.images.read(self.nsd_ids[trials])), torch.from_numpy(self._betas[trials])
-        return (pair[0].pin_memory(), pair[1].pin_memory()) if pin else pair
+    def _read(self, trials: NDArray[Any]) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.images.read(self.nsd_ids[trials])), torch.from_numpy(self._betas[trials])

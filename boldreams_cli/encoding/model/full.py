@@ -19,6 +19,7 @@ from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore, store_path, stores
+from boldreams_cli.machine import MAPS, room
 
 VOXEL_BLOCK = 512  # of which what lies between two products stays in cache
 IMAGE_BLOCK = 64
@@ -96,6 +97,7 @@ def predict_stored(
     predictor = Predictor(model, device)
     rows = store.rows(images)
     values = sum(a * c for a, c in (layout.shape for layout in predictor.layouts))
+    memory = min(memory, room(device, memory, MAPS))
     step = max(IMAGE_BLOCK, memory // 2 // (values * 4) // store.rows_per_shard * store.rows_per_shard)
     parts = []
     with torch.inference_mode():

@@ -20,19 +20,21 @@ from boldreams_cli.encoding.inputs.layout import MapLayout
 from boldreams_cli.encoding.numerics.contraction import contract, contract_gradients, learning_rate, published_start
 from boldreams_cli.encoding.readouts.base import Checkpoint, Problem, Readout, ReadoutSettings, Solution, register
 from boldreams_cli.encoding.readouts.training import BlockTraining
+from boldreams_cli.transfers import sent
 
 PARAMETER_BYTES = 20  # value, gradient and two moments, and once more as the solution
 BLOCK_BYTES = 2**26  # of a block's parameters
+GPU_BLOCK = 8192  # voxels at a time on a GPU: enough work for it, and a bound on intermediates
 INNER_BYTES = 2**22  # of a block's (images, A, voxels) intermediate
 
 
 def block_width(layouts: Sequence[MapLayout], batch_size: int, device: torch.device, voxels: int) -> int:
-    """Voxels to compute at a time: on a CPU so few that intermediates stay in its cache, else all `voxels`.
+    """Voxels to compute at a time: on a CPU so few that intermediates stay in its cache; at most all `voxels`.
 
     A part of the arithmetic, so it does not ask how much memory there is; but a block always fits a small one.
     """
     if device.type != "cpu":
-        return voxels
+        return min(voxels, GPU_BLOCK)
     widest = max(layout.shape[0] for layout in layouts)
     parameters = sum(layout.count + layout.group.pixels for layout in layouts)
     most = min(INNER_BYTES // (4 * batch_size * widest), BLOCK_BYTES // (PARAMETER_BYTES * parameters))
@@ -236,7 +238,7 @@ class Separable(Readout):
     def voxels_together(self, problem: Problem) -> int:
         """Voxels of a block."""
         count = len(problem.betas.columns)
-        return min(count, block_width(problem.maps.layouts, self.settings.batch_size, problem.device, 1))
+        return min(count, block_width(problem.maps.layouts, self.settings.batch_size, problem.device, count))
 
     def training(self, problem: Problem, voxels: NDArray[np.int64]) -> ReadoutTraining:
         """Parameters of some voxels, as they start."""
@@ -289,7 +291,7 @@ class Separable(Readout):
         rate = learning_rate(settings.rate, course.epoch)
         total = torch.tensor(course.losses[-1], dtype=torch.float64, device=problem.device)
         for trials, maps in zip(order, problem.maps.batches([images[some] for some in order]), strict=True):
-            total += training.step(maps, betas[torch.from_numpy(trials).to(betas.device)], rate)
+            total += training.step(maps, betas[sent(torch.from_numpy(trials), betas.device)], rate)
             course.batch += 1
             shown.advance(len(trials))
             if stop:

@@ -33,6 +33,7 @@ from boldreams_cli.encoding.numerics.blocks import normal_draws
 from boldreams_cli.encoding.readouts.base import Checkpoint, Problem, Readout, ReadoutSettings, Solution, register
 from boldreams_cli.encoding.readouts.separable import ReadoutTraining, batch_order, block_width
 from boldreams_cli.encoding.readouts.training import BlockTraining
+from boldreams_cli.transfers import sent
 
 COLUMNS = 512  # voxels whose betas are float64 at a time
 
@@ -226,7 +227,7 @@ class HeldOutTraining:
         scale = len(self.train) * len(self.inside)
         for batch in order[course.batch :]:
             images = self.train[batch]
-            chosen = torch.from_numpy(images).to(device)
+            chosen = sent(torch.from_numpy(images), device)
             maps = [group.read(images) for group in self.maps]
             step = course.epoch * len(order) + course.batch
             rate = settings.rate * 0.5 * (1 + math.cos(math.pi * step / (self.epochs * len(order))))
@@ -311,7 +312,7 @@ class BestEpoch:
         found = [torch.zeros_like(error) for error in self.errors]
         size = self.training.batch_size
         for some in np.split(held, range(size, len(held), size)):
-            images = torch.from_numpy(some).to(betas.device)
+            images = sent(torch.from_numpy(some), betas.device)
             maps = [group.read(some) for group in readers]
             for block, error in zip(self.training.blocks, found, strict=True):
                 missed = block.missed(maps, betas[images][:, block.voxels])

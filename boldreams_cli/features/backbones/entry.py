@@ -110,7 +110,15 @@ class Backbone(nn.Module):
 
     def maps_of(self, images: Tensor) -> dict[str, Tensor]:
         """Layer -> (images, filters, height, width) of stimuli, moved to this backbone's device."""
-        raise NotImplementedError
+        return self.maps_of_ready(self.ready(images))
+
+    def ready(self, images: Tensor) -> Tensor:
+        """What is done to stimuli on the host, before they are moved."""
+        return images
+
+    def maps_of_ready(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps of what `ready` gave."""
+        return self(images.to(self.device))
 
 
 class ImageBackbone(Backbone):
@@ -144,9 +152,13 @@ class ImageBackbone(Backbone):
             self._maps.clear()
         return {name: value.relu() for name, value in maps.items()} if self.rectified else maps
 
-    def maps_of(self, images: Tensor) -> dict[str, Tensor]:
-        """Maps of (images, height, width, 3) uint8 stimuli, moved to this backbone's device."""
-        return self(self.entry.preprocessing.resize(images).to(self.device).float() / 255)
+    def ready(self, images: Tensor) -> Tensor:
+        """(images, height, width, 3) uint8 stimuli -> (images, 3, size, size) uint8."""
+        return self.entry.preprocessing.resize(images)
+
+    def maps_of_ready(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps of (images, 3, size, size) uint8 pixels."""
+        return self(images.to(self.device).float() / 255)
 
 
 class _Keep:

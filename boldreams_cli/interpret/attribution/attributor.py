@@ -21,7 +21,7 @@ from boldreams_cli.interpret.attribution.method import Attribution, Method, Resp
 from boldreams_cli.interpret.attribution.scores import Scores
 from boldreams_cli.interpret.products import Product, hashed, of_model, spelled, versions_that_matter
 from boldreams_cli.interpret.targets import Target
-from boldreams_cli.machine import is_out_of_memory, repeatable
+from boldreams_cli.machine import is_out_of_memory, repeatable, room
 
 BATCHES = {"cpu": CPU_PASS, "cuda": 256}  # larger ones are no faster
 SEED = 0
@@ -36,7 +36,7 @@ class Settings:
     method : of `methods.names()`.
     steps : what they count depends on the method; 0 for one that takes none.
     baseline : of `integration.BASELINES`; empty for a method that has none.
-    memory : bytes that a forward pass may keep for its gradients.
+    memory : bytes of the host that a forward pass may keep for its gradients.
     """
 
     method: str = methods.DEFAULT
@@ -228,8 +228,9 @@ class Attributor:
         return self._batch.get(len(areas)) or self._fitting_batch(self.scores.some(areas), pixels)
 
     def _fitting_batch(self, respond: Respond, pixels: Tensor) -> int:
-        """Images whose kept tensors take half of --memory."""
-        return max(1, min(BATCHES[self.device.type], self.settings.memory // 2 // kept(respond, pixels)))
+        """Images whose kept tensors take half of --memory, or of what is free on the GPU."""
+        half = room(self.device, self.settings.memory // 2, 1 / 2)
+        return max(1, min(BATCHES[self.device.type], half // kept(respond, pixels)))
 
     def _respond(self) -> Respond:
         return self.scores.some(range(len(self.targets)))

@@ -105,8 +105,8 @@ class _Integral:
 
         Of P shares that together lack x, the root of the sum of squares lacks x / sqrt(P) or more.
         """
-        changes = [float((later - sooner).norm()) for sooner, later in pairwise(self.shares)]
-        slopes = [float(share.double().sum()) for share in self.shares]
+        changes = _numbers([(later - sooner).norm() for sooner, later in pairwise(self.shares)])
+        slopes = _numbers([share.double().sum() for share in self.shares])
         responses = np.array([self.ends[0], *self.responses, self.ends[1]])
         hidden = np.abs(misses(self.places, responses, np.array(slopes))) / math.sqrt(self.rest.numel())
         return np.maximum(expected_errors(self.places, np.array(changes)), hidden)
@@ -138,7 +138,7 @@ class _Line:
 
     def __init__(self, respond: Respond, image: Tensor, baseline: Tensor, batch: int) -> None:
         self.respond, self.baseline, self.difference = respond, baseline, image - baseline
-        self.batch = batch if image.is_cuda else min(batch, CPU_PASS)
+        self.batch = batch if image.device.type == "cuda" else min(batch, CPU_PASS)
 
     def points(self, places: Floats) -> Tensor:
         """(points, 3, H, W)."""
@@ -163,6 +163,11 @@ class _Line:
                 (gradient,) = torch.autograd.grad(found[rows, number].sum(), points, retain_graph=not last)
                 values = found[rows, number].detach().double().cpu().numpy()
                 yield number, some[rows], values, gradient[rows] * self.difference
+
+
+def _numbers(values: list[Tensor]) -> list[float]:
+    """Take them from the device, all at once."""
+    return torch.stack(values).tolist() if values else []
 
 
 def _parts(places: Floats, batch: int) -> list[Floats]:

@@ -31,6 +31,7 @@ TRACE_EVERY = 50  # steps at most between looks at the untransformed images; eac
 MACO_RATE = 5e-2  # phases are in radians; the authors' rates are for amplitudes
 STATE = "state.safetensors"
 KEEP_EVERY = 60.0  # seconds between states kept: what a kill costs at most
+LOOK_EVERY = 25  # steps of a GPU between looks at what they gave, which wait for it
 COLUMNS = ("step", "loss", "transformed", "untransformed", "score")
 START_STEPS = 256  # from a photograph: what is near is reached sooner
 
@@ -172,11 +173,12 @@ class Dreamer:
         self.loss = objective.loss(settings.count, self.device)
         self.optimizer = torch.optim.Adam([picture.values], lr=settings.rate, fused=True)
         self.trace = Trace()
+        self._given: list[Tensor] = []  # rows of the trace that are still on the device
 
     @property
     def done(self) -> int:
         """Steps taken."""
-        return len(self.trace.rows)
+        return len(self.trace.rows) + len(self._given)
 
     def run(self, stop: StopFlag, keep: Callable[[], object] | None = None) -> Dream:
         """Go on to the last step, or to a signal.
@@ -195,18 +197,36 @@ class Dreamer:
             shown.advance(self.done)
             kept = time.monotonic()
             while self.done < self.settings.steps and not stop:
-                loss, response = self._guarded_step()
-                shown.advance(1, f"response {response:.3f}")
-                if not math.isfinite(loss):
-                    raise BoldreamsError(f"the loss became {loss} at step {self.done}; use a smaller --lr")
+                self._guarded_step()
+                if self.device.type == "cpu" or self.done % LOOK_EVERY == 0:
+                    self.look()
+                shown.advance(1, f"response {self.trace.rows[-1][1]:.3f}" if self.trace.rows else "")
                 if keep is not None and time.monotonic() - kept >= KEEP_EVERY:
                     keep()
                     kept = time.monotonic()
+            self.look()
             return self._result()
 
-    def _guarded_step(self) -> tuple[float, float]:
+    def look(self) -> None:
+        """Take from the device what the steps since the last look gave.
+
+        Raises
+        ------
+        BoldreamsError
+            If a loss is no longer a number.
+        """
+        if not self._given:
+            return
+        rows = torch.stack(self._given).tolist()
+        self._given.clear()
+        for loss, *others in rows:
+            self.trace.rows.append((loss, *others))
+            if not math.isfinite(loss):
+                raise BoldreamsError(f"the loss became {loss} at step {len(self.trace.rows)}; use a smaller --lr")
+
+    def _guarded_step(self) -> None:
         try:
-            return self.step()
+            self.step()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -215,8 +235,13 @@ class Dreamer:
                 "or another --device"
             ) from error
 
-    def step(self) -> tuple[float, float]:
-        """One step of gradient descent; the loss and the mean response to the transformed images."""
+    def step(self) -> Tensor:
+        """One step of gradient descent; nothing waits for the device.
+
+        Returns
+        -------
+        A row of the trace, (4,): the loss and so on, see COLUMNS.
+        """
         number = self.done
         self.optimizer.zero_grad(set_to_none=True)
         images = self.picture()
@@ -230,15 +255,15 @@ class Dreamer:
         if self.photograph is not None:
             loss = loss + self.photograph.penalty(self.target, moved, activity["groups"], matrix)
         loss.backward()
-        plain = self._plain(images) if number % self.settings.trace_every == 0 else math.nan
+        looks = number % self.settings.trace_every == 0
+        plain = self._plain(images) if looks else torch.full_like(loss.detach(), math.nan)
         if transparent:
             self._see(images)
         self.optimizer.step()
         with torch.no_grad():
-            means = (loss, activity["response"].mean(), self.objective.score(activity).mean())
-            cost, response, score = torch.stack(means).tolist()
-        self.trace.rows.append((cost, response, plain, score))
-        return cost, response
+            row = torch.stack([loss, activity["response"].mean(), plain, self.objective.score(activity).mean()])
+        self._given.append(row)
+        return row
 
     def _see(self, images: Tensor) -> None:
         """Add up where the gradient is: what of the picture matters (MaCo's transparency)."""
@@ -247,8 +272,8 @@ class Dreamer:
         self.seen = gradient if self.seen is None else self.seen + gradient
 
     @torch.no_grad()
-    def _plain(self, images: Tensor) -> float:
-        return float(self.target.activity(images)["response"].mean())
+    def _plain(self, images: Tensor) -> Tensor:
+        return self.target.activity(images)["response"].mean()
 
     @torch.no_grad()
     def _result(self) -> Dream:
@@ -271,6 +296,7 @@ class Dreamer:
 
     def save_state(self, folder: Path, key: str) -> None:
         """Keep what `resume` needs."""
+        self.look()
         state = self.optimizer.state.get(self.picture.values, {})
         tensors = {f"adam/{name}": value.detach().cpu() for name, value in state.items()}
         tensors["values"] = self.picture.values.detach().cpu().contiguous()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.files import DAMAGED_NPZ
+from boldreams_cli.transfers import sent
 
 NAMES = ("mean", "diversity", "target", "contrast", "both")
 
@@ -67,7 +68,7 @@ class Objective:
             return (activity["response"] + activity["plus"]) / 2
         if self.name == "target":
             betas = activity["betas"]
-            wanted = torch.from_numpy(self._wanted).to(betas.device) if isinstance(betas, Tensor) else self._wanted
+            wanted = sent(torch.from_numpy(self._wanted), betas.device) if isinstance(betas, Tensor) else self._wanted
             return -((betas - wanted) ** 2).mean(1)
         return activity["response"]
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from boldreams_cli.transfers import sent
+
 GREY = 0.5  # of what comes in from outside the image
 
 
@@ -65,8 +67,8 @@ def apply(images: Tensor, matrix: Tensor) -> Tensor:
     # n times, and both of two threads have work.
     parts = 2 if count % 2 == 0 else 1
     stacked = (images - GREY).reshape(parts, -1, height, width)
-    grid = functional.affine_grid(matrix[None].to(images.device), [1, 3, height, width], align_corners=False)
-    sample = gather if images.is_cuda else _grid_sample
+    grid = functional.affine_grid(sent(matrix[None], images.device), [1, 3, height, width], align_corners=False)
+    sample = gather if images.device.type == "cuda" else _grid_sample
     return sample(stacked, grid).view_as(images) + GREY
 
 

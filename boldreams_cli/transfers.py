@@ -1,0 +1,66 @@
+"""Tensors on their way between host and device, beside what the device computes and without waiting for it.
+
+A plain copy to a GPU waits until all that was asked of the GPU before is done; a loop with one copy in each step never
+gives it more than one step of work at a time. On a CPU nothing moves, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device: from pinned memory, so that nothing waits."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def landing(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A place on the host to copy a device's tensors to (``copy_(..., non_blocking=True)``), not filled."""
+    return torch.empty(tuple(shape), dtype=dtype, pin_memory=device.type == "cuda")
+
+
+def read_ahead(
+    read: Callable[[T], Tensors], order: Sequence[T], device: torch.device, ahead: int = 1
+) -> Iterator[Tensors]:
+    """Yield what is read of each item, on the device; the next ones are read and sent while one is used.
+
+    Parameters
+    ----------
+    read : gives tensors of the host; called in another thread, in order.
+    order : items.
+    device : to send to, in a stream of its own.
+    ahead : items that are read before they are asked for.
+    """
+    copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def load(item: T) -> tuple[Tensors, torch.cuda.Event | None]:
+        tensors = read(item)
+        if copies is None:
+            return tensors, None
+        with torch.cuda.stream(copies):
+            there = tuple(sent(tensor, device) for tensor in tensors)
+            return cast(Tensors, there), copies.record_event()
+
+    with ThreadPoolExecutor(1) as reader:
+        coming: deque[Future[tuple[Tensors, torch.cuda.Event | None]]] = deque()
+        for position in range(len(order)):
+            for item in order[position + len(coming) : position + ahead + 1]:
+                coming.append(reader.submit(load, item))
+            tensors, arrived = coming.popleft().result()
+            if arrived is not None:
+                stream = torch.cuda.current_stream(device)
+                stream.wait_event(arrived)
+                for tensor in tensors:
+                    tensor.record_stream(stream)  # its memory is not taken for another copy before it was used
+            yield tensors

@@ -1,0 +1,192 @@
+"""A GPU made of the host's memory: it computes right, refuses to mix with the host, and notes what waits for it.
+
+Where there is no GPU it shows what one would do with the code. Its tensors say that they are on ``cuda:0``. An
+operation on tensors of both kinds fails, as it does on a GPU. And whatever makes the host wait until the GPU has done
+all that was asked of it is noted: reading a number, a copy either way that is not ``non_blocking``, choosing by a mask,
+an index of the host's, looking whether a decomposition worked. It cannot show speed, streams, rounding or memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from boldreams_cli import transfers
+
+CARD = torch.device("cuda", 0)
+READING = {
+    "_local_scalar_dense": "a number",
+    "_linalg_check_errors": "whether a decomposition worked",
+    "equal": "whether tensors are equal",
+    **dict.fromkeys(("nonzero", "masked_select", "_unique2", "unique_dim", "bincount"), "places of values"),
+}
+
+
+class OnCard(Tensor):
+    """A tensor on the card; `held` has its values."""
+
+    held: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> OnCard:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, held.shape, strides=held.stride(), dtype=held.dtype, device=CARD
+        )
+        made.held = held
+        return made
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"OnCard({self.held!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert Card.now is not None, "the card was taken away"
+        return Card.now.run(func, args, kwargs or {})
+
+
+class Card(TorchDispatchMode):
+    """While this is entered there is a card.
+
+    Attributes
+    ----------
+    waits : what the host has waited for.
+    free : bytes of its memory.
+    """
+
+    now: Card | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+        self.free = 10**10
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Compute on the host what the card was asked for."""
+        name, kwargs = func.overloadpacket.__name__, dict(kwargs)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        there = [tensor for tensor in tensors if isinstance(tensor, OnCard)]
+        kwargs.pop("pin_memory", None)
+        device = kwargs.get("device")
+        if device is not None:
+            device = torch.device(device)
+            kwargs["device"] = torch.device("cpu") if device.type == "cuda" else device
+        onto = device.type == "cuda" if device is not None else bool(there)
+        if not there and not onto:
+            return func(*args, **kwargs)
+        if name in ("_to_copy", "copy_"):
+            self._copying(name, args, kwargs, onto)
+        else:
+            self._looking(name, args, tensors, there)
+        known = {id(tensor.held): tensor for tensor in there}
+        found = func(*tree_map(held, args), **tree_map(held, kwargs))
+        if not onto:
+            return found
+
+        def back(value: Any) -> Any:
+            """The tensor of the card that was asked for, or a new one."""
+            if not isinstance(value, Tensor) or any(value is tensor for tensor in tensors):
+                return value  # written to on the host
+            return known[id(value)] if id(value) in known else OnCard(value)
+
+        return tree_map(back, found)
+
+    def _copying(self, name: str, args: Any, kwargs: dict[str, Any], onto: bool) -> None:
+        """Note a copy from or to the host that waits."""
+        source, target = (args[0], onto) if name == "_to_copy" else (args[1], isinstance(args[0], OnCard))
+        unawaited = kwargs.get("non_blocking", False) or (name == "copy_" and len(args) > 2 and args[2])
+        if isinstance(source, OnCard) != target and not unawaited:
+            self.waits.append("a copy to the card" if target else "a copy from the card")
+
+    def _looking(self, name: str, args: Any, tensors: list[Tensor], there: list[OnCard]) -> None:
+        """Refuse tensors of both kinds; note what is looked at."""
+        if name in READING and there:
+            self.waits.append(READING[name])
+        indices: list[Tensor] = []
+        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            indices = [index for index in args[1] if index is not None]
+            if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
+                self.waits.append("a mask")
+            if isinstance(args[0], OnCard):
+                if any(not isinstance(index, OnCard) for index in indices):
+                    self.waits.append("an index of the host's")
+                tensors = [tensor for tensor in tensors if not any(tensor is index for index in indices)]
+        if there and (mixed := [t for t in tensors if not isinstance(t, OnCard) and t.dim()]):
+            shapes = [tuple(tensor.shape) for tensor in mixed]
+            raise RuntimeError(f"{name}: tensors on the card, and on the host of shapes {shapes}")
+
+
+def held(value: Any) -> Any:
+    """What a tensor of the card holds; anything else as it is."""
+    return value.held if isinstance(value, OnCard) else value
+
+
+class _Stream:
+    """Stands for a stream and its events: all is done at once."""
+
+    def __init__(self, device: object = None) -> None:
+        pass
+
+    def record_event(self) -> _Stream:
+        return self
+
+    def wait_event(self, event: _Stream) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+class _AtOnce:
+    """Stands for a thread: the card is in the test's own thread only."""
+
+    def __init__(self, threads: int) -> None:
+        pass
+
+    def __enter__(self) -> _AtOnce:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(call(*arguments))
+        return done
+
+
+@contextmanager
+def a_card() -> Iterator[Card]:
+    """A card for the time of the block."""
+    mode = Card()
+    lifts = torch._C._only_lift_cpu_tensors()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Card, "now", mode)
+        patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (mode.free, mode.free))
+        for name in ("memory_reserved", "memory_allocated"):
+            patch.setattr(torch.cuda, name, lambda device=None: 0)
+        patch.setattr(torch.cuda, "Stream", _Stream)
+        patch.setattr(torch.cuda, "current_stream", _Stream)
+        patch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+        patch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+        patch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
+        patch.setattr(transfers, "ThreadPoolExecutor", _AtOnce)
+        torch._C._ensureCUDADeviceGuardSet()
+        torch._C._set_only_lift_cpu_tensors(True)
+        try:
+            with mode:
+                yield mode
+        finally:
+            torch._C._set_only_lift_cpu_tensors(lifts)

@@ -1,0 +1,118 @@
+"""Dreams and attributions on a GPU made of the host's memory (tests/card.py): the same result, no step that waits."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from boldreams_cli.console import BoldreamsError, StopFlag
+from boldreams_cli.encoding.model.full import FullModel
+from boldreams_cli.interpret import targets
+from boldreams_cli.interpret.attribution.attributor import Attributor
+from boldreams_cli.interpret.attribution.attributor import Settings as AttributionSettings
+from boldreams_cli.interpret.dreams import loop, parameterization
+from boldreams_cli.interpret.dreams.closeness import Photograph
+from boldreams_cli.interpret.dreams.loop import Dreamer, Settings
+from boldreams_cli.interpret.dreams.objectives import Objective
+from tests.card import CARD, Card
+from tests.interpret.conftest import CPU, Fitted
+
+STEPS = 3
+OBJECTIVES: dict[str, tuple[Objective, dict[str, object]]] = {
+    "mean": (Objective("mean"), {}),
+    "contrast": (Objective("contrast"), {"minus": "faces"}),
+    "diversity": (Objective("diversity"), {}),
+    "target": (Objective("target", np.array([1.5], np.float32)), {"each": True}),
+}
+
+
+def dreamer(fitted: Fitted, full: FullModel, name: str, kind: str = "fourier", photograph: bool = False) -> Dreamer:
+    """One of OBJECTIVES, for V1, where the model is."""
+    objective, more = OBJECTIVES[name]
+    target, device = targets.choose(full, fitted.responses.areas, "V1", **more), full.backbone.device
+    settings = Settings.default(
+        full.backbone.entry, "V1", steps=STEPS, rate=0.02, count=2, parameterization=kind, start=photograph
+    )
+    size = full.backbone.entry.preprocessing.size
+    pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
+    spectrum = parameterization.Spectrum(np.ones((3, 228, 115), np.float32), np.full(3, 0.5, np.float32))
+    picture = parameterization.create(kind, 2, size, 0, device, lambda: spectrum, pixels if photograph else None)
+    return Dreamer(target, objective, picture, settings, Photograph("it", pixels) if photograph else None)
+
+
+@pytest.fixture
+def there(fitted: Fitted, card: Card) -> FullModel:
+    """The full model on the card."""
+    return copy.deepcopy(fitted.full).to(CARD)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "photograph"),
+    [*((name, "fourier", False) for name in OBJECTIVES), ("mean", "maco", False), ("mean", "pixel", True)],
+)
+def test_a_dream_on_a_card_is_that_of_the_host_and_no_step_waits(
+    fitted: Fitted, there: FullModel, card: Card, name: str, kind: str, photograph: bool
+) -> None:
+    on_card = dreamer(fitted, there, name, kind, photograph)
+    on_card.step()  # which may make what is kept
+    card.waits.clear()
+    for _ in range(STEPS - 1):
+        on_card.step()
+    assert card.waits == []
+    on_card.look()
+    on_host = dreamer(fitted, fitted.full, name, kind, photograph)
+    for _ in range(STEPS):
+        on_host.step()
+    on_host.look()
+    np.testing.assert_allclose(on_card.trace.array(), on_host.trace.array(), rtol=1e-3, atol=1e-4)
+    found, expected = on_card.picture.values.detach().cpu(), on_host.picture.values.detach()
+    # Adam's first steps are of the rate whatever the gradient's size: where it is rounding alone, its sign is too.
+    assert ((found - expected).abs() < 1e-3).float().mean() > 0.97
+
+
+def test_a_whole_dream_on_a_card(fitted: Fitted, there: FullModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LOOK_EVERY", 2)
+    dreamed = dreamer(fitted, there, "mean").run(StopFlag())
+    whole = dreamer(fitted, fitted.full, "mean").run(StopFlag())
+    assert dreamed.trace.shape == whole.trace.shape
+    np.testing.assert_allclose(dreamed.trace, whole.trace, rtol=1e-3, atol=1e-4)
+    assert (dreamed.step, dreamed.stopped) == (STEPS, False)
+
+
+def test_the_step_whose_loss_is_no_number_is_named(fitted: Fitted, there: FullModel) -> None:
+    broken = dreamer(fitted, there, "mean")
+    broken.step()
+    with torch.no_grad():
+        broken.picture.values.fill_(torch.nan)
+    with pytest.raises(BoldreamsError, match="the loss became nan at step 2"):
+        broken.run(StopFlag())
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "grad_cam", "occlusion"])
+def test_an_attribution_on_a_card_is_that_of_the_host(fitted: Fitted, there: FullModel, method: str) -> None:
+    found = []
+    for full, device in ((fitted.full, CPU), (there, CARD)):
+        aims = [targets.choose(full, fitted.responses.areas, roi) for roi in ("V1", "faces")]
+        asked = AttributionSettings(method, 4 if method == "integrated_gradients" else 0, "black")
+        attributor = Attributor(full, aims, fitted.responses, asked)
+        size = full.backbone.entry.preprocessing.size
+        pixels: Tensor = torch.rand(3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
+        found.append(attributor.attribute(pixels, [0, 1]))
+    host, card = found
+    np.testing.assert_allclose(card.prediction, host.prediction, rtol=1e-4, atol=1e-5)
+    size = np.linalg.norm(host.values)
+    assert np.linalg.norm(card.values - host.values) < 1e-2 * size
+
+
+def test_what_is_free_on_the_card_bounds_a_pass(fitted: Fitted, there: FullModel, card: Card) -> None:
+    aims = [targets.choose(there, fitted.responses.areas, "V1")]
+    attributor = Attributor(there, aims, fitted.responses, AttributionSettings(memory=1))
+    pixels = torch.rand(3, 227, 227).to(CARD)
+    card.free = 10**10
+    assert attributor.batch(pixels, [0]) > 1
+    card.free = 1
+    assert attributor.batch(pixels, [0]) == 1
