@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -24,33 +25,73 @@ from boldreams_cli import transfers
 CARD = torch.device("cuda", 0)
 READING = {
     "_local_scalar_dense": "a number",
-    "_linalg_check_errors": "whether a decomposition worked",
+    **dict.fromkeys(("_linalg_check_errors", "_linalg_eigh"), "whether a decomposition worked"),
     "equal": "whether tensors are equal",
     **dict.fromkeys(("nonzero", "masked_select", "_unique2", "unique_dim", "bincount"), "places of values"),
 }
 
 
 class OnCard(Tensor):
-    """A tensor on the card; `held` has its values."""
+    """A tensor on the card; `held` has its values.
+
+    To torch's own C++ it is one of the host's, which needs no GPU for gradients; to Python, and to what it is computed
+    with, it is on the card.
+    """
 
     held: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    device = property(lambda self: CARD)  # type: ignore[assignment]
+    is_cuda = property(lambda self: True)  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, held: Tensor) -> OnCard:
-        made = torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), dtype=held.dtype, device=CARD
-        )
+        made = torch.Tensor._make_wrapper_subclass(cls, held.shape, strides=held.stride(), dtype=held.dtype)
         made.held = held
         return made
-
-    def __repr__(self) -> str:  # type: ignore[override]
-        return f"OnCard({self.held!r})"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert Card.now is not None, "the card was taken away"
         return Card.now.run(func, args, kwargs or {})
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"OnCard({self.held!r})"
+
+    def cpu(self) -> Tensor:  # type: ignore[override]
+        return torch.ops.aten._to_copy(self, device=torch.device("cpu"))
+
+    def numpy(self, *, force: bool = False) -> Any:
+        if not force:
+            raise TypeError(f"a tensor of {CARD} is no array of the host's")
+        return self.detach().cpu().numpy()
+
+    def tolist(self) -> Any:
+        return self.detach().cpu().tolist()
+
+
+def _to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`Tensor.to`, which knows the card."""
+    if args and isinstance(args[0], Tensor):
+        args = (args[0].device, args[0].dtype, *args[1:])
+    if not isinstance(self, OnCard):
+        return torch._C.TensorBase.to(self, *args, **kwargs)
+    copy = kwargs.pop("copy", False)
+    device, dtype, non_blocking, form = torch._C._nn._parse_to(*args, **kwargs)
+    stays = device is None or device.type == "cuda"
+    if stays and not copy and dtype in (None, self.dtype) and form is None:
+        return self
+    where = {} if stays else {"device": device}
+    return torch.ops.aten._to_copy(self, dtype=dtype, non_blocking=non_blocking, memory_format=form, **where)
+
+
+def _grouped(tensors: Any, with_indices: bool = False) -> Any:
+    """What optimizers group tensors by, with the card's device."""
+    found = _group_by_device(tensors, with_indices)
+    onto = any(isinstance(tensor, OnCard) for some in tensors for tensor in some)
+    return {(CARD if onto else device, dtype): group for (device, dtype), group in found.items()}
+
+
+_group_by_device = torch._C._group_tensors_by_device_and_dtype
 
 
 class Card(TorchDispatchMode):
@@ -82,7 +123,8 @@ class Card(TorchDispatchMode):
         if device is not None:
             device = torch.device(device)
             kwargs["device"] = torch.device("cpu") if device.type == "cuda" else device
-        onto = device.type == "cuda" if device is not None else bool(there)
+        onto = bool(there) if device is None else device.type == "cuda"
+        onto = onto or (bool(there) and name != "_to_copy")  # torch's C++ makes tensors where it takes others to be
         if not there and not onto:
             return func(*args, **kwargs)
         if name in ("_to_copy", "copy_"):
@@ -91,6 +133,9 @@ class Card(TorchDispatchMode):
             self._looking(name, args, tensors, there)
         known = {id(tensor.held): tensor for tensor in there}
         found = func(*tree_map(held, args), **tree_map(held, kwargs))
+        if torch.Tag.inplace_view in func.tags:  # such as squeeze_, which changes what C++ knows of the tensor itself
+            with no_dispatch():
+                func(*args, **kwargs)
         if not onto:
             return found
 
@@ -170,7 +215,7 @@ class _AtOnce:
 def a_card() -> Iterator[Card]:
     """A card for the time of the block."""
     mode = Card()
-    lifts = torch._C._only_lift_cpu_tensors()
+    lifts, overwrites = torch._C._only_lift_cpu_tensors(), torch.__future__.get_overwrite_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Card, "now", mode)
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
@@ -180,13 +225,19 @@ def a_card() -> Iterator[Card]:
         patch.setattr(torch.cuda, "Stream", _Stream)
         patch.setattr(torch.cuda, "current_stream", _Stream)
         patch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+        patch.setattr(torch, "inference_mode", torch.no_grad)  # in which nothing of the card could be written to
+        patch.setattr(torch.Tensor, "to", _to)
+        patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", _grouped)
         patch.setattr(torch.Tensor, "pin_memory", lambda self: self)
         patch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
         patch.setattr(transfers, "ThreadPoolExecutor", _AtOnce)
-        torch._C._ensureCUDADeviceGuardSet()
         torch._C._set_only_lift_cpu_tensors(True)
+        torch.__future__.set_overwrite_module_params_on_conversion(
+            True
+        )  # a module's weights become tensors of the card
         try:
             with mode:
                 yield mode
         finally:
             torch._C._set_only_lift_cpu_tensors(lifts)
+            torch.__future__.set_overwrite_module_params_on_conversion(overwrites)

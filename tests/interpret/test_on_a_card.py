@@ -39,7 +39,9 @@ def dreamer(fitted: Fitted, full: FullModel, name: str, kind: str = "fourier", p
     )
     size = full.backbone.entry.preprocessing.size
     pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
-    spectrum = parameterization.Spectrum(np.ones((3, 228, 115), np.float32), np.full(3, 0.5, np.float32))
+    far = np.hypot(np.fft.fftfreq(228)[:, None], np.fft.rfftfreq(228))
+    natural = np.tile(np.where(far > 0, 0.2 / np.maximum(far, 1e-3), 0), (3, 1, 1)).astype(np.float32)
+    spectrum = parameterization.Spectrum(natural, np.full(3, 0.5, np.float32))
     picture = parameterization.create(kind, 2, size, 0, device, lambda: spectrum, pixels if photograph else None)
     return Dreamer(target, objective, picture, settings, Photograph("it", pixels) if photograph else None)
 
@@ -69,9 +71,7 @@ def test_a_dream_on_a_card_is_that_of_the_host_and_no_step_waits(
         on_host.step()
     on_host.look()
     np.testing.assert_allclose(on_card.trace.array(), on_host.trace.array(), rtol=1e-3, atol=1e-4)
-    found, expected = on_card.picture.values.detach().cpu(), on_host.picture.values.detach()
-    # Adam's first steps are of the rate whatever the gradient's size: where it is rounding alone, its sign is too.
-    assert ((found - expected).abs() < 1e-3).float().mean() > 0.97
+    assert float((on_card.picture().detach().cpu() - on_host.picture().detach()).abs().mean()) < 2e-3
 
 
 def test_a_whole_dream_on_a_card(fitted: Fitted, there: FullModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,13 +92,14 @@ def test_the_step_whose_loss_is_no_number_is_named(fitted: Fitted, there: FullMo
         broken.run(StopFlag())
 
 
-@pytest.mark.parametrize("method", ["integrated_gradients", "grad_cam", "occlusion"])
+@pytest.mark.parametrize("method", ["integrated-gradients", "grad-cam", "occlusion"])
 def test_an_attribution_on_a_card_is_that_of_the_host(fitted: Fitted, there: FullModel, method: str) -> None:
     found = []
     for full, device in ((fitted.full, CPU), (there, CARD)):
         aims = [targets.choose(full, fitted.responses.areas, roi) for roi in ("V1", "faces")]
-        asked = AttributionSettings(method, 4 if method == "integrated_gradients" else 0, "black")
+        asked = AttributionSettings(method, 4 if method == "integrated-gradients" else 0, "black")
         attributor = Attributor(full, aims, fitted.responses, asked)
+        attributor._batch[2] = 4  # what fits is not to be asked of this card
         size = full.backbone.entry.preprocessing.size
         pixels: Tensor = torch.rand(3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
         found.append(attributor.attribute(pixels, [0, 1]))
@@ -108,11 +109,14 @@ def test_an_attribution_on_a_card_is_that_of_the_host(fitted: Fitted, there: Ful
     assert np.linalg.norm(card.values - host.values) < 1e-2 * size
 
 
-def test_what_is_free_on_the_card_bounds_a_pass(fitted: Fitted, there: FullModel, card: Card) -> None:
+def test_what_is_free_on_the_card_bounds_a_pass(
+    fitted: Fitted, there: FullModel, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boldreams_cli.interpret.attribution.attributor.kept", lambda respond, pixels: 10**8)
     aims = [targets.choose(there, fitted.responses.areas, "V1")]
     attributor = Attributor(there, aims, fitted.responses, AttributionSettings(memory=1))
     pixels = torch.rand(3, 227, 227).to(CARD)
     card.free = 10**10
-    assert attributor.batch(pixels, [0]) > 1
+    assert attributor.batch(pixels, [0]) == 50
     card.free = 1
     assert attributor.batch(pixels, [0]) == 1
