@@ -143,7 +143,8 @@ class Card(TorchDispatchMode):
             """The tensor of the card that was asked for, or a new one."""
             if not isinstance(value, Tensor) or any(value is tensor for tensor in tensors):
                 return value  # written to on the host
-            return known[id(value)] if id(value) in known else OnCard(value)
+            # What C++ knows of a tensor has no bit for conjugates.
+            return known[id(value)] if id(value) in known else OnCard(value.resolve_conj().resolve_neg())
 
         return tree_map(back, found)
 
@@ -232,9 +233,7 @@ def a_card() -> Iterator[Card]:
         patch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
         patch.setattr(transfers, "ThreadPoolExecutor", _AtOnce)
         torch._C._set_only_lift_cpu_tensors(True)
-        torch.__future__.set_overwrite_module_params_on_conversion(
-            True
-        )  # a module's weights become tensors of the card
+        torch.__future__.set_overwrite_module_params_on_conversion(True)  # weights become tensors of the card
         try:
             with mode:
                 yield mode
