@@ -23,7 +23,7 @@ LAYERS = (
     ("plots",),
     ("files", "zarr_files", "rooms"),
     ("locks",),
-    ("console", "machine"),
+    ("console", "machine", "transfers"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
