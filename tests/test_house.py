@@ -30,7 +30,6 @@ MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 LONGER = {
     "boldreams_cli.commands.sweep.sweep": 64,
     "boldreams_cli.commands.wordcloud.wordcloud": 61,
-    "boldreams_cli.data.importing.converting.convert": 71,
     "boldreams_cli.data.neutral.writing.write": 78,
 }
 VAGUE = re.compile(r"(^|_)(utils?|helpers?|managers?|misc|common)(_|$|\.)")

@@ -75,7 +75,7 @@ def import_(
     output.show(
         result,
         f"{file}: subject {result['subject']}, {result['units']} units, {len(areas)} areas, "
-        f"ceiling {result['ceiling'] or 'unknown'}",
+        f"ceiling {result['ceiling'] or 'none in the data'}",
         *(f"{part}: {result[part]['images']} images, {result[part]['trials']} trials" for part in ("train", "test")),
         *([f"left out: {left_out}"] if left_out else []),
         f"next: boldreams prepare --data {file}",

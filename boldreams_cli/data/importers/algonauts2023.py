@@ -17,6 +17,7 @@ from boldreams_cli.files import reading
 SIDES = {"L": "lh", "R": "rh"}
 HOLD_OUT = 10.0  # percent
 VERTICES = 163_842  # of a hemisphere of fsaverage
+DEGREES = 8.4  # as NSD's images
 
 # Names of the labels 1, 2, ... of each class. The data set has them as pickled dictionaries (mapping_<class>.npy),
 # which could run anything when they are read; NSD's tables of colours say the same.
@@ -70,6 +71,7 @@ def read(asked: Asked) -> Recording:
         source=f"{folder}, {percent:g} % of the training images held out",
         pictures=pictures,
         areas=_areas(folder, [len(part) for part in vertex]),
+        degrees=DEGREES,
     )
 
 

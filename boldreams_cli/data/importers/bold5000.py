@@ -20,6 +20,7 @@ from boldreams_cli.data.volumes import affine_difference, read_mask
 from boldreams_cli.files import check_declared, reading
 
 BETAS = "GLMbetas-TYPED-FITHRF-GLMDENOISE-RR"
+DEGREES = 4.6  # that the pictures spanned (Chang and others, 2019)
 TEST = "repeated_stimuli_113_list.txt"
 PRESENTED = "Presented_Stimuli"  # cropped as they were shown; Original_Images has others of the same names
 SPELLINGS = {"LO": "LOC", "RRSC": "RSC"}  # of masks of some subjects
@@ -67,6 +68,7 @@ def _of_volumes(asked: Asked, subject: str, paths: list[Path]) -> Recording:
         source=f"{source}, {subject}, sessions {min(sessions)} to {max(sessions)}",
         pictures=asked.images or source,
         prefer=PRESENTED,
+        degrees=DEGREES,
         sessions=np.repeat(list(counts), list(counts.values())),
         areas=_areas(source, subject, mask, affine),
     )
@@ -101,6 +103,7 @@ def _of_areas(asked: Asked, subject: str, paths: list[Path]) -> Recording:
         source=f"{paths[0].parent}, {subject}, {listing(names)}",
         pictures=asked.images or asked.source,
         prefer=PRESENTED,
+        degrees=DEGREES,
         areas=_joined({name: row == place for place, name in enumerate(names)}),
     )
 
@@ -136,6 +139,8 @@ def _shown(
     if len(names) > trials:
         logger.warning("%d of %d trials are taken: later sessions are not there", trials, len(names))
     repeated = {name.removeprefix("rep_") for name in _lines(_file(folders, TEST))}
+    if unseen := len(repeated - set(names[:trials])):
+        logger.info("%d of the %d pictures that were repeated are not in these sessions", unseen, len(repeated))
     return names[:trials], np.array([name in repeated for name in names[:trials]])
 
 

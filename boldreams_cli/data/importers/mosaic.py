@@ -39,6 +39,7 @@ class Found:
     damaged : (length,) bool, whether any trial has no number there.
     ceiling : (length,) percent, and its kind.
     artificial : trials left out, as they show no photographs.
+    degrees : of visual angle that the pictures spanned; None where the file does not say.
     """
 
     rows: list[str] | NDArray[np.int64]
@@ -48,6 +49,7 @@ class Found:
     damaged: NDArray[np.bool_]
     ceiling: tuple[NDArray[np.float32], CeilingKind] | None
     artificial: int
+    degrees: float | None
 
 
 def read(asked: Asked) -> Recording:
@@ -81,6 +83,7 @@ def read(asked: Asked) -> Recording:
         areas={name: area[keep] for name, area in surface.areas.items() if area[keep].any()},
         ceiling=found.ceiling[0][columns] if found.ceiling else None,
         ceiling_kind=found.ceiling[1] if found.ceiling else None,
+        degrees=found.degrees,
         left_out={
             "subcortical voxels": found.length - count,
             "vertices without a number": int((~keep).sum()),
@@ -149,6 +152,7 @@ def _look(group: h5py.Group) -> Found:
         damaged=missing,
         ceiling=_ceiling(group, length),
         artificial=len(trials) - len(taken),
+        degrees=_degrees(group),
     )
 
 
@@ -203,6 +207,15 @@ def _ceiling(group: h5py.Group, length: int) -> tuple[NDArray[np.float32], Ceili
                 values = np.ravel(node[()]).astype(np.float32)
                 return np.where(np.isfinite(values), values, np.nan).astype(np.float32), kind
     return None
+
+
+def _degrees(group: h5py.Group) -> float | None:
+    """The attribute ``visual_angle``, which may be text."""
+    try:
+        found = float(text(group.attrs.get("visual_angle", "nan")))
+    except ValueError:
+        return None
+    return found if 0 < found < 180 else None
 
 
 def _blocks(path: Path, group: str, found: Found, columns: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:

@@ -19,6 +19,7 @@ from boldreams_cli.data.units import VoxelUnits
 from boldreams_cli.data.volumes import read_mask
 from boldreams_cli.files import reading
 
+DEGREES = 10.0  # that the pictures spanned (Hebart and others, 2023)
 PLACES = ("voxel_x", "voxel_y", "voxel_z")
 # Of one trial first: those of any number of repeats follow from it.
 CEILINGS: dict[str, CeilingKind] = {"nc_singletrial": "single-trial", "nc_testset": "test-set"}
@@ -56,6 +57,7 @@ def read(asked: Asked) -> Recording:
         areas=_areas(voxels),
         ceiling=voxels[ceiling] if ceiling else None,
         ceiling_kind=CEILINGS[ceiling] if ceiling else None,
+        degrees=DEGREES,
     )
 
 

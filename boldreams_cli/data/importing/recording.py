@@ -55,6 +55,7 @@ class Recording:
     sessions : (trials,), from 1.
     areas : name -> (units,) bool.
     ceiling : (units,) in percent, with its kind.
+    degrees : of visual angle that the pictures spanned, where the data set says so.
     left_out : what was not taken -> how many.
     """
 
@@ -71,6 +72,7 @@ class Recording:
     areas: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     ceiling: NDArray[np.floating] | None = None
     ceiling_kind: CeilingKind | None = None
+    degrees: float | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 

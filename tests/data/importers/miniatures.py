@@ -243,6 +243,7 @@ def mosaic(root: Path, left: int = 14, right: int = 12, voxels: int = 9) -> Mini
     trials += [("107", "test", 0), ("107", "test", 1), ("042", "test", 0)]
     betas = numbers(len(trials), left + right + voxels)
     with h5py.File(root / "sub-01_NSD.hdf5", "w") as file:
+        file.attrs["visual_angle"] = 8.4
         group = file.create_group("betas", track_order=True)
         for row, (stem, phase, rep) in zip(betas, trials, strict=True):
             node = group.create_dataset(f"sub-01_NSD_stimulus-{stem}_phase-{phase}_rep-{rep}", data=row)
@@ -285,6 +286,7 @@ def merge_in_chunks(single: Path, merged: Path, group: str = "sub-01_NSD") -> No
         for name in names:
             indices.create_dataset(name, data=one["betas"][name].attrs["nan_indices"])
         one.copy("noiseceilings", new)
+        new.attrs.update(one.attrs)
 
 
 MAKERS = (algonauts2023, things, bold5000, bdata, mosaic)
