@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from boldreams_cli import plots
 from boldreams_cli.plots import style
+from boldreams_cli.plots.accuracy import bins_of
 from boldreams_cli.plots.attribution import FLOOR, limit_of
 
 
@@ -35,6 +36,41 @@ def test_bars_are_as_high_as_r_and_its_ceiling(drawn: list[Figure], tmp_path: Pa
     assert [bar.get_height() for bar in bars] == [0.7, 0.5, 0.4, -0.1]
     (whiskers,) = (found for found in drawn[1].axes[0].collections if len(found.get_segments()) == 2)
     np.testing.assert_allclose([line[:, 1] for line in whiskers.get_segments()], [[0.38, 0.43], [-0.1, -0.1]])
+
+
+def test_histogram_counts_every_voxel_and_its_ceiling(drawn: list[Figure], tmp_path: Path) -> None:
+    """Voxels far below 0 were left out, and half of the panel was empty."""
+    r, ceiling = np.array([-0.93, 0.1, 0.12, 0.43, np.nan]), np.array([0.3, 0.6, 0.61, 0.71, np.nan])
+    title = "efficientnet_lite0, 10 % of filters, a recipe of a long name, finetuned, subject Somebody, synthetic test"
+    files = plots.accuracy(tmp_path, r, ceiling, {}, title)
+    (axes,) = drawn[0].axes
+    counts = {}
+    for bar in axes.patches:
+        counts.setdefault(bar.get_facecolor(), []).append(bar.get_height())
+    assert [sum(heights) for heights in counts.values()] == [4, 4]
+    low, high = axes.get_xlim()
+    assert -1 < low <= -0.93
+    assert 0.71 < high < 0.75
+    said = {text.get_text() for text in drawn[0].legends[0].get_texts()}
+    assert said == {"noise ceiling, mean 0.555", "r, mean -0.070"}
+    assert {path.name for path in files} == {
+        f"{name}.{suffix}" for name in ("histogram", "rois", "ceiling") for suffix in ("png", "pdf")
+    }
+    assert all(path.stat().st_size > 1000 for path in files)
+    for figure in drawn:
+        figure.draw_without_rendering()
+        box = figure._suptitle.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("value", [-0.5, -0.025, 0.0, 0.3, 1.0])
+def test_bins_hold_values_on_their_edges(value: float) -> None:
+    values = np.array([value, np.nextafter(value, -1), np.nextafter(value, 1)])
+    edges = bins_of(values)
+    assert np.histogram(values, edges)[0].sum() == 3
+    assert 0 in edges
+    assert bins_of(np.empty(0))[-1] > 1
 
 
 def test_trace_rises_where_the_response_does(drawn: list[Figure], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,12 +16,14 @@ from boldreams_cli.interpret.attribution import methods as known_methods
     "boldreams attribute --roi faces",
     "boldreams attribute --roi V1 --roi faces --image 1234 --image photo.jpg",
     "boldreams attribute --roi faces --minus places --method occlusion --method grad-cam --check",
-    "boldreams attribute --voxel 41,20,33 --image test --output voxel-maps",
+    "boldreams attribute --roi FFA-1 --min-ceiling 0.3 --image test --output maps",
+    "boldreams attribute --voxel best:FFA-1",
 )
 @options.output_options
 @options.model_options
 @options.nsd_option
 @options.target_options("they share the forward passes")
+@options.bound_options
 @options.option("--minus", default=None, metavar="AREA", help="Area whose mean beta is subtracted, for a contrast.")
 @options.option(
     "--image",
@@ -65,15 +68,6 @@ from boldreams_cli.interpret.attribution import methods as known_methods
 def attribute(
     choice: ModelChoice,
     nsd_root: Path | None,
-    rois: tuple[str, ...],
-    voxel: tuple[int, int, int] | None,
-    filter_: str | None,
-    minus: str | None,
-    images: tuple[str, ...],
-    count: int,
-    methods: tuple[str, ...],
-    steps: int | None,
-    baseline: str | None,
     check: bool,
     folder: Path | None,
     overwrite: bool,
@@ -81,6 +75,7 @@ def attribute(
     memory: int,
     device: str,
     output: Output,
+    **asked: Any,
 ) -> None:
     """Show which pixels of an image drive the response of an area, a voxel or a filter.
 
@@ -102,33 +97,19 @@ def attribute(
     from boldreams_cli.encoding.model.full import FullModel
     from boldreams_cli.interpret import targets
     from boldreams_cli.interpret.attribution import record
-    from boldreams_cli.interpret.attribution.attributor import chosen
+    from boldreams_cli.interpret.attribution.asked import Asked
 
-    _check(rois, voxel, filter_, minus)
-    settings = chosen(list(dict.fromkeys(methods)), steps, baseline, memory)
+    wish = Asked(**asked)
+    wish.check()
+    settings = wish.settings(memory)
     model = choice.resolve()
     nsd_root = options.root_for(model.spec.subject, choice.cache, nsd_root)
     targets.check_gradients(model)
     where = options.pick_device(device)
-    split = {"test", "train"} & {*images}
-    needed = rois or minus or not images or split or isinstance(voxel, str)
-    responses = options.responses_of(model, choice.cache, nsd_root) if needed else None
-    full = FullModel.rebuild(model, where, weights)
-    areas = responses.areas if responses is not None else None
-    aims = [targets.choose(full, areas, roi, voxel, filter_, minus) for roi in (rois or (None,))]
-    wanted = find_images(images, nsd_root, lambda: options.responses_of(model, choice.cache, nsd_root))
+    responses = options.responses_of(model, choice.cache, nsd_root) if wish.needs_responses else None
+    images = find_images(wish.images, nsd_root, lambda: options.responses_of(model, choice.cache, nsd_root))
+    request = wish.request(FullModel.rebuild(model, where, weights), responses, choice.cache, images)
     place = record.Place(folder or model.folder / "attributions", nsd_root, folder is not None, overwrite)
-    request = record.Request(full, aims, responses, choice.cache, wanted, count)
     with stop_on_signals() as stop:
         made = record.attribute_by(settings, request, place, stop, check)
     output.show(made.described(request, settings), f"model: {model.folder}", *made.lines())
-
-
-def _check(rois: tuple[str, ...], voxel: object, filter_: str | None, minus: str | None) -> None:
-    """Raise ChoiceError for options that do not go together."""
-    from boldreams_cli.console import ChoiceError
-
-    if sum((bool(rois), voxel is not None, filter_ is not None)) != 1:
-        raise ChoiceError("say what to attribute: one of --roi AREA, --voxel X,Y,Z and --filter LAYER:K")
-    if filter_ is not None and minus is not None:
-        raise ChoiceError("--minus is of betas and does not go with --filter")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import ModelChoice, Output
-
-if TYPE_CHECKING:
-    from boldreams_cli.data.responses import Responses
-    from boldreams_cli.encoding.model.spec import FittedModel
 
 
 @options.command(
@@ -27,10 +23,7 @@ if TYPE_CHECKING:
 @options.model_options
 @options.nsd_option
 @options.target_options("a dream each, of a network built once")
-@options.option("--min-r", type=float, default=None, metavar="R", help="Only voxels with this test r or more.")
-@options.option(
-    "--min-ceiling", type=float, default=None, metavar="C", help="Only voxels with this noise ceiling or more."
-)
+@options.bound_options
 @options.option(
     "--objective",
     default=None,
@@ -42,7 +35,7 @@ if TYPE_CHECKING:
 @options.option("--minus", default=None, metavar="AREA", help="Area to excite least, for the contrast.")
 @options.option("--plus", default=None, metavar="AREA", help="Area to excite as well.")
 @options.option(
-    "--diversity", type=click.FloatRange(0), default=None, help="Weight of diversity, in betas (default: 10)."
+    "--diversity", type=click.FloatRange(0), default=None, help="Weight of diversity, in betas (default: 1)."
 )
 @options.option(
     "--start",
@@ -124,32 +117,21 @@ def dream(
     nsd_root = options.root_for(model.spec.subject, choice.cache, nsd_root)
     targets.check_gradients(model)
     where = options.pick_device(device)
-    sources = Sources(_responses(model, choice.cache, nsd_root, wish.needs_areas), choice.cache, nsd_root, memory)
+    without = "best natural images: none"
+    responses = options.responses_or_none(model, choice.cache, nsd_root, wish.needs_areas, without)
+    sources = Sources(responses, choice.cache, nsd_root, memory)
     requests = wish.requests(FullModel.rebuild(model, where, weights), sources)
     with stop_on_signals() as stop:
         made = dream_all(requests, sources, stop, overwrite)
         if len(made) == 1:
             output.show(made[0], *_lines(made[0]))
             return
-        test = bands.compare(model, made, wish.folder, stop, overwrite)
+        test = bands.compare(model, made, wish.folder, stop)
     lines = [line for one in made for line in _lines(one)[1:]]
     if test is not None:
         lines.append(f"contrast's distance and the band's rank: rho {test['correlation']:.2f}  {test['files'][0]}")
     found = {"model": str(model.folder), "results": made, "eccentricity": test}
     output.show(found, f"model: {model.folder}", *lines)
-
-
-def _responses(model: FittedModel, cache: Path, nsd_root: Path | None, needed: bool) -> Responses | None:
-    """The subject's responses: areas, and images to compare with. Without them only areas cannot be dreamed of."""
-    from boldreams_cli.console import MismatchError, logger
-
-    try:
-        return options.responses_of(model, cache, nsd_root)
-    except MismatchError as error:
-        if needed:
-            raise
-        logger.info("best natural images: none (%s)", error)
-        return None
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
@@ -165,11 +147,14 @@ def _lines(summary: dict[str, Any]) -> list[str]:
     natural = []
     for name, best in (summary["best_natural"] or {}).items():
         passed = "" if beat is None else ", not reached" if beat[name] is None else f", passed at step {beat[name]}"
-        natural.append(f"best {name} image: {best['image']}  {unit} {best['response']:.4f}{passed}")
+        natural.append(
+            f"best {name} image: {best.get('image_label', best['image'])}  {unit} {best['response']:.4f}{passed}"
+        )
     sides = [f"{area}: {', '.join(f'{v:.4f}' for v in values)}" for area, values in (summary["sides"] or {}).items()]
     start = []
     if summary["start"] is not None:
         far = ", ".join(f"{value:.2f}" for value in summary["start"]["feature_distance"])
-        start = [f"start {summary['start']['image']}: {unit} {summary['start']['response']:.4f}; now {far} away"]
+        called = summary["start"].get("image_label", summary["start"]["image"])
+        start = [f"start {called}: {unit} {summary['start']['response']:.4f}; now {far} away"]
     head = [f"model: {summary['model']}", f"{summary['objective']} of {summary['roi']}"]
     return [*head, *images, *sides, *start, *natural]

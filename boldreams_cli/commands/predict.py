@@ -79,5 +79,6 @@ def predict(
         wanted,
         lambda: predict.predict(model, wanted, choice.cache, nsd_root, where, memory, weights, captions_dir),
         overwrite,
+        nsd_root,
     )
     output.show(made, f"{len(made['images'])} images, {made['voxels']} voxels: {made['file']}")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import ModelChoice, Output
-
-if TYPE_CHECKING:
-    from boldreams_cli.data.areas import Areas
-    from boldreams_cli.encoding.model.spec import FittedModel
 
 
 @options.command(
@@ -75,22 +70,7 @@ if TYPE_CHECKING:
 @options.device_option
 @options.seed_option
 def wordcloud(
-    choice: ModelChoice,
-    nsd_root: Path | None,
-    images: tuple[str, ...],
-    rois: tuple[str, ...],
-    vocabulary: str,
-    raw: bool,
-    prompt: str,
-    score: str,
-    reference: Path | None,
-    clip: str | None,
-    weights: str | None,
-    top: int,
-    overwrite: bool,
-    device: str,
-    seed: int,
-    output: Output,
+    choice: ModelChoice, nsd_root: Path | None, overwrite: bool, device: str, output: Output, **asked: Any
 ) -> None:
     """Draw the words that fit an image, or an area's dreams, best.
 
@@ -98,53 +78,29 @@ def wordcloud(
     without a model. Font size is in proportion to the score, which is called what it is: cosine or contrast with
     CLIP, logit of a classifier, predicted-beta of a text model. Of Brown's nouns one of singular and plural is shown.
     """
-    from boldreams_cli.console import ChoiceError
-    from boldreams_cli.features import backbones
-    from boldreams_cli.interpret.words import comparison, record
-    from boldreams_cli.interpret.words import vocabulary as vocabularies
+    from boldreams_cli.interpret.words import record
+    from boldreams_cli.interpret.words.asked import Asked
 
-    if bool(images) == bool(rois):
-        raise ChoiceError("say what the words are for: either --image ID or FILE, or --roi AREA")
-    model = choice.resolve() if rois or choice.model is not None else None
+    wish = Asked(**asked)
+    wish.check()
+    model = choice.resolve() if wish.rois or choice.model is not None else None
     subject = model.spec.subject if model is not None else choice.subject
     if subject is not None:
         nsd_root = options.root_for(subject, choice.cache, nsd_root)
-    text = model is not None and bool(rois) and backbones.entry(model.spec.backbone).reads == "captions"
-    chosen = vocabularies.find(vocabulary, choice.cache, raw)
-    record.check(chosen.kind, score, reference, clip, prompt, text)
+    words = wish.words(model, choice.cache)
     where = options.pick_device(device)
-    own_classifier = chosen.kind == "imagenet" and model is None
-    backbone = options.choose_backbone(choice.cache, choice.backbone) if own_classifier else ""
-    sampled = score == "contrast" and reference is None and model is None
-    means = comparison.Means(chosen, clip or record.CLIP, weights, backbone, seed, where, choice.cache, prompt)
-    alike = partial(
-        record.Request,
-        means=means,
-        model=model,
-        areas=_areas(model, choice.cache, nsd_root, text) if model is not None and rois else None,
-        score=score,
-        subject=options.the_subject(choice.subject, choice.cache, nsd_root) if sampled else None,
-        reference=reference,
-        top=top,
-        nsd_root=nsd_root,
-    )
-    requests = [alike(image=image, roi=None) for image in images] + [alike(image=None, roi=roi) for roi in rois]
+    classifier = words.kind == "imagenet" and model is None
+    backbone = options.choose_backbone(choice.cache, choice.backbone) if classifier else ""
+    sampled = options.the_subject(subject, choice.cache, nsd_root) if wish.samples_subject(model) else None
+    areas = None
+    if model is not None and wish.rois:  # without them, an area is looked for among the dreams as it was typed
+        needed = wish.by_betas(model)
+        found = options.responses_or_none(model, choice.cache, nsd_root, needed, "areas are not looked up")
+        areas = found.areas if found is not None else None
+    requests = wish.requests(words, model, areas, sampled, nsd_root, choice.cache, where, backbone)
     made = record.wordclouds(requests, overwrite)
     if len(requests) == 1:
         output.show(made, *(f"{value:8.4f}  {word}" for word, value in made["words"]), *made["files"])
         return
     best = [f"{one['image']}: {', '.join(word for word, _ in one['words'][:5])}" for one in made["results"]]
     output.show(made, *best, *made["files"])
-
-
-def _areas(model: FittedModel, cache: Path, nsd_root: Path | None, needed: bool) -> Areas | None:
-    """The subject's areas; without them, an area is looked for among the dreams as it was typed."""
-    from boldreams_cli.console import MismatchError, logger
-
-    try:
-        return options.responses_of(model, cache, nsd_root).areas
-    except MismatchError as error:
-        if needed:
-            raise
-        logger.info("areas are not looked up (%s)", error)
-        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,26 +147,44 @@ def _dream(source: Source, area: str, sources: Sequence[Source]) -> Kept | Missi
 
 
 def _words(source: Source, area: str, sources: Sequence[Source]) -> Kept | Missing:
-    found = source.of_kind("words", area)
-    return found[0] if found else _missing("words", source, area, "wordcloud")
+    """Of the vocabulary and score that most of the models have."""
+    found = _shared(source, area, sources, "words", partial(_said, names=("vocabulary", "score", "prompt")))
+    return found or _missing("words", source, area, "wordcloud")
 
 
 def _attribution(source: Source, area: str, sources: Sequence[Source]) -> Kept | Missing:
-    """Of the image that most of the models have, so that a row can be compared."""
-    found = [item for item in source.of_kind("attribution", area) if "image" in item.description]
-    if not found:
-        return _missing("attributions", source, area, "attribute")
-    everywhere = Counter(
-        str(item.description.get("image")) for other in sources for item in other.of_kind("attribution", area)
-    )
-    return max(
-        found,
-        key=lambda item: (
-            item.description.get("method", PLAIN) == PLAIN,
-            everywhere[str(item.description["image"])],
-            str(item.description["image"]),
-        ),
-    )
+    """Of the image that most of the models have; by the paper's method, where there is such."""
+    like = partial(_said, names=("image", "method", "baseline"))
+    found = _shared(source, area, sources, "attribution", like, _plain)
+    return found or _missing("attributions", source, area, "attribute")
+
+
+def _shared(
+    source: Source,
+    area: str,
+    sources: Sequence[Source],
+    kind: str,
+    like: Callable[[Kept], tuple[str, ...]],
+    first: Callable[[Kept], bool] = lambda item: True,
+) -> Kept | None:
+    """The product that is like one of most other models, so that a row can be compared; the newest of those.
+
+    Parameters
+    ----------
+    like : what two products must share.
+    first : whether a product comes before all of which this is not so.
+    """
+    models = Counter(kept for other in sources for kept in {like(item) for item in other.of_kind(kind, area)})
+    found = source.of_kind(kind, area)
+    return max(found, key=lambda item: (first(item), models[like(item)], like(item)), default=None)
+
+
+def _said(item: Kept, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(item.description.get(name)) for name in names)
+
+
+def _plain(item: Kept) -> bool:
+    return item.description.get("method", PLAIN) == PLAIN
 
 
 def _missing(kind: str, source: Source, area: str, command: str) -> Missing:
@@ -193,7 +212,8 @@ def _drawn_attribution(item: Kept) -> Cell:
             pixels, signed = arrays["pixels"].transpose(1, 2, 0), arrays["map"]
     except DAMAGED_NPZ as error:
         raise BoldreamsError(f"{path} is damaged ({error}); attribute again with --overwrite") from error
-    said = f"image {item.description['image']}: {item.description['prediction']:.2f}"
+    image = item.description.get("image_label", item.description["image"])
+    said = f"image {image}: {item.description['prediction']:.2f}"
     return Cell(plots.lit(pixels, plots.intensity_mask(signed)), said)
 
 

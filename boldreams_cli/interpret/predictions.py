@@ -14,6 +14,7 @@ from boldreams_cli.console import StopFlag, logger
 from boldreams_cli.encoding.evaluation.predict import Wanted
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import digest, fingerprint, write_npz
+from boldreams_cli.interpret.labels import label_of
 from boldreams_cli.interpret.products import (
     Description,
     Product,
@@ -82,6 +83,7 @@ def keep(
     images: Sequence[Wanted],
     predict: Callable[[], NDArray[np.float32]],
     overwrite: bool = False,
+    nsd_root: Path | None = None,
 ) -> Description:
     """Predict and write, unless it is done.
 
@@ -91,6 +93,7 @@ def keep(
     model, images : that it is of.
     predict : gives (images, voxels).
     overwrite : whether to predict again, and to replace other predictions in a file that the user named.
+    nsd_root : of the data set, which may have names for its images.
 
     Returns
     -------
@@ -110,7 +113,7 @@ def keep(
             folder / f"{stem}{SUFFIX}",
             betas=betas,
             images=np.array([-1 if image.nsd_id is None else image.nsd_id for image in images], np.int32),
-            names=np.array([str(name) for name in names]),
+            names=np.array([str(i.name) if i.nsd_id is None else label_of(nsd_root, i.nsd_id) for i in images]),
             voxels=model.weights.voxels,
         )
         return said_of_model(model) | {"images": names, "voxels": betas.shape[1]}

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from boldreams_cli.console import Progress, StopFlag
 from boldreams_cli.encoding.inputs.layout import MapLayout
 from boldreams_cli.encoding.inputs.maps import open_maps
 from boldreams_cli.encoding.model.full import IMAGE_BLOCK, FullModel
@@ -67,6 +68,7 @@ def read_stored(
     reader: Reader,
     device: torch.device,
     memory: int,
+    stop: StopFlag | None = None,
 ) -> NDArray[np.float32]:
     """Apply a reader to stored maps.
 
@@ -77,6 +79,7 @@ def read_stored(
     reader : `Means` or `Betas`.
     device : to compute on.
     memory : bytes that the maps may take.
+    stop : looked at between batches.
 
     Returns
     -------
@@ -86,6 +89,8 @@ def read_stored(
     ------
     MismatchError
         If the store lacks some of the images.
+    StoppedError
+        If a signal came.
     """
     layouts = [MapLayout(group, model.spec.layers) for group in model.spec.groups]
     rows = store.rows(images)
@@ -93,15 +98,19 @@ def read_stored(
     memory = min(memory, room(device, memory, MAPS))
     step = max(IMAGE_BLOCK, memory // 2 // (values * 4) // store.rows_per_shard * store.rows_per_shard)
     parts = []
+    shown = Progress("read stored maps", len(rows), "images")  # a line every few seconds; mostly it takes less
     with torch.inference_mode():
         for start in range(0, len(rows), step):
             chosen = rows[start : start + step]
             source = open_maps(store, chosen, layouts, device, memory, store.path.parent)
             order = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // IMAGE_BLOCK))
             for batch in source.batches(order):
+                if stop is not None:
+                    stop.check(f"{shown.done} of {len(rows)} stored images were looked at")
                 maps = [
                     group.transpose(1, 2) if layout.pixels_first else group
                     for group, layout in zip(batch, layouts, strict=True)
                 ]
                 parts.append(reader(maps).cpu())
+                shown.advance(len(parts[-1]))
     return torch.cat(parts).numpy()

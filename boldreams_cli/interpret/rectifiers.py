@@ -25,6 +25,8 @@ OPEN: dict[Callable[..., Any], Zone] = {
     functional.relu: (0.0, math.inf),
     torch.relu: (0.0, math.inf),
     Tensor.relu: (0.0, math.inf),
+    torch.relu_: (0.0, math.inf),
+    Tensor.relu_: (0.0, math.inf),
     functional.relu6: (0.0, 6.0),
     functional.hardswish: (-1.5, math.inf),
     functional.hardsigmoid: (-3.0, 3.0),
@@ -45,7 +47,7 @@ class Leaking(TorchFunctionMode):
         zone = _open(func, args, named)
         if zone is None or not args[0].requires_grad:
             return func(*args, **named)
-        value = args[0].clone() if _in_place(args, named) else args[0]
+        value = args[0].clone() if _in_place(func, args, named) else args[0]
         output = func(*args, **named)
         closed = (value <= zone[0]) | (value >= zone[1])
         return torch.where(closed, output.detach() + LEAK * (value - value.detach()), output)
@@ -69,6 +71,7 @@ def _open(func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]
 _HARDTANH = ((1, "min_val", -1.0), (2, "max_val", 1.0))
 
 
-def _in_place(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
+def _in_place(func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> bool:
     """Whether the input is overwritten."""
-    return bool(named.get("inplace")) or any(argument is True for argument in args[1:])
+    said = bool(named.get("inplace")) or any(argument is True for argument in args[1:])
+    return said or func in (torch.relu_, Tensor.relu_)

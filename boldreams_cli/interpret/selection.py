@@ -60,6 +60,13 @@ class Least:
     r: float | None = None
     ceiling: float | None = None
 
+    def check(self, area: bool) -> None:
+        """Raise ChoiceError if there are bounds, and no `area` whose voxels they choose among."""
+        if not area and (self.r, self.ceiling) != (None, None):
+            raise ChoiceError(
+                "--min-r and --min-ceiling choose among an area's voxels: give --roi or --voxel best:AREA"
+            )
+
     @property
     def named(self) -> list[object]:
         """For the name of a folder."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing, logger
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
@@ -120,9 +120,14 @@ class Target(Protocol):
         ...
 
     def stored(
-        self, store: FeatureStore, images: NDArray[Any], device: torch.device, memory: int
+        self,
+        store: FeatureStore,
+        images: NDArray[Any],
+        device: torch.device,
+        memory: int,
+        stop: StopFlag | None = None,
     ) -> dict[str, NDArray[np.float32]]:
-        """As `activity` (but ``maps`` and ``groups``), of stored images."""
+        """As `activity` (but ``maps`` and ``groups``), of stored images; a signal is heard between batches."""
         ...
 
 
@@ -176,12 +181,17 @@ class AreaTarget:
         return found | {"maps": maps[-1].unflatten(2, (last.height, last.width)), "groups": maps}
 
     def stored(
-        self, store: FeatureStore, images: NDArray[Any], device: torch.device, memory: int
+        self,
+        store: FeatureStore,
+        images: NDArray[Any],
+        device: torch.device,
+        memory: int,
+        stop: StopFlag | None = None,
     ) -> dict[str, NDArray[np.float32]]:
-        """As `activity` (but ``maps`` and ``groups``), of stored images."""
+        """As `activity` (but ``maps`` and ``groups``), of stored images; a signal is heard between batches."""
         model = self.full.model
-        means = read_stored(model, store, images, self._means, device, memory)
-        betas = read_stored(model, store, images, self._betas, device, memory) if self._betas else None
+        means = read_stored(model, store, images, self._means, device, memory, stop)
+        betas = read_stored(model, store, images, self._betas, device, memory, stop) if self._betas else None
         return self._named(means, betas)
 
     def _named(self, means: Any, betas: Any) -> dict[str, Any]:
@@ -225,7 +235,7 @@ class FilterTarget:
         name = known.layer(layer)
         if name not in full.backbone.layers:
             raise ChoiceError(f"the model reads no {name}; its layers: {listing(full.backbone.layers)} (--filter)")
-        count = known.filters[list(known.layers).index(name)]
+        count = _filters(full, name)
         if int(number) >= count:
             raise ChoiceError(f"{name} has filters 0 to {count - 1}, not {number} (--filter LAYER:K)")
         return cls(full, name, int(number))
@@ -260,10 +270,25 @@ class FilterTarget:
         return {"response": maps[:, self.index].mean((1, 2)), "maps": maps, "groups": list(layers.values())}
 
     def stored(
-        self, store: FeatureStore, images: NDArray[Any], device: torch.device, memory: int
+        self,
+        store: FeatureStore,
+        images: NDArray[Any],
+        device: torch.device,
+        memory: int,
+        stop: StopFlag | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """``response`` of stored images: their spatial means."""
         return {"response": store.means(self.layer, store.rows(images, "mean"))[:, self.index]}
+
+
+def _filters(full: FullModel, layer: str) -> int:
+    """How many a layer has; of layers that are none of the backbone's usual ones its maps tell."""
+    known = full.backbone.entry
+    if layer in known.layers:
+        return known.filters[list(known.layers).index(layer)]
+    size = known.preprocessing.size
+    with torch.inference_mode():
+        return int(full.backbone(torch.zeros(1, 3, size, size, device=full.backbone.device))[layer].shape[1])
 
 
 def choose(

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.plots.style import CEILING, COLOUR, LINE, figure
+from boldreams_cli.plots.style import CEILING, COLOUR, LINE, printed, titled
+
+BIN = 0.025  # of the histogram
 
 
 def accuracy(
@@ -19,7 +21,7 @@ def accuracy(
     areas: Mapping[str, Mapping[str, Any]],
     title: str,
 ) -> list[Path]:
-    """Draw the figures of a score (paper, figures 2 to 4).
+    """Draw the figures of a score (paper, figures 2 to 4), each as .pdf beside too.
 
     Parameters
     ----------
@@ -33,28 +35,41 @@ def accuracy(
     The files: histogram, bars by area, accuracy against ceiling.
     """
     paths = [folder / name for name in ("histogram.png", "rois.png", "ceiling.png")]
-    _histogram(paths[0], r, title)
+    _histogram(paths[0], r, ceiling, title)
     _bars(paths[1], areas, title)
     _against_ceiling(paths[2], r, ceiling, title)
-    return paths
+    return [file for path in paths for file in (path, path.with_suffix(".pdf"))]
 
 
-def _histogram(path: Path, r: NDArray[np.floating], title: str) -> None:
-    known = r[np.isfinite(r)]
-    with figure(path, 5, 3.5) as drawn:
+def _histogram(path: Path, r: NDArray[np.floating], ceiling: NDArray[np.floating], title: str) -> None:
+    """All voxels, whatever their r; the ceiling's outline behind them."""
+    known, highest = r[np.isfinite(r)], ceiling[np.isfinite(ceiling)]
+    with printed(path, 5, 3.5) as drawn:
         axes = drawn.add_subplot()
-        axes.hist(known, bins=np.linspace(-0.5, 1, 61).tolist(), color=COLOUR)
+        edges = bins_of(np.concatenate([known, highest]))
+        if len(highest):
+            axes.hist(highest, bins=edges, color=CEILING, label=f"noise ceiling, mean {highest.mean():.3f}")
+        axes.hist(known, bins=edges, color=COLOUR, alpha=0.85)
         if len(known):
-            axes.axvline(known.mean(), color=LINE, label=f"mean {known.mean():.3f}")
-            axes.legend(frameon=False)
-        axes.set(xlabel="r with test betas", ylabel="voxels", title=title)
-        axes.title.set_fontsize(9)
+            axes.axvline(known.mean(), color=LINE, label=f"r, mean {known.mean():.3f}")
+        if len(known) or len(highest):
+            drawn.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+        axes.set(xlabel="r with test betas", ylabel="voxels", xlim=(edges[0], edges[-1]))
+        titled(drawn, title, 9)
         axes.spines[["top", "right"]].set_visible(False)
+
+
+def bins_of(values: NDArray[np.floating]) -> list[float]:
+    """Edges of bins of width BIN that hold all of some values, 0 among the edges; of none, from 0 to 1."""
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    first, last = int(np.floor(min(low, 0) / BIN - 1e-6)), int(np.floor(max(high, 0) / BIN + 1e-6)) + 1
+    return [number * BIN for number in range(first, last + 1)]
 
 
 def _bars(path: Path, areas: Mapping[str, Mapping[str, Any]], title: str) -> None:
     names = list(areas)
-    with figure(path, max(4.0, 0.36 * len(names) + 1.2), 3.8) as drawn:
+    width = max(4.0, 0.36 * len(names) + 1.2)
+    with printed(path, width, 3.8) as drawn:
         axes = drawn.add_subplot()
         places = np.arange(len(names))
         values = np.array([areas[name]["r_mean"] for name in names])
@@ -66,8 +81,8 @@ def _bars(path: Path, areas: Mapping[str, Mapping[str, Any]], title: str) -> Non
         )
         labels = [f"{name} ({areas[name]['voxels']})" for name in names]
         axes.set_xticks(places, labels, rotation=60, ha="right", fontsize=8)
-        axes.set(ylabel="mean r over voxels", title=title)
-        axes.title.set_fontsize(9)
+        axes.set(ylabel="mean r over voxels")
+        titled(drawn, title, 9)
         axes.axhline(0, color="black", linewidth=0.6)
         drawn.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
         axes.spines[["top", "right"]].set_visible(False)
@@ -75,17 +90,17 @@ def _bars(path: Path, areas: Mapping[str, Mapping[str, Any]], title: str) -> Non
 
 def _against_ceiling(path: Path, r: NDArray[np.floating], ceiling: NDArray[np.floating], title: str) -> None:
     known = np.isfinite(r) & np.isfinite(ceiling)
-    with figure(path, 4.2, 4.2) as drawn:
+    with printed(path, 4.2, 4.2) as drawn:
         axes = drawn.add_subplot()
-        axes.scatter(ceiling[known], r[known], s=5, alpha=0.4, color=COLOUR, linewidths=0)
+        # Thousands of dots as a picture within the PDF: as shapes they make it megabytes.
+        axes.scatter(ceiling[known], r[known], s=5, alpha=0.4, color=COLOUR, linewidths=0, rasterized=True)
         axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, label="r = ceiling")
         axes.set(
             xlim=(0, 1),
             ylim=(min([-0.05, *(r[known] - 0.05)]), 1),
             xlabel="noise ceiling (as r)",
             ylabel="r with test betas",
-            title=title,
         )
-        axes.title.set_fontsize(9)
+        titled(drawn, title, 9)
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -78,6 +78,7 @@ def printed(path: Path, width: float, height: float) -> Iterator[Figure]:
         yield drawn
         with written_whole(path.with_suffix(".pdf")) as temporary:
             drawn.savefig(temporary, dpi=150, metadata={"CreationDate": None})
+        drawn.set_layout_engine("none")  # it is laid out now; doing so again takes as long as drawing
 
 
 def wrapped(text: str, width: float, size: float) -> str:

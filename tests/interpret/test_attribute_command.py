@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from boldreams_cli import plots
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.interpret.attribution import sheets
+from boldreams_cli.interpret.attribution.scores import Scores
 from tests.conftest import Run
 from tests.interpret.conftest import Fitted
 
@@ -51,6 +53,39 @@ def test_contrast_and_filter_are_named_and_measured(run: Run, fitted: Fitted) ->
         assert "boldreams:" in run(*common, *wrong, code=2).err
 
 
+def test_voxels_are_chosen_by_their_accuracy(run: Run, copied: Fitted) -> None:
+    image = copied.responses.test_images[0]
+    common = ("attribute", "--method", "saliency", "--image", image, "--json", "--cache", copied.cache)
+    assert "run boldreams score" in run(*common, "--voxel", "best:V1", code=2).err
+    assert "--min-r" in run(*common, "--filter", "features.12:7", "--min-r", "0.1", code=2).err
+    run("score", "--cache", copied.cache)
+    saved = json.loads((copied.model.folder / "scores.json").read_text())
+    r, ceiling = (np.array(saved[name], float) for name in ("r", "ceiling"))
+    chosen, found = copied.responses.areas.select("V1"), betas(copied, image)
+    bound = round(float(np.median(r[chosen])), 4)
+    (some,) = run(*common, "--roi", "V1", "--min-r", bound, "--min-ceiling", "0.1").json["results"]
+    kept = chosen & (r >= bound) & (ceiling >= 0.1)
+    assert 0 < kept.sum() < chosen.sum()
+    assert some["prediction"] == pytest.approx(found[kept].mean(), abs=1e-4)
+    assert some["roi"] == f"V1 (r >= {bound:g}, ceiling >= 0.1)"
+    best = np.argmax(np.where(chosen & (ceiling >= 0.2) & np.isfinite(r), r / ceiling, -np.inf))
+    (one,) = run(*common, "--voxel", "best:V1").json["results"]
+    assert one["prediction"] == pytest.approx(found[best], abs=1e-4)
+
+
+def test_best_images_are_searched_once_for_all_methods(
+    run: Run, fitted: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[int] = []
+    original = Scores.stored
+    monkeypatch.setattr(Scores, "stored", lambda *given: searched.append(1) or original(*given))
+    methods = ("--method", "saliency", "--method", "input-x-gradient")
+    done = run("attribute", "--roi", "V1", *methods, "--count", 1, "--json", "--cache", fitted.cache)
+    assert searched == [1]
+    assert [entry["method"] for entry in done.json["results"]] == ["saliency", "input-x-gradient"]
+    assert len({entry["image"] for entry in done.json["results"]}) == 1
+
+
 def test_checks_are_kept_and_say_which_maps_survive(run: Run, copied: Fitted) -> None:
     image = copied.responses.test_images[0]
     methods = ("--method", "saliency", "--method", "grad-cam")
@@ -88,7 +123,30 @@ def test_output_keeps_what_is_not_ours(run: Run, fitted: Fitted, tmp_path: Path)
     assert (folder / f"image-{second:05d}.png").read_text() == "mine"
 
 
-def test_many_images_come_in_pages(run: Run, fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_split_comes_in_pages_a_few_rows_at_a_time(
+    run: Run, copied: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sheets, "ROWS", 2)
+    drawn: list[list[str]] = []
+
+    def remember(path: Path, rows: list[plots.Row], title: str, unit: str) -> None:
+        """In place of drawing, which takes most of the time."""
+        if path.name.startswith("sheet"):
+            drawn.append([row.caption for row in rows])
+        for suffix in (".png", ".pdf"):
+            path.with_suffix(suffix).write_bytes(b"")
+
+    monkeypatch.setattr(plots, "attribution", remember)
+    test = copied.responses.test_images
+    done = run("attribute", "--roi", "V1", "--method", "saliency", "--image", "test", "--json", "--cache", copied.cache)
+    assert [entry["image"] for entry in done.json["results"]] == test.tolist()
+    assert len(done.json["sheets"]) == -(-len(test) // 2) == len(drawn)
+    assert [caption.split(":")[0] for page in drawn for caption in page] == [f"image {image}" for image in test]
+    titles = [json.loads(Path(page).with_suffix(".json").read_text())["title"] for page in done.json["sheets"]]
+    assert titles[0].endswith(f"page 1 of {len(drawn)}")
+
+
+def test_pages_have_numbers(run: Run, fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheets, "ROWS", 2)
     images = [item for image in fitted.responses.test_images[:5] for item in ("--image", image)]
     done = run("attribute", "--roi", "V1", "--method", "saliency", *images, "--json", "--cache", fitted.cache)

@@ -9,11 +9,12 @@ import pytest
 import skimage.data
 import torch
 from captum.attr import IntegratedGradients
-from torch import Tensor
+from torch import Tensor, nn
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, StoppedError
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, StoppedError
 from boldreams_cli.encoding.model.full import predict_stored, store_of
 from boldreams_cli.features import backbones
+from boldreams_cli.interpret import readers
 from boldreams_cli.interpret.attribution import integration, methods, places, record
 from boldreams_cli.interpret.attribution.attributor import Attributor, Settings, kept
 from boldreams_cli.interpret.attribution.integration import integrated_gradients, signed_map
@@ -186,6 +187,50 @@ def test_steps_go_where_the_gradient_jumps() -> None:
     assert abs(float(even) - rise) > 5 * abs(result.delta[0])
 
 
+class Rectified(nn.Module):
+    """A small network of one kind of rectifier, whose units open, and close again, all along the way from black."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(3, 24, 5, 2), kind(), nn.Conv2d(24, 24, 3, 2), kind())
+        for layer in (self.layers[0], self.layers[2]):
+            fan = layer.weight[0].numel()
+            layer.weight.data = 8 * torch.randn(layer.weight.shape, generator=random) / fan**0.5
+            layer.bias.data = 3 * torch.randn(layer.bias.shape, generator=random)
+        self.requires_grad_(False).double()
+
+    def forward(self, points: Tensor) -> Tensor:
+        """(images, 3, H, W) -> (images, 1)."""
+        return self.layers(points).mean((2, 3))[:, :12].sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU])
+def test_is_as_near_as_it_says_whatever_rectifies(kind: type[nn.Module]) -> None:
+    """Against 4,096 even points; of those with kinks, nearer than captum's with as many passes."""
+    net, random = Rectified(kind), torch.Generator().manual_seed(1)
+    image = torch.rand(3, 32, 32, generator=random, dtype=torch.float64)
+    black, asked = torch.zeros_like(image), []
+
+    def respond(points: Tensor) -> Tensor:
+        asked.append(len(points))
+        return net(points)
+
+    total = torch.zeros_like(image)
+    for alphas in (torch.arange(4096).double() + 0.5).div(4096).split(256):
+        points = (alphas[:, None, None, None] * image).requires_grad_()
+        total += torch.autograd.grad(net(points).sum(), points)[0].sum(0)
+    expected = (total * image / 4096).numpy()
+    ours = integrated_gradients(respond, image, black, 512, 4)
+    assert np.linalg.norm(ours.values[0] - expected) < 2 * integration.TOLERANCE * np.linalg.norm(expected)
+    theirs = IntegratedGradients(lambda points: net(points)[:, 0]).attribute(
+        image[None], n_steps=sum(asked), method="gausslegendre", internal_batch_size=64
+    )
+    if kind in (nn.ReLU, nn.ReLU6):
+        far = [np.linalg.norm(found - expected) for found in (ours.values[0], theirs[0].numpy())]
+        assert far[0] < far[1]
+
+
 def test_every_step_asked_for_is_taken_and_counts() -> None:
     """Gradients that change everywhere take all; each place is looked at once, and weighs more than nothing."""
     asked: list[float] = []
@@ -271,9 +316,40 @@ def test_batch_follows_from_memory(fitted: Fitted) -> None:
     assert 1e6 < kept(respond, image) < 3e7  # AlexNet's maps, without its weights
 
 
+def test_as_many_targets_at_once_as_memory_holds_gradients_of(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.rand(3, 227, 227, generator=torch.Generator().manual_seed(0))
+    one = integration.KEPT * image.nbytes
+    parts: list[list[int]] = []
+    original = Attributor._attribute
+    monkeypatch.setattr(Attributor, "_attribute", lambda self, pixels, areas: parts.append([*areas]) or
+                        original(self, pixels, areas))  # fmt: skip
+    found = [
+        attributor_of(fitted, "V1", "faces", "V2", steps=8, memory=memory).attribute(image, [0, 1, 2])
+        for memory in (5 * one, 2**32)
+    ]
+    assert parts == [[0, 1], [2], [0, 1, 2]]
+    for number in range(3):
+        difference = np.linalg.norm(found[0].values[number] - found[1].values[number])
+        assert difference <= 1e-4 * np.linalg.norm(found[1].values[number])
+    np.testing.assert_allclose(found[0].prediction, found[1].prediction, rtol=1e-5)
+
+
+def test_a_signal_is_heard_while_the_best_images_are_searched(copied: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the network, as of a finetuned model, and from the store."""
+    monkeypatch.setattr(readers, "IMAGE_BLOCK", 1)
+    attributor = attributor_of(copied, "V1", steps=2)
+    with pytest.raises(StoppedError, match="1 of"):
+        attributor.best_test_images(copied.cache, copied.root, 1, After(1))
+    stored = attributor.best_test_images(copied.cache, copied.root, 1, StopFlag())
+    monkeypatch.setattr(copied.full.model.spec, "finetuned", True)
+    with pytest.raises(StoppedError, match="not found yet"):
+        attributor.best_test_images(copied.cache, copied.root, 1, After(0))
+    assert attributor.best_test_images(copied.cache, copied.root, 1, StopFlag()) == stored
+
+
 def test_default_images_are_each_areas_best_test_images(fitted: Fitted) -> None:
     attributor = attributor_of(fitted, "V1", "faces")
-    jobs = attributor.best_test_images(fitted.cache, None, 3)
+    jobs = attributor.best_test_images(fitted.cache, None, 3, StopFlag())
     images = fitted.responses.test_images
     betas = predict_stored(fitted.model, store_of(fitted.model, fitted.cache), images, CPU, 2**30)
     for area, roi in enumerate(attributor.rois):
@@ -290,7 +366,7 @@ def test_contrast_is_the_difference_of_two_areas(fitted: Fitted) -> None:
     predictions = [each.attribute(image, [0]).prediction[0] for each in (one, other, both)]
     assert predictions[2] == pytest.approx(predictions[0] - predictions[1], abs=1e-5)
     assert both.rois == ["V1 minus faces"]
-    jobs = both.best_test_images(fitted.cache, None, 1)
+    jobs = both.best_test_images(fitted.cache, None, 1, StopFlag())
     areas, images = fitted.responses.areas, fitted.responses.test_images
     betas = predict_stored(fitted.model, store_of(fitted.model, fitted.cache), images, CPU, 2**30)
     difference = betas[:, areas.select("V1")].mean(1) - betas[:, areas.select("faces")].mean(1)
@@ -305,12 +381,12 @@ def test_silent_filter_gets_nothing(fitted: Fitted) -> None:
     target = choose(fitted.full, None, filter_=f"features.12:{silent}")
     attributor = Attributor(fitted.full, [target], None, Settings(method="saliency", steps=0, baseline=""))
     assert not attributor.attribute(torch.zeros(3, 227, 227), [0]).values.any()
-    assert attributor.scores.layer() is fitted.full.backbone.network.get_submodule("features.12")
+    assert attributor.scores.layer == "features.12"
 
 
 def test_stop_keeps_finished_images(fitted: Fitted, tmp_path: Path) -> None:
     attributor = attributor_of(fitted, "V1", steps=2)
-    jobs = attributor.best_test_images(fitted.cache, None, 3)
+    jobs = attributor.best_test_images(fitted.cache, None, 3, StopFlag())
     with pytest.raises(StoppedError, match="finished maps"):
         record.attribute(attributor, jobs, record.Place(tmp_path, fitted.root), After(1))
     first = f"image-{jobs[0].image.nsd_id:05d}"

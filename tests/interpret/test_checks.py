@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from boldreams_cli.features import backbones
 from boldreams_cli.interpret.attribution.checks import curves, measures, randomised
 from boldreams_cli.interpret.attribution.checks.record import summary
-from tests.interpret.conftest import Fitted
+from tests.interpret.conftest import Fitted, by_hand
 
 RANDOM = np.random.default_rng(0)
 WEIGHT = torch.from_numpy(RANDOM.normal(size=(3, 24, 24))).float()
@@ -74,6 +75,16 @@ def test_a_map_that_knows_no_weights_does_not_survive() -> None:
         "gradient": [{"survives": True, "rank_correlation": {"all": other}}],
     })  # fmt: skip
     assert [("gradient" in line, "NOT" in line) for line in lines] == [(True, False), (False, True)]
+
+
+def test_random_weights_read_maps_as_the_model_does() -> None:
+    """Of a signed network, rectified or not."""
+    for rectified in (False, True):
+        backbone = backbones.load("alexnet", "random", layers=["features.2"], rectified=rectified)
+        full = by_hand(backbone, {(27, 27): torch.ones(1, 27, 27)}, {"features.2": [0, 1]})
+        other = randomised.randomised(full, "all").backbone
+        assert (other.rectified, other.layers) == (rectified, backbone.layers)
+        assert other.digest != backbone.digest
 
 
 def test_random_weights_are_the_readouts_then_all(fitted: Fitted) -> None:

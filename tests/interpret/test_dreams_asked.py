@@ -133,6 +133,63 @@ def test_several_areas_share_one_network_and_give_what_each_gives(
     assert two.json["eccentricity"] is None
 
 
+def test_a_folder_with_another_dream_is_refused_before_any_is_made(run: Run, fitted: Fitted, tmp_path: Path) -> None:
+    """And tests of other bands stay beside each other there."""
+    common = (*QUICK, "--output", tmp_path, "--cache", fitted.cache)
+    bands = [part for name in ("ecc_1", "ecc_2", "ecc_3") for part in ("--roi", name)]
+    first = run("dream", *bands, *common).json["eccentricity"]
+    more = run("dream", *bands, "--roi", "ecc_4", *common).json["eccentricity"]
+    assert more["areas"] == [*first["areas"], "ecc_4"]
+    assert all(Path(file).is_file() for file in [*first["files"], *more["files"]])
+    assert not {*first["files"]} & {*more["files"]}
+    refused = run("dream", "--roi", "V2", "--roi", "ecc_1", "--seed", 1, *common, code=2)
+    assert "--overwrite" in refused.err
+    assert not (tmp_path / "V2/dream.json").exists()
+
+
+def test_what_the_help_says_of_defaults_is_so(run: Run) -> None:
+    said = " ".join(run("dream", "--help").out.split())
+    assert f"Weight of diversity, in betas (default: {Objective('diversity').diversity:g})" in said
+    assert f"in betas (default: {closeness.WEIGHT:g}); its square" in said
+
+
+def test_titles_say_what_is_no_plain_dream(fitted: Fitted) -> None:
+    from boldreams_cli.interpret.dreams import drawing
+
+    settings = Settings.default(fitted.full.backbone.entry, None, 1, 0.1, 2)
+
+    def said(objective: Objective, form: str = "fourier") -> list[str]:
+        request = record.Request(area(fitted), objective, replace(settings, parameterization=form), None, CPU)
+        values = np.zeros(2, np.float32)
+        dream = Dream(np.zeros((2, 3, 8, 8), np.float32), values, values, np.full((2, 5), np.nan), 1, False)
+        return drawing._aim(record.Record(request, dream, None))
+
+    assert said(Objective("mean")) == []
+    assert said(Objective("diversity", diversity=2.5), "pixel") == ["diversity 2.5", "pixel"]
+    assert said(Objective("target", np.array([-1.5], np.float32))) == ["towards a beta of -1.5"]
+    assert said(Objective("target", np.zeros(3, np.float32)), "maco") == ["towards given betas", "maco"]
+
+
+def test_maco_through_the_command(run: Run, fitted: Fitted) -> None:
+    done = run("dream", "--roi", "V1", "--parameterization", "maco", *QUICK, "--cache", fitted.cache)
+    (picture,) = done.json["transparent"]
+    assert Image.open(picture).mode == "RGBA"
+    assert "maco" in Path(picture).parent.name
+    plain = run("dream", "--roi", "V1", *QUICK, "--cache", fitted.cache)
+    assert plain.json["transparent"] is None
+
+
+def test_a_prediction_beyond_the_data_is_marked_by_the_command(run: Run, fitted: Fitted) -> None:
+    """So far up that it must be."""
+    common = ("dream", "--roi", "V2", "--steps", 12, "--count", 1, "--lr", "0.3", "--cache", fitted.cache)
+    done = run(*common, "--json")
+    chosen = fitted.responses.areas.select("V2")
+    largest = fitted.responses.mean_betas(np.unique(fitted.responses.trial_images))[:, chosen].mean(1).max()
+    assert done.json["measured"]["beta"] == pytest.approx(largest, rel=1e-5)
+    assert done.json["beyond_data"] == [value > largest for value in done.json["response"]]
+    assert ("*" in run(*common).out) == any(done.json["beyond_data"])
+
+
 def test_pairs_of_areas_report_both_sides(run: Run, fitted: Fitted) -> None:
     areas = fitted.responses.areas
     for option, sign in (("--plus", 1), ("--minus", -1)):
@@ -238,6 +295,15 @@ def test_the_largest_measured_response_is_of_the_data(copied: Fitted, monkeypatc
     assert measured.largest_measured(chosen, copied.responses, copied.model.folder, StopFlag()) == found
 
 
+def test_measured_averages_count_as_often_as_they_stand_for(copied: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = copied.responses.areas.select("V2")
+    repeats = np.random.default_rng(0).integers(1, 9, len(copied.responses.trial_images)).astype(np.int32)
+    monkeypatch.setattr(copied.responses, "trial_repeats", repeats)
+    images, found = measured.mean_betas(chosen, copied.responses, StopFlag())
+    expected = copied.responses.mean_betas(images)[:, chosen].mean(1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_predictions_beyond_all_data_are_marked(fitted: Fitted) -> None:
     settings = Settings.default(fitted.full.backbone.entry, None, 1, 0.1, 2)
     request = record.Request(area(fitted), Objective("mean"), settings, None, CPU)
@@ -249,7 +315,7 @@ def test_predictions_beyond_all_data_are_marked(fitted: Fitted) -> None:
     from boldreams_cli.interpret.dreams import drawing
 
     assert [caption.endswith("*") for caption in drawing._captions(made)] == [False, True]
-    assert "image 7" in drawing._unit(made)
+    assert "image 7" in drawing._unit(made, None)
 
 
 def test_maco_says_what_mattered(fitted: Fitted, tmp_path: Path) -> None:
@@ -320,7 +386,8 @@ def test_litmus_test_is_one_where_rings_move_outwards() -> None:
     assert inwards is not None
     assert inwards.correlation == pytest.approx(-1)
     assert litmus({"ecc_1": rings[0], "ecc_2": rings[1], "V1": rings[2]}) is None
-    assert [band(name) for name in ("ecc_3", "ECC-2", "V1", "ecc_1,ecc_2")] == [3, 2, None, None]
+    names = ("ecc_3", "ECC-2", "ecc_4 (r >= 0.2)", "V1", "ecc_1,ecc_2", "ecc_1 minus V1")
+    assert [band(name) for name in names] == [3, 2, 4, None, None, None]
 
 
 def test_distances_are_relative_to_the_photograph() -> None:

@@ -11,6 +11,10 @@ import pytest
 from PIL import Image
 
 from boldreams_cli import plots
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.interpret import gallery
+from boldreams_cli.interpret.gallery import Source
+from boldreams_cli.interpret.products import Kept, Product, find_products
 from boldreams_cli.plots.grid import Cell
 from tests.conftest import Run
 from tests.interpret.conftest import Fitted
@@ -71,6 +75,51 @@ def test_pictures_stand_in_their_rows_and_columns(
     assert set(kept.json["areas"]) == {"V1", "faces"}
     assert kept.json["missing"] == []
     assert {path.name for path in (tmp_path / "own").iterdir()} == {"dreams.png", "dreams.pdf", "gallery.json"}
+
+
+def written(path: Path, said: dict[str, object]) -> dict[str, object]:
+    path.write_bytes(b"")
+    return said
+
+
+def made(folder: Path, kind: str, name: str, **said: object) -> Kept:
+    """A product that holds no more than its description."""
+    about = {"roi": "V1", "method": "integrated-gradients", "baseline": "black", "steps": 256}
+    product = Product(kind, folder / {"words": "words"}.get(kind, "attributions") / "V1", name, ("{stem}.npz",), said)
+    found = product.write(lambda place, stem: written(place / f"{stem}.npz", about | said))
+    return next(item for item in find_products(folder) if item.key == found["key"])
+
+
+def test_a_row_shows_what_most_models_have(tmp_path: Path, fitted: Fitted) -> None:
+    """Of one image, that a model has it by several methods does not make it that of most models."""
+    folders = [tmp_path / name for name in "abc"]
+    for method in ("integrated-gradients", "saliency", "occlusion"):
+        made(folders[0], "attribution", f"image-9-{method}", image=9, method=method)
+    common = [made(folder, "attribution", "image-3", image=3) for folder in folders[:2]]
+    only = made(folders[2], "attribution", "image-5", image=5, method="saliency")
+    for folder, score in zip(folders, ("logit", "cosine", "cosine"), strict=True):
+        made(folder, "words", score, image="V1", vocabulary="brown", score=score, prompt="{}")
+    made(folders[0], "words", "cosine", image="V1", vocabulary="brown", score="cosine", prompt="{}")
+    sources = [
+        Source(FittedModel(folder, fitted.model.spec, fitted.model.weights), find_products(folder))
+        for folder in folders
+    ]
+    assert [gallery.CELLS["attributions"](source, "V1", sources) for source in sources] == [*common, only]
+    shown = [gallery.CELLS["words"](source, "V1", sources) for source in sources]
+    assert [item.description["score"] for item in shown if isinstance(item, Kept)] == ["cosine"] * 3
+
+
+def test_attributions_show_what_raises_the_response(tmp_path: Path) -> None:
+    signed = np.zeros((8, 8), np.float32)
+    signed[:4], signed[4:] = 1, -1
+    pixels = np.full((3, 8, 8), 0.5, np.float32)
+    pixels[0] = 1
+    np.savez(tmp_path / "a.npz", pixels=pixels, map=signed)
+    said = {"image": 7, "prediction": 1.25}
+    cell = gallery.DRAWN["attributions"](Kept("attribution", "a", "", "done", "", [tmp_path / "a.npz"], said))
+    np.testing.assert_allclose(cell.pixels[:4], pixels.transpose(1, 2, 0)[:4])
+    assert (np.ptp(cell.pixels[4:], axis=-1) < 1e-9).all(), "what lowers it is grey"
+    assert cell.caption == "image 7: 1.25"
 
 
 def test_nothing_to_show_and_files_of_others_are_said(run: Run, copied: Fitted, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from boldreams_cli.console import StopFlag, StoppedError
-from boldreams_cli.interpret import targets
+from boldreams_cli.interpret import readers, targets
 from boldreams_cli.interpret.dreams import loop, natural, spectra
 from boldreams_cli.interpret.dreams.natural import Sources
 from boldreams_cli.interpret.dreams.objectives import Objective
@@ -181,6 +181,18 @@ def test_a_signal_is_heard_while_natural_images_are_searched(copied: Fitted, mon
     passes.clear()
     assert natural.best_natural(target, Objective("diversity"), sources, StopFlag()) == found
     assert not passes, "what was found is kept"
+
+
+def test_a_signal_is_heard_while_stored_images_are_searched(copied: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10,000 images their maps are gigabytes."""
+    monkeypatch.setattr(readers, "IMAGE_BLOCK", 1)
+    monkeypatch.setattr(copied.full.model, "folder", copied.model.folder)
+    target = targets.choose(copied.full, copied.responses.areas, "V3")
+    sources = Sources(copied.responses, copied.cache, copied.root, 2**30)
+    with pytest.raises(StoppedError, match="2 of"):
+        natural.best_natural(target, Objective("mean"), sources, After(3))  # one look is before each split
+    assert not list(copied.model.folder.rglob(".natural/*.json"))
+    assert natural.best_natural(target, Objective("mean"), sources, StopFlag()) is not None
 
 
 def test_a_signal_is_heard_while_the_spectrum_is_measured(fitted: Fitted, tmp_path: Path) -> None:

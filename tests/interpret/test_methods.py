@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boldreams_cli.console import ChoiceError
+from boldreams_cli.features import backbones
 from boldreams_cli.interpret.attribution import methods
 from boldreams_cli.interpret.attribution.attributor import Settings, chosen
 from boldreams_cli.interpret.attribution.method import Scene
 from boldreams_cli.interpret.attribution.methods import occlusion, smoothgrad
+from boldreams_cli.interpret.attribution.scores import Scores
+from boldreams_cli.interpret.targets import AreaTarget
+from tests.interpret.conftest import by_hand
 
 
 class Net(nn.Module):
@@ -72,6 +76,30 @@ def test_equals_captums_own(name: str, scene: Scene) -> None:
         theirs = captums(name, lambda points, n=number: NET(points)[:, n], scene)[0].detach().numpy()
         assert np.abs(theirs).max() > 0
         np.testing.assert_allclose(found[number], theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224"])
+def test_grad_cam_weighs_maps_whatever_the_networks_own_layout(name: str) -> None:
+    """A transformer's modules give tokens, Swin's have filters last; its class tokens have no map."""
+    backbone = backbones.load(name, "random")
+    with torch.inference_mode():
+        shapes = {layer: tuple(maps.shape[2:]) for layer, maps in backbone(torch.zeros(1, 3, 224, 224)).items()}
+    fields = {shape: torch.ones(1, *shape) / shape[0] ** 2 for shape in shapes.values()}
+    full = by_hand(backbone, fields, {layer: [0, 1, 2, 3] for layer in shapes})
+    everyone = np.ones(1, bool)
+    scores = Scores(full, [AreaTarget("all", "all", full, everyone, everyone)])
+    layer = [layer for layer, shape in shapes.items() if min(shape) > 1][-1]
+    assert scores.layer == layer
+    image = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))
+    found = methods.load("grad-cam").compute(Scene(scores.some([0]), 1, image, 0 * image, 0, 1, scores.last))
+    maps = {key: value.detach().requires_grad_() for key, value in backbone(image[None]).items()}
+    scores.areas[0].read(full.chosen(maps)).sum().backward()
+    slope = maps[layer].grad
+    assert slope is not None
+    coarse = (slope.mean((2, 3), keepdim=True) * maps[layer].detach()).sum(1, keepdim=True)
+    expected = torch.nn.functional.interpolate(coarse, (224, 224), mode="bilinear")[0, 0].numpy()
+    np.testing.assert_allclose(found[0, 1], expected, atol=1e-4 * np.abs(expected).max())
+    assert np.ptp(expected) > 0
 
 
 def test_smoothgrad_is_the_mean_gradient_of_noisy_copies(scene: Scene) -> None:

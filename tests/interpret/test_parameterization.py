@@ -11,6 +11,7 @@ from lucent.optvis import param
 from PIL import Image
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
+from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.interpret.dreams import parameterization, spectra, transforms
 from boldreams_cli.interpret.dreams.parameterization import Spectrum
 from boldreams_cli.interpret.dreams.transforms import Transforms
@@ -76,6 +77,19 @@ def test_spectrum_is_measured_once_from_training_images(fitted: Fitted, tmp_path
     np.testing.assert_array_equal(again.magnitude, spectrum.magnitude)
     low, high = spectrum.magnitude[0, :10, 1:10].mean(), spectrum.magnitude[0, 100:120, 100:].mean()
     assert low > 20 * high  # natural images
+
+
+def test_spectrum_of_a_finetuned_model_is_of_its_own_stimuli(fitted: Fitted, tmp_path) -> None:
+    """Such a model names no store."""
+    from dataclasses import replace
+
+    found = []
+    for pixels in ("one", "other"):
+        spec = replace(fitted.model.spec, store="", training={**fitted.model.spec.training, "pixels": pixels})
+        model = FittedModel(fitted.model.folder, spec, fitted.model.weights)
+        spectra.spectrum_of(model, fitted.responses, tmp_path, fitted.root, StopFlag(), images=2)
+        found.append(len(list((tmp_path / "spectra").glob("*.npz"))))
+    assert found == [1, 2]
 
 
 def test_spectrum_without_stimuli_names_the_option(fitted: Fitted, tmp_path) -> None:

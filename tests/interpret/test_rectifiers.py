@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from boldreams_cli.console import StopFlag
+from boldreams_cli.console import ChoiceError, StopFlag
+from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.features import backbones
 from boldreams_cli.interpret.dreams.transforms import Transforms
 from boldreams_cli.interpret.rectifiers import LEAK, Leaking, rectified
@@ -34,8 +35,11 @@ MODULES = [
     nn.Mish(),
     nn.Threshold(0.5, 0.0),
 ]
-FUNCTIONS = [functional.relu, torch.relu, lambda x: x.relu(), lambda x: functional.relu6(x, True), functional.gelu]
-NAMES = ["functional.relu", "torch.relu", "its own relu", "functional.relu6", "functional.gelu"]
+FUNCTIONS = [
+    *(functional.relu, torch.relu, lambda x: x.relu(), lambda x: x.relu_(), torch.relu_),
+    *(lambda x: functional.relu6(x, True), functional.gelu),
+]
+NAMES = ["functional.relu", "torch.relu", "its own relu", "relu_", "torch.relu_", "functional.relu6", "functional.gelu"]
 CLOSED = torch.tensor([-3.5, -10.0, -30.0])
 
 
@@ -90,6 +94,32 @@ def test_a_silent_filter_of_another_activation_is_woken(kind: type[nn.Module]) -
     result = dreamer(target, rate=0.3, transforms=Transforms(0, 0)).run(StopFlag())
     assert result.trace[0, 3] <= 0
     assert result.trace[-1, 3] > 0.01
+
+
+VIT = "timm:vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def transformer() -> FullModel:
+    """Its usual layers and one that is not among them."""
+    layers = ["blocks.2", "blocks.5", "blocks.5.tokens", "blocks.1"]
+    fields = {(14, 14): torch.ones(1, 14, 14), (1, 1): torch.ones(1, 1, 1)}
+    return by_hand(backbones.load(VIT, "random", layers=layers), fields, {layer: [0] for layer in layers})
+
+
+@pytest.mark.parametrize("filter_", ["blocks.5:3", "blocks.5.tokens:3", "blocks.1:191"])
+def test_filters_of_a_vision_transformer_are_dreamed_of(transformer: FullModel, filter_: str) -> None:
+    target = FilterTarget.parse(transformer, filter_)
+    result = dreamer(target, rate=0.1, transforms=Transforms(0, 0)).run(StopFlag())
+    assert result.trace[-1, 3] > result.trace[0, 3] + 0.1 * abs(result.trace[0, 3])
+    with torch.no_grad():
+        maps = transformer.backbone(torch.from_numpy(result.images))[target.layer]
+    torch.testing.assert_close(torch.from_numpy(result.response), maps[:, target.index].mean((1, 2)))
+
+
+def test_filters_of_a_layer_of_ones_own_choice_are_counted(transformer: FullModel) -> None:
+    with pytest.raises(ChoiceError, match=r"blocks\.1 has filters 0 to 191, not 192"):
+        FilterTarget.parse(transformer, "blocks.1:192")
 
 
 def test_signed_maps_are_not_taken_for_silent_ones(monkeypatch: pytest.MonkeyPatch) -> None:

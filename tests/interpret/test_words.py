@@ -1,6 +1,7 @@
 """Scores and clouds, on a real CLIP of random weights and on made-up numbers."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,29 @@ def test_reference_is_computed_once(tiny: clip.Clip, pictures: list[np.ndarray],
     first = matching.reference_features(matcher, iter(pictures), 3, "these", tmp_path)
     again = matching.reference_features(matcher, iter(()), 3, "these", tmp_path)
     assert torch.equal(first, again)
+
+
+def test_references_are_read_as_they_are_needed(
+    tiny: clip.Clip, pictures: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than a pass of them is ever in memory."""
+    matcher, passed, ahead = matching.ClipMatcher(tiny, NOUNS, tmp_path), [0], []
+    count = 3 * matching.PICTURES_IN_A_PASS + 1
+    original = matcher.features
+
+    def features(pixels: torch.Tensor) -> torch.Tensor:
+        passed[0] += len(pixels)
+        return original(pixels)
+
+    def stream() -> Iterator[np.ndarray]:
+        for number in range(count):
+            ahead.append(number - passed[0])
+            yield pictures[number % 3]
+
+    monkeypatch.setattr(matcher, "features", features)
+    found = matching.reference_features(matcher, stream(), count, "many", tmp_path)
+    assert len(found) == passed[0] == count
+    assert max(ahead) < matching.PICTURES_IN_A_PASS
 
 
 def test_weights_file_gives_the_same_clip(tiny: clip.Clip, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from boldreams_cli.commands.options.data import (
     dataset_of,
     nsd_option,
     responses_of,
+    responses_or_none,
     root_for,
     subject_option,
     subjects_there,
@@ -19,7 +20,7 @@ from boldreams_cli.commands.options.machine import device_option, memory_option,
 from boldreams_cli.commands.options.models import ModelChoice, model_options, moved_weights_option
 from boldreams_cli.commands.options.output import Output, output_options
 from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
-from boldreams_cli.commands.options.targets import target_options
+from boldreams_cli.commands.options.targets import bound_options, target_options
 from boldreams_cli.commands.options.types import BYTES, PERCENT, READOUT, RECIPE, SUBJECT, CommaList, NamedValue
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "NamedValue",
     "Output",
     "betas_option",
+    "bound_options",
     "cache_option",
     "captions_option",
     "choose_backbone",
@@ -53,6 +55,7 @@ __all__ = [
     "pick_device",
     "readout_options",
     "responses_of",
+    "responses_or_none",
     "root_for",
     "seed_option",
     "store_option",

@@ -171,3 +171,22 @@ def responses_of(model: FittedModel, cache: Path, nsd_root: Path | None = None) 
     if root is not None and root.exists():
         check_inputs(responses, dataset_of(root))
     return responses
+
+
+def responses_or_none(
+    model: FittedModel, cache: Path, nsd_root: Path | None, needed: bool, without: str
+) -> Responses | None:
+    """As `responses_of`; None, and a line in the log, where they cannot be had and are not needed.
+
+    Parameters
+    ----------
+    needed : whether nothing can be done without them.
+    without : what is left out then.
+    """
+    try:
+        return responses_of(model, cache, nsd_root)
+    except MismatchError as error:
+        if needed:
+            raise
+        logger.info("%s (%s)", without, error)
+        return None

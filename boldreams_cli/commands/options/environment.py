@@ -45,6 +45,8 @@ SEVERAL = {
     ),  # the backbone's; wordcloud's are CLIP's, the others' say where a file has moved to
     "filter": (),
     "minus": (),
+    "min-ceiling": ("dream",),
+    "min-r": ("dream",),
     "voxel": (),
 }
 

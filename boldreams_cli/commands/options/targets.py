@@ -1,4 +1,4 @@
-"""What is dreamed of or attributed to: areas, a voxel or a filter."""
+"""What is dreamed of or attributed to: areas, those of their voxels that are predicted well, a voxel or a filter."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ class VoxelPlace(click.ParamType):
                 context,
             )
         return int(match[1]), int(match[2]), int(match[3])
+
+
+def bound_options(command: Command) -> Command:
+    """Add --min-r and --min-ceiling; the command gets `min_r` and `min_ceiling`."""
+    r = option(
+        "--min-r", type=float, default=None, metavar="R", help="Only voxels of an area with this test r or more."
+    )
+    ceiling = option(
+        "--min-ceiling",
+        type=float,
+        default=None,
+        metavar="C",
+        help="Only voxels of an area with this noise ceiling or more.",
+    )
+    return r(ceiling(command))
 
 
 def target_options(repeated: str) -> Callable[[Command], Command]:

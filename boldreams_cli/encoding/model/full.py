@@ -165,9 +165,10 @@ class FullModel(nn.Module):
 
     def maps(self, pixels: Tensor) -> list[Tensor]:
         """Maps of the chosen filters, per group (images, K, P)."""
-        return self._grouped(self.backbone(pixels))
+        return self.chosen(self.backbone(pixels))
 
-    def _grouped(self, maps: dict[str, Tensor]) -> list[Tensor]:
+    def chosen(self, maps: dict[str, Tensor]) -> list[Tensor]:
+        """All filters' maps of each layer, (images, filters, height, width) -> as `maps`."""
         filters = {name: self.get_buffer(_buffer("filters", name)) for name in self.model.spec.layers}
         return grouped(maps, filters, self._layouts)
 
@@ -177,7 +178,7 @@ class FullModel(nn.Module):
 
     def predict_images(self, images: Tensor) -> Tensor:
         """Predict betas of (images, height, width, 3) uint8 stimuli."""
-        return self._predict(self._grouped(self.backbone.maps_of(images)))
+        return self._predict(self.chosen(self.backbone.maps_of(images)))
 
     def _predict(self, maps: list[Tensor]) -> Tensor:
         if self._predictor is None or self._predictor.device != maps[0].device:

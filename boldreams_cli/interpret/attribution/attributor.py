@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted, pixels_of, read_images
 from boldreams_cli.encoding.model.full import FullModel
@@ -129,11 +131,13 @@ class Attributor:
         files = ("{stem}.npz", "{stem}.png", "{stem}.pdf")
         return Product("attribution", folder / self.folder_name(area), name, files, decides, chosen=chosen)
 
-    def best_test_images(self, cache: Path, nsd_root: Path | None, count: int) -> list[Job]:
+    def best_test_images(self, cache: Path, nsd_root: Path | None, count: int, stop: StopFlag) -> list[Job]:
         """The test images that excite each target most, best first: by prediction from the store, or from pixels.
 
         Raises
         ------
+        StoppedError
+            If a signal came.
         ChoiceError
             If the subject's responses, which name the test images, are not in the cache.
         MismatchError
@@ -145,17 +149,25 @@ class Attributor:
             raise ChoiceError("without the subject's responses no test images are known; name some with --image")
         images = self.responses.test_images
         if self.full.model.spec.finetuned:
-            wanted, respond = [Wanted(nsd_id=int(image)) for image in images], self._respond()
-            with torch.inference_mode():
-                predicted = torch.cat([respond(p).cpu() for p in pixels_of(self.full, wanted, cache, nsd_root)])
+            predicted = self._predicted(images, cache, nsd_root, stop)
         else:
-            predicted = self.scores.stored(cache, images.tolist(), self.settings.memory)
+            predicted = self.scores.stored(cache, images.tolist(), self.settings.memory, stop)
         best = np.argsort(-predicted.numpy(), axis=0, kind="stable")[:count]
         chosen: dict[int, list[int]] = {}
         for row in best:
             for area, image in enumerate(row):
                 chosen.setdefault(int(images[image]), []).append(area)
         return [Job(Wanted(nsd_id=image), tuple(areas)) for image, areas in chosen.items()]
+
+    @torch.inference_mode()
+    def _predicted(self, images: NDArray[Any], cache: Path, nsd_root: Path | None, stop: StopFlag) -> Tensor:
+        """(images, targets) through the network."""
+        wanted, respond = [Wanted(nsd_id=int(image)) for image in images], self.scores.some(range(len(self.targets)))
+        parts = []
+        for pixels in pixels_of(self.full, wanted, cache, nsd_root):
+            stop.check("the best test images were not found yet")
+            parts.append(respond(pixels).cpu())
+        return torch.cat(parts)
 
     def all_areas(self, images: Sequence[Wanted]) -> list[Job]:
         """Every image for every target."""
@@ -185,18 +197,24 @@ class Attributor:
             baseline=self.baseline(pixels),
             steps=self.settings.steps,
             batch=batch,
-            layer=self.scores.layer(),
+            layer=self.scores.last,
             seed=SEED,
         )
 
     def attribute(self, pixels: Tensor, areas: Sequence[int]) -> Attribution:
-        """Attribute one image to some of the targets, with batches that fit into memory.
+        """Attribute one image to some of the targets, as many at once as fit into memory.
 
         Raises
         ------
         BoldreamsError
             If even one image at a time does not fit.
         """
+        most = max(1, self.settings.memory // 2 // (self.method.holds * pixels.nbytes))
+        parts = [areas[start : start + most] for start in range(0, len(areas), most)]
+        return Attribution.joined([self._attribute(pixels, part) for part in parts])
+
+    def _attribute(self, pixels: Tensor, areas: Sequence[int]) -> Attribution:
+        """With batches that fit into memory."""
 
         def compute(batch: int) -> Attribution:
             scene = self.scene(pixels, areas, batch)
@@ -231,9 +249,6 @@ class Attributor:
         """Images whose kept tensors take half of --memory, or of what is free on the GPU."""
         half = room(self.device, self.settings.memory // 2, 1 / 2)
         return max(1, min(BATCHES[self.device.type], half // kept(respond, pixels)))
-
-    def _respond(self) -> Respond:
-        return self.scores.some(range(len(self.targets)))
 
 
 def kept(respond: Respond, pixels: Tensor) -> int:

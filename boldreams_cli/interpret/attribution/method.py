@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ class Scene:
     image, baseline : (3, H, W) in [0, 1], on the device to compute on.
     steps : what the method takes them for; 0 for methods that take none.
     batch : images in one forward pass; it does not change the result but in rounding.
-    layer : the module whose maps Grad-CAM weighs.
+    layer : the module whose maps, (images, filters, height, width), Grad-CAM weighs.
     seed : of methods that draw random numbers.
     """
 
@@ -67,6 +67,7 @@ class Method:
     from_baseline : whether it compares the image with a baseline.
     adds_up : whether the sum over pixels is meant to be the response less that of the baseline.
     of_difference : whether values are of the image less the baseline, rather than of a unit of colour.
+    holds : images' worth of numbers that it keeps for each response while it computes, at most.
     settings : constants that decide the result, for the product's key.
     """
 
@@ -77,6 +78,7 @@ class Method:
     from_baseline: bool = False
     adds_up: bool = False
     of_difference: bool = False
+    holds: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -93,6 +95,12 @@ class Attribution:
     values: NDArray[np.float64]
     prediction: NDArray[np.float64]
     baseline_prediction: NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Attribution]) -> Attribution:
+        """Of all responses of some attributions of one image, in their order."""
+        names = ("values", "prediction", "baseline_prediction")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     @property
     def sums(self) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from boldreams_cli.interpret.attribution.checks.record import Checker, summary
 from boldreams_cli.interpret.attribution.integration import signed_map
 from boldreams_cli.interpret.attribution.method import Attribution
 from boldreams_cli.interpret.attribution.sheets import Sheets, title_of, unit_of
+from boldreams_cli.interpret.labels import called
 from boldreams_cli.interpret.products import Description, Product, said_of_model
 from boldreams_cli.interpret.targets import Target
 
@@ -120,12 +121,12 @@ def attribute_by(
 ) -> Attributions:
     """Attribute by several methods, one after the other; see `attribute`."""
     made = Attributions()
-    for each in settings:
-        attributor = Attributor(request.full, request.targets, request.responses, each)
-        if request.images:
-            jobs = attributor.all_areas(request.images)
-        else:
-            jobs = attributor.best_test_images(request.cache, place.nsd_root, request.count)
+    attributors = [Attributor(request.full, request.targets, request.responses, each) for each in settings]
+    if request.images:
+        jobs = attributors[0].all_areas(request.images)
+    else:  # the same for all methods
+        jobs = attributors[0].best_test_images(request.cache, place.nsd_root, request.count, stop)
+    for attributor in attributors:
         found = attribute(attributor, jobs, place, stop, check)
         made.results += found.results
         made.sheets += found.sheets
@@ -185,7 +186,7 @@ def _attribute_one(
         if missing:
             result = attributor.attribute(pixels, missing)
             for number, area in enumerate(missing):
-                one = _One(attributor, area, job.image, pixels, result, number)
+                one = _One(attributor, area, job.image, called(job.image, place.nsd_root), pixels, result, number)
                 found[area] = products[area].write(one.write, place.overwrite)
         done = {area: description for area, description in found.items() if description is not None}
         checks: dict[int, Description] = {}
@@ -212,7 +213,8 @@ def _check(
         stop.check(f"finished maps and checks are in {kept[area].folder.parent}")
         values = _values(done[area]["files"][0])
         checked = checker.check(area, pixels, values, {level: maps[number] for level, maps in random.items()})
-        make = checked.writer(title_of(checker.attributor, area), checker.attributor.targets[area].unit)
+        title = f"{title_of(checker.attributor, area)}, image {_label(done[area])}"
+        make = checked.writer(title, checker.attributor.targets[area].unit)
         with kept[area].held(stop):
             found[area] = kept[area].write(make, overwrite)
     return {
@@ -224,11 +226,12 @@ def _check(
 
 @dataclass(frozen=True)
 class _One:
-    """One image's attribution to one target; `number` is the target's among the result's."""
+    """One image's attribution to one target; `number` is the target's among the result's, `label` the image's name."""
 
     attributor: Attributor
     area: int
     image: Wanted
+    label: str
     pixels: Tensor
     result: Attribution
     number: int
@@ -247,15 +250,15 @@ class _One:
             pixels=self.pixels.cpu().numpy(),
             prediction=numbers["prediction"],
             baseline_prediction=np.nan if numbers["baseline_prediction"] is None else numbers["baseline_prediction"],
-            image=str(self.image.name),
+            image=self.label,
         )
-        said_image = self.image.name if self.image.nsd_id is not None else stem
-        caption = f"image {said_image}: {one.targets[self.area].unit} {numbers['prediction']:.2f}"
+        caption = f"image {self.label}: {one.targets[self.area].unit} {numbers['prediction']:.2f}"
         row = plots.Row(self.pixels.permute(1, 2, 0).cpu().numpy(), smooth, caption)
         plots.attribution(folder / f"{stem}.png", [row], title_of(one, self.area), unit_of(one, self.area))
         settings = one.settings
         return said_of_model(one.full.model) | {
             "image": self.image.name,
+            "image_label": self.label,
             "roi": one.rois[self.area],
             "method": settings.method,
             "baseline": settings.baseline or None,
@@ -284,12 +287,13 @@ class _One:
             logger.warning(
                 "image %s, %s: the attribution's sum is off by %+.3g, %.1f %% of its absolute values; use more --steps "
                 "than %d",
-                *(self.image.name, one.rois[self.area], numbers["delta"], 100 * abs(relative), one.settings.steps),
+                *(self.label, one.rois[self.area], numbers["delta"], 100 * abs(relative), one.settings.steps),
             )
 
 
 def _entry(attributor: Attributor, area: int, found: Description, checked: Description | None, image: Wanted) -> Entry:
-    about = {"image": image.name, "roi": attributor.rois[area], "method": attributor.settings.method}
+    about = {"image": image.name, "image_label": _label(found), "roi": attributor.rois[area]}
+    about["method"] = attributor.settings.method
     entry = about | {"files": found["files"]} | {name: found[name] for name in NUMBERS}
     if checked is not None:
         own = ("deletion", "insertion", "chance_deletion", "chance_insertion", "infidelity", "relative_infidelity")
@@ -299,7 +303,7 @@ def _entry(attributor: Attributor, area: int, found: Description, checked: Descr
 
 
 def _line(entry: Entry) -> str:
-    said = f"{entry['roi']}, image {entry['image']}, {entry['method']}: {entry['prediction']:.4f}"
+    said = f"{entry['roi']}, image {entry['image_label']}, {entry['method']}: {entry['prediction']:.4f}"
     if entry["baseline_prediction"] is not None:
         said += f", of the baseline {entry['baseline_prediction']:.4f}"
     if entry["relative_delta"] is not None:
@@ -311,6 +315,11 @@ def _line(entry: Entry) -> str:
             f"{_number(found['relative_infidelity'])}, sensitivity {_number(found['sensitivity'])}"
         )
     return f"{said}  {entry['files'][1]}"
+
+
+def _label(found: Description) -> str:
+    """What people call the image; products that were made before it was written down have its number or path only."""
+    return str(found.get("image_label", found["image"]))
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.model.full import FullModel, ResponseOfArea, store_of
 from boldreams_cli.interpret.attribution.method import Respond
 from boldreams_cli.interpret.readers import read_stored
@@ -21,39 +22,55 @@ class Scores:
     ----------
     full : the full model, or another of the same voxels and filters.
     targets : either areas, which share forward passes, or one filter.
+
+    Attributes
+    ----------
+    last : what the maps of `layer` pass through, (images, filters, height, width) whatever the network's own modules
+        give: those of a vision transformer give tokens, Swin's have filters last.
     """
 
     def __init__(self, full: FullModel, targets: Sequence[Target]) -> None:
         self.full, self.targets = full, list(targets)
         self.areas = [_weighted(full, target) for target in targets if isinstance(target, AreaTarget)]
+        self.last = nn.Identity()
 
     def some(self, numbers: Sequence[int]) -> Respond:
         """(images, 3, H, W) -> (images, of those numbers)."""
         first = self.targets[0]
         if isinstance(first, FilterTarget):
             # Not its `activity`, which lets gradients leak through closed rectifiers.
-            return lambda points: self.full.backbone(points)[first.layer][:, first.index].mean((1, 2))[:, None]
+            return lambda points: self._layers(points)[first.layer][:, first.index].mean((1, 2))[:, None]
         chosen = [self.areas[number] for number in numbers]
 
         def respond(points: Tensor) -> Tensor:
-            maps = self.full.maps(points)
+            maps = self.full.chosen(self._layers(points))
             return torch.stack([area.read(maps) for area in chosen], dim=1)
 
         return respond
 
-    def layer(self) -> nn.Module:
-        """The module of the last layer that is read, or of the filter."""
-        backbone, first = self.full.backbone, self.targets[0]
-        name = first.layer if isinstance(first, FilterTarget) else backbone.layers[-1]
-        return backbone.network.get_submodule(backbone.entry.layers[name])
+    def _layers(self, points: Tensor) -> dict[str, Tensor]:
+        """The backbone's maps by layer; those that Grad-CAM weighs pass through `last`."""
+        maps = self.full.backbone(points)
+        return {name: self.last(value) if name == self.layer else value for name, value in maps.items()}
 
-    def stored(self, cache: Path, images: Sequence[int], memory: int) -> Tensor:
+    @property
+    def layer(self) -> str:
+        """The last layer that is read and has more than one pixel, or that of the filter."""
+        first, layers = self.targets[0], self.full.backbone.layers
+        if isinstance(first, FilterTarget):
+            return first.layer
+        wide = [name for name in layers if min(self.full.model.spec.shapes[name]) > 1]  # class tokens have one pixel
+        return (wide or layers)[-1]
+
+    def stored(self, cache: Path, images: Sequence[int], memory: int, stop: StopFlag | None = None) -> Tensor:
         """(images, targets) from the store.
 
         Raises
         ------
         MismatchError
             If the cache lacks the store or it lacks them.
+        StoppedError
+            If a signal came.
         """
         model, device = self.full.model, self.full.backbone.device
         store = store_of(model, cache)
@@ -64,7 +81,7 @@ class Scores:
         def read(maps: Sequence[Tensor]) -> Tensor:
             return torch.stack([area.read(maps) for area in self.areas], dim=1)
 
-        return torch.from_numpy(read_stored(model, store, ids, read, device, memory))
+        return torch.from_numpy(read_stored(model, store, ids, read, device, memory, stop))
 
 
 def _weighted(full: FullModel, target: AreaTarget) -> ResponseOfArea:

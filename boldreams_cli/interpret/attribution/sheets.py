@@ -11,7 +11,7 @@ from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, StopFlag, progress
 from boldreams_cli.files import DAMAGED_NPZ
 from boldreams_cli.interpret.attribution.attributor import Attributor
-from boldreams_cli.interpret.attribution.integration import BASELINES
+from boldreams_cli.interpret.attribution.integration import BASELINES, SMOOTHING
 from boldreams_cli.interpret.products import Description, Product, title_of_model
 
 ROWS = 8  # of a page
@@ -95,5 +95,6 @@ def title_of(attributor: Attributor, area: int) -> str:
 
 
 def unit_of(attributor: Attributor, area: int) -> str:
-    """Of the maps; they are means over the three colours."""
-    return attributor.method.unit.format(response=attributor.targets[area].unit) + ", mean of colours"
+    """Of the maps, and what was made of them: see `signed_map`."""
+    unit = attributor.method.unit.format(response=attributor.targets[area].unit)
+    return f"{unit}, mean of colours, smoothed by {SMOOTHING:g} pixels"

@@ -17,6 +17,7 @@ from boldreams_cli.interpret.dreams import objectives, record
 from boldreams_cli.interpret.dreams.closeness import WEIGHT, Photograph
 from boldreams_cli.interpret.dreams.loop import Settings
 from boldreams_cli.interpret.dreams.natural import Sources
+from boldreams_cli.interpret.labels import called
 from boldreams_cli.interpret.products import Description
 from boldreams_cli.interpret.selection import Least
 from boldreams_cli.interpret.targets import AreaTarget, Target
@@ -68,6 +69,11 @@ class Asked:
         return self.count or (COUNT if self.start is None else 1)
 
     @property
+    def least(self) -> Least:
+        """How well voxels of an area must be predicted to count."""
+        return Least(self.min_r, self.min_ceiling)
+
+    @property
     def needs_areas(self) -> bool:
         """Whether the subject's areas must be known."""
         return bool(self.rois or self.minus or self.plus or isinstance(self.voxel, str))
@@ -81,10 +87,7 @@ class Asked:
             raise ChoiceError("--objective diversity needs images to differ: --count 2 or more")
         if self.filter_ is not None and kind in ("target", "contrast", "both"):
             raise ChoiceError(f"--objective {kind} is of betas and does not go with --filter")
-        if not (self.rois or isinstance(self.voxel, str)) and (self.min_r, self.min_ceiling) != (None, None):
-            raise ChoiceError(
-                "--min-r and --min-ceiling choose among an area's voxels: give --roi or --voxel best:AREA"
-            )
+        self.least.check(bool(self.rois) or isinstance(self.voxel, str))
         if self.closeness is not None and self.start is None:
             raise ChoiceError("--closeness is to a photograph: --start IMAGE")
         if self.start is not None and self.parameterization == "maco":
@@ -106,9 +109,9 @@ class Asked:
 
     def _targets(self, full: FullModel, sources: Sources) -> list[Target]:
         areas = sources.responses.areas if sources.responses is not None else None
-        least, each = Least(self.min_r, self.min_ceiling), self.kind == "target"
+        each = self.kind == "target"
         found = [
-            targets.choose(full, areas, roi, self.voxel, self.filter_, self.minus, each, self.plus, least)
+            targets.choose(full, areas, roi, self.voxel, self.filter_, self.minus, each, self.plus, self.least)
             for roi in (self.rois or (None,))
         ]
         named = {target.folder: target for target in found}  # an area that was named twice is dreamed of once
@@ -146,13 +149,22 @@ class Asked:
         (picture,) = read_images([wanted], sources.nsd_root)
         resized = full.backbone.entry.preprocessing.resize(torch.from_numpy(picture)[None])
         pixels = resized.to(full.backbone.device).float() / 255
-        return Photograph(str(wanted.name), pixels, WEIGHT if self.closeness is None else self.closeness)
+        weight = WEIGHT if self.closeness is None else self.closeness
+        return Photograph(str(wanted.name), pixels, weight, called(wanted, sources.nsd_root))
 
 
 def dream_all(
     requests: Sequence[record.Request], sources: Sources, stop: StopFlag, overwrite: bool = False
 ) -> list[Description]:
-    """Make each dream, as `record.dream`; a signal ends it between any two steps, and finished ones stay."""
+    """Make each dream, as `record.dream`; a signal ends it between any two steps, and finished ones stay.
+
+    A folder that holds another dream is refused before the first is made.
+    """
+    for request in requests:
+        if request.folder is not None:
+            product = request.product(sources)
+            with product.held(stop):
+                product.place(overwrite)
     found: list[Description] = []
     for request in requests:
         stop.check(f"{len(found)} of {len(requests)} dreams are finished")

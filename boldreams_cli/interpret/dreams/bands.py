@@ -26,11 +26,7 @@ STEM = "eccentricity"
 
 
 def compare(
-    model: FittedModel,
-    dreams: Sequence[Mapping[str, Any]],
-    folder: Path | None,
-    stop: StopFlag,
-    overwrite: bool = False,
+    model: FittedModel, dreams: Sequence[Mapping[str, Any]], folder: Path | None, stop: StopFlag
 ) -> Description | None:
     """Draw and keep the test of dreams that have three or more bands among them; None of fewer.
 
@@ -38,9 +34,8 @@ def compare(
     ----------
     model : that dreamed.
     dreams : JSON objects of ``dream``.
-    folder : to write, where the user names one.
+    folder : to write, where the user names one; a test of other dreams that is there stays, this one is put beside it.
     stop : looked at while waiting for another process.
-    overwrite : whether to replace another one in that folder.
 
     Returns
     -------
@@ -62,12 +57,11 @@ def compare(
             "contrast": {area: profiles[area].contrast.tolist() for area in chosen},
             "versions": versions_that_matter(),
         },
-        chosen=folder is not None,
     )
     with product.held(stop):
         found = product.found()
         if found is None:
-            found = product.write(lambda place, stem: _make(place, stem, model, chosen, profiles, test), overwrite)
+            found = product.write(lambda place, stem: _make(place, stem, model, chosen, profiles, test))
     names = ("areas", "radius", "correlation")
     return {name: found[name] for name in names} | {"files": [str(path) for path in found["files"]]}
 

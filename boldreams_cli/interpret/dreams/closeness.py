@@ -24,14 +24,20 @@ class Photograph:
 
     Parameters
     ----------
-    name : for people.
+    name : its id or path.
     pixels : (1, 3, size, size) in [0, 1], on the device.
     weight : of the penalty, in the response's unit.
+    label : what people call it, where that is not its name.
     """
 
     name: str
     pixels: Tensor
     weight: float = WEIGHT
+    label: str = ""
+
+    def __str__(self) -> str:
+        """For people."""
+        return self.label or self.name
 
     def penalty(self, target: Target, images: Tensor, groups: Sequence[Tensor], matrix: Tensor) -> Tensor:
         """Weight times the squared distances, mean over images; one pass more, of the photograph, without gradient.

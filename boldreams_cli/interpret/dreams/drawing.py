@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli import plots
+from boldreams_cli.interpret.dreams import parameterization
 from boldreams_cli.interpret.dreams.natural import Natural, pictures
+from boldreams_cli.interpret.labels import label_of
 from boldreams_cli.interpret.products import title_of_model
 
 if TYPE_CHECKING:
@@ -28,9 +30,9 @@ def draw(folder: Path, record: Record, start: Mapping[str, Any] | None, nsd_root
     nsd_root : to read natural images from.
     """
     request, target = record.request, record.request.target
-    title = f"{target.name}, {title_of_model(request.model)}"
+    title = f"{', '.join([target.name, *_aim(record)])}, {title_of_model(request.model)}"
     natural = record.natural or {}
-    levels = {f"best {name} image, {best.image}": best.score for name, best in natural.items()}
+    levels = {f"best {name} image, {label_of(nsd_root, best.image)}": best.score for name, best in natural.items()}
     if start is not None:
         levels["the photograph"] = start["score"]
     penalty = None if start is None else "penalty of distance"
@@ -44,17 +46,29 @@ def draw(folder: Path, record: Record, start: Mapping[str, Any] | None, nsd_root
     beside = []
     if natural:
         shown = pictures([item.image for item in natural.values()], target.full, nsd_root) or []
-        beside = list(zip(shown, natural_captions(natural, request.objective.name), strict=False))
+        beside = list(zip(shown, natural_captions(natural, nsd_root, request.objective.name), strict=False))
     if request.photograph is not None and start is not None:
         photograph = request.photograph.pixels[0].permute(1, 2, 0).cpu().numpy()
         plots.dream_difference(
             folder / "difference.png",
-            (photograph, f"{request.photograph.name}: {start['response']:.2f}"),
+            (photograph, f"{request.photograph}: {start['response']:.2f}"),
             [(*pair, far) for pair, far in zip(dreams, start["feature_distance"], strict=True)],
-            f"{title}\n{_unit(record)}",
+            f"{title}\n{_unit(record, nsd_root)}",
         )
-        beside.insert(0, (photograph, f"start, {request.photograph.name}: {start['response']:.2f}"))
-    plots.dream_sheet(folder / "sheet.png", dreams, beside, f"{title}\n{_unit(record)}")
+        beside.insert(0, (photograph, f"start, {request.photograph}: {start['response']:.2f}"))
+    plots.dream_sheet(folder / "sheet.png", dreams, beside, f"{title}\n{_unit(record, nsd_root)}")
+
+
+def _aim(record: Record) -> list[str]:
+    """What is not a plain dream of the most: the objective, where the target's name does not say it, and the form."""
+    objective, form = record.request.objective, record.request.settings.parameterization
+    said = []
+    if objective.name == "diversity":
+        said.append(f"diversity {objective.diversity:g}")
+    if objective.wanted is not None:
+        one = len(objective.wanted) == 1
+        said.append(f"towards a beta of {objective.wanted[0]:g}" if one else "towards given betas")
+    return said + ([form] if form != parameterization.NAMES[0] else [])
 
 
 def _scores(record: Record) -> NDArray[np.float64]:
@@ -86,17 +100,17 @@ def _captions(record: Record) -> list[str]:
     return found
 
 
-def _unit(record: Record) -> str:
+def _unit(record: Record, nsd_root: Path | None) -> str:
     target = record.request.target
     sides = record.sides
     unit = target.unit if sides is None else f"{target.unit} of {' and of '.join(sides)}"
     if record.largest is not None and any(record.beyond or []):
-        largest = record.largest
-        unit += f"; * beyond all that was measured (at most {largest.beta:.2f}, image {largest.image})"
+        largest, image = record.largest, label_of(nsd_root, record.largest.image)
+        unit += f"; * beyond all that was measured (at most {largest.beta:.2f}, image {image})"
     return unit
 
 
-def natural_captions(natural: Mapping[str, Natural], objective: str = "mean") -> list[str]:
+def natural_captions(natural: Mapping[str, Natural], nsd_root: Path | None, objective: str = "mean") -> list[str]:
     """What is written over the natural images, in their order; the model was fitted to the training images."""
     found = []
     for name, best in natural.items():
@@ -105,5 +119,5 @@ def natural_captions(natural: Mapping[str, Natural], objective: str = "mean") ->
             value = best.response - best.score if objective == "contrast" else 2 * best.score - best.response
             other = f", {value:.2f}"
         fitted = " (fitted)" if name == "train" else ""
-        found.append(f"best {name} image, {best.image}: {best.response:.2f}{other}{fitted}")
+        found.append(f"best {name} image, {label_of(nsd_root, best.image)}: {best.response:.2f}{other}{fitted}")
     return found

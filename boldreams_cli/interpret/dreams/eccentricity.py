@@ -71,8 +71,11 @@ def radial_profile(images: NDArray[np.floating], rings: int = RINGS) -> Profile:
 
 
 def band(area: str) -> int | None:
-    """The rank of an eccentricity band, 1 the innermost; None of any other area."""
-    match = re.fullmatch(r"ecc[-_]?(\d+)", area.strip(), re.IGNORECASE)
+    """The rank of an eccentricity band, 1 the innermost; None of any other area.
+
+    A band of chosen voxels, ``ecc_1 (r >= 0.2)``, is that band.
+    """
+    match = re.fullmatch(r"ecc[-_]?(\d+)( \([^()]*\))?", area.strip(), re.IGNORECASE)
     return int(match[1]) if match else None
 
 

@@ -42,8 +42,11 @@ def largest_measured(voxels: NDArray[np.bool_], responses: Responses, folder: Pa
     ------
     StoppedError
         If a signal came.
+    BoldreamsError
+        If there is no beta.
     """
-    name = fingerprint([responses.fingerprint, np.flatnonzero(voxels).tolist()])
+    averaged = [] if responses.trial_repeats is None else ["by presentations"]
+    name = fingerprint([responses.fingerprint, np.flatnonzero(voxels).tolist(), *averaged])
     path = folder / "dreams" / KEPT / f"measured-{name}.json"
     if path.is_file():
         try:
@@ -51,6 +54,8 @@ def largest_measured(voxels: NDArray[np.bool_], responses: Responses, folder: Pa
         except (BoldreamsError, TypeError):
             logger.info("%s is damaged: measuring anew", path)
     images, betas = mean_betas(voxels, responses, stop)
+    if not np.isfinite(betas).any():
+        raise BoldreamsError("the area has no finite beta of any image")
     best = int(np.nanargmax(betas))
     found = Largest(int(images[best]), float(betas[best]))
     write_json(path, asdict(found))
@@ -60,7 +65,7 @@ def largest_measured(voxels: NDArray[np.bool_], responses: Responses, folder: Pa
 def mean_betas(
     voxels: NDArray[np.bool_], responses: Responses, stop: StopFlag
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Images, and of each the mean beta over an area's voxels and the image's repeats.
+    """Images, and of each the mean beta over an area's voxels and the image's repeats; averages count as many.
 
     Parameters
     ----------
@@ -78,6 +83,9 @@ def mean_betas(
     for session in np.unique(responses.trial_sessions):
         stop.check("the largest measured response was not found yet")
         chosen = responses.trial_sessions == session
-        trials[chosen] = np.nanmean(responses.read_betas(chosen, span)[:, places - span.start], axis=1, dtype=float)
+        betas = responses.read_betas(chosen, span)[:, places - span.start]
+        counts = np.isfinite(betas).sum(1)
+        trials[chosen] = np.where(counts > 0, np.nansum(betas, 1, dtype=float), np.nan) / np.maximum(counts, 1)
     images, order = np.unique(responses.trial_images, return_inverse=True)
-    return images, np.bincount(order, weights=trials) / np.bincount(order)
+    repeats = np.ones(len(trials)) if responses.trial_repeats is None else responses.trial_repeats
+    return images, np.bincount(order, weights=trials * repeats) / np.bincount(order, weights=repeats)

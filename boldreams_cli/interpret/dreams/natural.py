@@ -100,7 +100,7 @@ def _search(
         if store is None:
             activity = _from_pixels(target, images, sources, stop)
         else:
-            activity = target.stored(store, images, device, sources.memory)
+            activity = target.stored(store, images, device, sources.memory, stop)
         score = objective.score(activity)
         best = int(np.argmax(score))
         found[name] = Natural(int(images[best]), float(activity["response"][best]), float(score[best]))

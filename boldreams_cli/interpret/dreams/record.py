@@ -23,6 +23,7 @@ from boldreams_cli.interpret.dreams.loop import COLUMNS, Dream, Dreamer, Setting
 from boldreams_cli.interpret.dreams.measured import Largest, largest_measured
 from boldreams_cli.interpret.dreams.natural import Natural, Sources, best_natural
 from boldreams_cli.interpret.dreams.objectives import Objective
+from boldreams_cli.interpret.labels import label_of
 from boldreams_cli.interpret.products import (
     Description,
     Product,
@@ -77,7 +78,7 @@ class Request:
         count = 1 if start else 4
         usual = Settings.default(backbone, None, count=count, parameterization=chosen.parameterization, start=start)
         if self.photograph is not None:
-            parts += ["start", Path(self.photograph.name).name]
+            parts += ["start", str(self.photograph)]
             if self.photograph.weight != closeness.WEIGHT:
                 parts += ["closeness", f"{self.photograph.weight:g}"]
         if chosen.parameterization != parameterization.NAMES[0]:
@@ -164,7 +165,11 @@ def dream(request: Request, sources: Sources, stop: StopFlag, overwrite: bool = 
     product = request.product(sources)
     with product.held(stop):
         if not overwrite and (there := product.found()) is not None:
-            logger.info("%s: done before, with all of the same settings (--overwrite dreams it again)", _folder(there))
+            lacks = request.natural and sources.responses is not None and there["best_natural"] is None
+            more = ", and looks for natural images, which could not be had then" if lacks else ""
+            logger.info(
+                "%s: done before, with all of the same settings (--overwrite dreams it again%s)", _folder(there), more
+            )
             return shown(there)
         product.place(overwrite)
         return shown(_make(request, sources, product, stop, overwrite))
@@ -302,13 +307,17 @@ class Record:
         drawing.draw(folder, self, start, nsd_root)
         device = self.request.device
         natural = self.natural or {}
-        beat = {name: steps_to_beat(self.dream.trace, best.score) for name, best in natural.items()}
+        best = {
+            name: {"image": item.image, "image_label": label_of(nsd_root, item.image), "response": item.response}
+            for name, item in natural.items()
+        }
+        beat = {name: steps_to_beat(self.dream.trace, item.score) for name, item in natural.items()}
         profile = radial_profile(self.dream.images)
         return (
             _said(self.request)
             | images
             | {
-                "best_natural": {n: {"image": b.image, "response": b.response} for n, b in natural.items()} or None,
+                "best_natural": best or None,
                 "natural_score": {name: best.score for name, best in natural.items()},
                 "steps_to_beat": beat or None,
                 "measured": None if self.largest is None else asdict(self.largest),
@@ -347,10 +356,11 @@ def compared(request: Request, dream: Dream) -> Description:
         logger.warning(
             "the images are %.2f from %s in features, beyond the %g at which a picture is still recognisably it; "
             "raise --closeness (now %g)",
-            *(max(far), photograph.name, closeness.BOUND, photograph.weight),
+            *(max(far), photograph, closeness.BOUND, photograph.weight),
         )
     return {
         "image": photograph.name,
+        "image_label": str(photograph),
         "response": float(before["response"]),
         "score": float(request.objective.score(before)),
         "closeness": photograph.weight,

@@ -18,7 +18,7 @@ from boldreams_cli.data.pictures import read_picture
 from boldreams_cli.data.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import Subject, store_name
-from boldreams_cli.encoding.evaluation.predict import find_images, read_images
+from boldreams_cli.encoding.evaluation.predict import Wanted, find_images, read_images
 from boldreams_cli.encoding.model import captions
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import clip
@@ -91,8 +91,8 @@ class Means:
         return ClipMatcher(network, self.vocabulary, self.cache, self.prompt)
 
 
-def one_picture(image: str, nsd_root: Path | None) -> Picture:
-    """The pixels of ``--image``, an image id or a file: (height, width, 3).
+def one_picture(image: str, nsd_root: Path | None) -> tuple[Wanted, Picture]:
+    """What ``--image`` means, the id or name of an image or a file, and its pixels: (height, width, 3).
 
     Raises
     ------
@@ -104,7 +104,7 @@ def one_picture(image: str, nsd_root: Path | None) -> Picture:
     found = find_images([image], nsd_root, _no_word)
     if len(found) != 1:
         raise ChoiceError(f"--image takes one picture, and {image} holds {len(found)}")
-    return read_images(found, nsd_root)[0]
+    return found[0], read_images(found, nsd_root)[0]
 
 
 def _no_word() -> NoReturn:

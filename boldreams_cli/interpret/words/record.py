@@ -17,6 +17,7 @@ from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import backbones
 from boldreams_cli.files import fingerprint
+from boldreams_cli.interpret.labels import called
 from boldreams_cli.interpret.products import (
     Description,
     Make,
@@ -296,10 +297,10 @@ def _by_pictures(request: Request) -> _Words:
         title = f"dream of {request.subject_name}" + (f" ({dream.name})" if dream.name != place else "")
         decides: dict[str, Any] = {"dream": dream.key}
     else:
-        shown = [one_picture(str(request.image), request.nsd_root)]
-        decides, place = {"pixels": hashed(shown[0])}, spelled(Path(str(request.image)).stem)
-        number = isinstance(request.subject_name, int)
-        title = f"image {request.image}" if number else Path(str(request.image)).name
+        image, pixels = one_picture(str(request.image), request.nsd_root)
+        shown, title = [pixels], called(image, request.nsd_root)
+        decides, place = {"pixels": hashed(pixels)}, spelled(title if image.file is None else image.file.stem)
+        title = f"image {title}" if image.file is None else title
     references = _references(request) if request.score == "contrast" else None
     matcher = means.matcher(request.model)
     decides["preprocessing"] = matcher.preprocessing.to_dict()

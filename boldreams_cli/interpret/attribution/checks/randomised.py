@@ -37,7 +37,8 @@ def randomised(full: FullModel, level: str, seed: int = SEED) -> FullModel:
     model = FittedModel(full.model.folder, full.model.spec, weights)
     backbone = full.backbone
     if level == "all":
-        backbone = backbones.load(model.spec.backbone, "random", seed=seed, layers=model.spec.layers)
+        name, layers = model.spec.backbone, model.spec.layers
+        backbone = backbones.load(name, "random", seed=seed, layers=layers, rectified=backbone.rectified)
     return FullModel(model, backbone).eval().to(full.backbone.device)
 
 

@@ -103,7 +103,6 @@ class Checked:
         return lambda folder, stem: self._write(folder, stem, title, unit)
 
     def _write(self, folder: Path, stem: str, title: str, unit: str) -> Description:
-        image = stem.removesuffix("-check").replace("-", " ")
         drawn = self.curves
         write_npz(
             folder / f"{stem}.npz",
@@ -117,7 +116,7 @@ class Checked:
             (f"{randomised.LEVELS[level]}:\nrank correlation {correlations[level]['signed']:.2f}", other)
             for level, other in self.random.items()
         ]
-        plots.attribution_checks(folder / f"{stem}.png", maps, vars(drawn), f"{title}, {image}\n{self.line()}", unit)
+        plots.attribution_checks(folder / f"{stem}.png", maps, vars(drawn), f"{title}\n{self.line()}", unit)
         return self.numbers
 
     def line(self) -> str:

@@ -29,7 +29,7 @@ def compute(scene: Scene) -> NDArray[np.float64]:
 
 METHOD = Method(
     compute,
-    unit="{response} per value",
+    unit="{response} per pixel and colour",
     steps=256,
     steps_are="points of the integral",
     from_baseline=True,

@@ -23,4 +23,8 @@ def compute(scene: Scene) -> NDArray[np.float64]:
     return scene.of_each(one)
 
 
-METHOD = Method(compute, unit="activation x {response} per activation", settings={"mode": MODE})
+METHOD = Method(
+    compute,
+    unit="activation x {response} per activation",
+    settings={"mode": MODE, "layer": "the last of several pixels"},
+)

@@ -14,4 +14,4 @@ def compute(scene: Scene) -> NDArray[np.float64]:
     return scene.of_each(lambda respond: InputXGradient(respond).attribute(scene.pixels()))
 
 
-METHOD = Method(compute, unit="{response} per value", of_difference=True)
+METHOD = Method(compute, unit="{response} per pixel and colour", of_difference=True)

@@ -17,11 +17,12 @@ def compute(scene: Scene) -> NDArray[np.float64]:
 
 METHOD = Method(
     compute,
-    unit="{response} per value",
+    unit="{response} per pixel and colour",
     steps=256,
     steps_are="points of the integral, at most",
     from_baseline=True,
     adds_up=True,
     of_difference=True,
+    holds=KEPT,
     settings={"grading": GRADING, "first": FIRST, "kept": KEPT, "tolerance": TOLERANCE},
 )

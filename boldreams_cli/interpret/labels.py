@@ -1,0 +1,25 @@
+"""What people call an image, in captions, titles and on the screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from boldreams_cli.encoding.evaluation.predict import Wanted
+
+
+def label_of(nsd_root: Path | None, image: int) -> str:
+    """What a data set calls an image."""
+    return str(image)
+
+
+def called(image: Wanted, nsd_root: Path | None) -> str:
+    """Its name or number in the data set; of a file, the file's name.
+
+    Parameters
+    ----------
+    image : from `find_images`.
+    nsd_root : of the data set that ids are of.
+    """
+    if image.nsd_id is not None:
+        return label_of(nsd_root, image.nsd_id)
+    return image.file.name if image.file is not None else str(image.name)
