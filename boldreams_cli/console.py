@@ -127,7 +127,7 @@ class Progress:
 def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
     """Show progress on stderr while the block runs; silent under ``-q``."""
     state = Progress(what, total, unit)
-    if not (sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)):
+    if not (sys.stderr is not None and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)):
         yield state
         if state.done:
             logger.info(state.line())

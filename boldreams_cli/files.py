@@ -22,6 +22,7 @@ import google_crc32c
 from boldreams_cli.console import BoldreamsError, size
 from boldreams_cli.locks import Lock
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGEST_RATIO = 1100  # by which deflate can make anything smaller: 1032, and headers
 
 
@@ -41,8 +42,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except Exception as error:  # safetensors and others raise exceptions of their own where the disk is full
+        if (full := _full(error)) is not None:
+            raise OSError(full, os.strerror(full), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _full(error: Exception) -> int | None:
+    """The system's number where there was no room to write; some libraries have it in their text alone."""
+    found = re.search(r"(?:os error|code:) (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    return number if number in NO_ROOM else None
 
 
 def sync(path: Path) -> None:
@@ -58,13 +70,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def crc32c(path: Path) -> int:
-    """CRC-32C of a file's bytes."""
-    total = 0
+def checksums(path: Path) -> tuple[int, int]:
+    """CRC-32C and CRC-32 of a file's bytes.
+
+    Both, because the former of bytes with their own CRC-32C behind them, as chunks are stored, is one and the same
+    whatever they are: it tells a flipped bit, and not one chunk from another.
+    """
+    first = second = 0
     with path.open("rb", buffering=0) as stream:
         while part := stream.read(2**22):
-            total = google_crc32c.extend(total, part)
-    return total
+            first, second = google_crc32c.extend(first, part), zlib.crc32(part, second)
+    return first, second
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag
-from boldreams_cli.files import crc32c, sync, to_json, write_text
+from boldreams_cli.files import checksums, sync, to_json, write_text
 from boldreams_cli.locks import Lock
 from boldreams_cli.zarr_files import (
     ROOT,
@@ -30,11 +31,13 @@ from boldreams_cli.zarr_files import (
     named_errors,
     open_array,
     remedy,
+    tail,
 )
 
 Unit = str | int
 PARTIAL = ".partial-"
 LEDGER = "ledger.jsonl"
+PATIENCE, NAP = 60.0, 0.1  # seconds
 STATIC = "static"  # the kind, in what `verify` gives, of files that are no unit's
 
 
@@ -72,6 +75,8 @@ class ResumableStore:
                 f"{path / ROOT} does not match its seal, it is damaged or was edited; {remedy(path, True)}"
             )
         self.id: str = sealed["store_id"]
+        self._known: tuple[tuple[int, ...], list[dict[str, Any]]] = ((), [])  # the ledger when it was last read
+        self._compared: dict[tuple[str, Unit], dict[str, Any]] = {}  # lines of units whose files were read whole
 
     @classmethod
     def create(
@@ -105,13 +110,17 @@ class ResumableStore:
     def lines(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Valid lines of the ledger, oldest first; torn, edited and foreign ones are left out."""
         try:
-            text = (self.path / LEDGER).read_bytes()
+            with (self.path / LEDGER).open("rb") as stream:
+                facts = os.fstat(stream.fileno())
+                stamp = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+                if stamp != self._known[0]:  # lines are only ever added
+                    found = (self._parsed(line) for line in stream.read().split(b"\n") if line)
+                    self._known = (stamp, [line for line in found if line is not None])
         except FileNotFoundError:
             return []
         except OSError as error:
             raise BoldreamsError(f"cannot read {self.path / LEDGER}: {error.strerror}") from error
-        found = (self._parsed(line) for line in text.split(b"\n") if line)
-        return [line for line in found if line is not None and kind in (None, line["kind"])]
+        return [line for line in self._known[1] if kind in (None, line["kind"])]
 
     def _parsed(self, text: bytes) -> dict[str, Any] | None:
         try:
@@ -132,9 +141,63 @@ class ResumableStore:
         """Units that are done, with their lines: the ledger says so, and their files are there in their sizes."""
         return {unit: line for unit, line in self.last(kind).items() if self.is_there(line)}
 
+    def done_unit(self, kind: str, unit: Unit) -> dict[str, Any] | None:
+        """The line of one unit if it is done; the files of others are not looked at."""
+        line = self.last(kind).get(unit)
+        return line if line is not None and self.is_there(line) else None
+
     def is_there(self, line: dict[str, Any]) -> bool:
-        """Whether a line's files are there in the sizes that it says."""
-        return all(file_size(self.path / name) == size for name, (size, _) in line["files"].items())
+        """Whether a line's files are there in the sizes that it says, and end as it says.
+
+        Arrays end in a checksum, of a shard's index or of a chunk: a unit's file in place of another's does not pass.
+        """
+        return all(
+            file_size(self.path / name) == facts[0] and (len(facts) < 4 or tail(self.path / name) == facts[3])
+            for name, facts in line["files"].items()
+        )
+
+    def damaged(self, kind: str, unit: Unit, also: Sequence[str] = ()) -> list[tuple[str, str]]:
+        """Read a unit's files whole, once in a process: (file, why) of each that is not as its line says.
+
+        Nothing is written: `verify` notes damage, so that the unit is made again.
+
+        Parameters
+        ----------
+        kind, unit : to read.
+        also : kinds whose units of the same name write these files too.
+        """
+        line = self.last(kind).get(unit)
+        if line is None:
+            return [(f"{kind} {unit}", "is not done")]
+        if self._compared.get((kind, unit)) == line and self.is_there(line):
+            return []
+        bad = self._damaged_files(line)
+        if bad and self.settled([(each, unit) for each in (kind, *also)]):
+            bad = self._damaged_files(self.last(kind).get(unit))
+        if not bad:
+            self._compared[kind, unit] = line
+        return bad
+
+    def settled(self, units: Iterable[tuple[str, Unit]]) -> bool:
+        """Wait for whoever makes units now, a while at most; true if somebody did.
+
+        A unit's files are renamed into place before its line is written: in between neither fits the other.
+        """
+        end, waited = time.monotonic() + PATIENCE, False
+        for kind, unit in units:
+            while self._in_hand(kind, unit) and time.monotonic() < end:
+                waited = True
+                time.sleep(NAP)
+        return waited
+
+    def _in_hand(self, kind: str, unit: Unit) -> bool:
+        lock = self.unit_lock(kind, unit)
+        try:
+            return not lock.take()
+        except BoldreamsError:  # of a store that cannot be written
+            return False
+        finally:
+            lock.release()
 
     def add(self, kind: str, unit: Unit, files: Iterable[str] = (), **facts: Any) -> None:
         """Note that a unit is done, once all that it wrote is on the disk.
@@ -155,7 +218,7 @@ class ResumableStore:
             for name in sorted(set(files)):
                 path = self.path / name
                 sync(path)
-                written[name] = [path.stat().st_size, crc32c(path)]
+                written[name] = _facts(path)
             for folder in {parent for name in written for parent in (self.path / name).parents}:
                 if folder.is_relative_to(self.path):
                     sync(folder)
@@ -257,8 +320,7 @@ class ResumableStore:
             yield STATIC, "", name, why
         units = {(line["kind"], line["unit"]) for line in self.lines()}
         for kind, unit in sorted(units, key=lambda pair: (pair[0], str(pair[1]).zfill(12))):
-            line = self.last(kind).get(unit)
-            bad = self._damaged_files(line)
+            bad = self._damaged_files(self.last(kind).get(unit))
             if not bad:
                 continue
             try:
@@ -266,8 +328,8 @@ class ResumableStore:
                     bad = self._damaged_files(self.last(kind).get(unit))
                     if bad:
                         self.revoke(kind, unit, "; ".join(f"{name} {why}" for name, why in bad))
-            except BoldreamsError:
-                pass  # of a store that cannot be written, say so all the same
+            except BoldreamsError:  # of a store that cannot be written, say so all the same
+                pass
             for name, why in bad:
                 yield kind, unit, name, why
 
@@ -280,12 +342,18 @@ def _seal(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _damage(path: Path, expected: Sequence[int]) -> str:
-    """What is wrong with a file of which size and CRC-32C are known; "" where nothing is."""
+def _facts(path: Path) -> list[Any]:
+    """Size, CRC-32C, CRC-32 and last four bytes of a file; lines of before have the first two."""
+    return [path.stat().st_size, *checksums(path), tail(path)]
+
+
+def _damage(path: Path, expected: Sequence[Any]) -> str:
+    """What is wrong with a file of which the facts are known; "" where nothing is."""
     if (size := file_size(path)) != expected[0]:
         return "is missing" if size < 0 else f"has {size} bytes in place of {expected[0]}"
     try:
-        return "" if crc32c(path) == expected[1] else "is damaged: its checksum is another"
+        same = all(found == known for found, known in zip(checksums(path), expected[1:3], strict=False))
+        return "" if same else "is damaged: its checksum is another"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
 
@@ -316,7 +384,7 @@ def _make(path: Path, build: Callable[[Path], None], attributes: dict[str, Any],
             sync(file)
             name = file.relative_to(new).as_posix()
             if not any(fnmatch(name, pattern) for pattern in changing):
-                static[name] = [file.stat().st_size, crc32c(file)]
+                static[name] = _facts(file)
         sealed = json.loads(
             json.dumps(to_json(attributes | {"static": static, "store_id": hashlib.sha256(os.urandom(32)).hexdigest()}))
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,3 +109,13 @@ def file_size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+def tail(path: Path) -> str:
+    """The last four bytes of a file, in hex; "" where it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as stream:
+            stream.seek(-4, os.SEEK_END)
+            return stream.read().hex()
+    except OSError:
+        return ""

@@ -19,6 +19,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from boldreams_cli import files, locks, stores, zarr_files
+from boldreams_cli.commands.options.errors import described
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError
 from boldreams_cli.locks import Lock
 from boldreams_cli.stores import ResumableStore
@@ -36,7 +37,7 @@ def build(path: Path) -> None:
         compressors=[BloscCodec(cname="lz4", shuffle="noshuffle"), Crc32cCodec()],
         fill_value=0,
     )
-    group.create_array("means", shape=(10,), chunks=(4,), dtype="f4", fill_value=np.nan)
+    group.create_array("means", shape=(10,), chunks=(4,), dtype="f4", fill_value=np.nan, compressors=Crc32cCodec())
 
 
 def made(path: Path) -> ResumableStore:
@@ -151,6 +152,64 @@ def test_what_is_done_must_be_there(store: ResumableStore) -> None:
     assert list(store.done("maps")) == [2]
     write_unit(store, 0, 1)
     assert sorted(store.done("maps")) == [0, 2]
+
+
+def test_files_of_equal_size_that_changed_places_are_not_done(store: ResumableStore, tmp_path: Path) -> None:
+    """Each has checksums of its own that fit it: what tells them apart is the ledger."""
+    for unit in range(3):
+        write_unit(store, unit, unit + 1)
+    one, other = (store.path / f"means/c/{unit}" for unit in (0, 1))
+    first, second = one.read_bytes(), other.read_bytes()
+    assert len(first) == len(second)
+    one.write_bytes(second)
+    other.write_bytes(first)
+    assert list(store.done("maps")) == [2]
+    assert store.done_unit("maps", 0) is None
+    one.write_bytes(first)
+    other.write_bytes(second)
+    assert list(ResumableStore(store.path).done("maps")) == [0, 1, 2]
+    foreign = made(tmp_path / "y.zarr")
+    write_unit(foreign, 0, 9)
+    (store.path / "maps/c/0/0/0").write_bytes((foreign.path / "maps/c/0/0/0").read_bytes())
+    assert store.damaged("maps", 0)
+
+
+def test_a_unit_is_read_whole_once_in_a_process(store: ResumableStore) -> None:
+    write_unit(store, 0, 1)
+    path = store.path / "maps/c/0/0/0"
+    whole = path.read_bytes()
+    assert store.damaged("maps", 0) == []
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert store.damaged("maps", 0) == [], "it was compared before in this process"
+    again = ResumableStore(store.path)
+    assert again.done("maps"), "of another size or end it is not"
+    for _ in range(2):
+        ((name, why),) = again.damaged("maps", 0)
+        assert (name, "checksum" in why) == ("maps/c/0/0/0", True)
+    assert again.done("maps"), "reading writes nothing"
+    assert len(list(again.verify())) == 1
+    assert not store.done("maps"), "whoever looks at the ledger sees it at once"
+    assert again.damaged("maps", 0) == [("maps 0", "is not done")]
+    write_unit(store, 0, 1)
+    assert again.damaged("maps", 0) == []
+
+
+def test_whoever_writes_a_unit_is_waited_for_before_it_is_called_damaged(
+    store: ResumableStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are renamed before the line that knows them is written."""
+    write_unit(store, 0, 1)
+    lock = store.unit_lock("maps", 0)
+    with lock:
+        files = [store.write_array("maps", (0, 0, 0), np.full((4, 3, 2), 5, "f2")), "means/c/0"]
+
+        def go_on(seconds: float) -> None:
+            store.add("maps", 0, files, value=5)
+            lock.release()
+
+        monkeypatch.setattr(stores.time, "sleep", go_on)
+        assert ResumableStore(store.path).damaged("maps", 0) == []
+    assert store.done("maps")[0]["value"] == 5
 
 
 def test_verify_names_damage_and_makes_only_that_anew(store: ResumableStore) -> None:
@@ -366,6 +425,26 @@ def test_four_processes_count_together(tmp_path: Path, refuse: bool) -> None:
     assert (tmp_path / "count").read_text() == "32"
 
 
+def test_no_room_is_said_whatever_the_library_raises(tmp_path: Path) -> None:
+    class TheirError(Exception):
+        pass
+
+    for error in (
+        TheirError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        TheirError('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ):
+        with pytest.raises(OSError, match="No space left") as raised, files.written_whole(tmp_path / "a.bin"):
+            raise error
+        assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "a.bin"))
+        said = described(raised.value)
+        assert said is not None
+        assert said.startswith(f"{tmp_path / 'a.bin'}: No space left on device; make room")
+    with pytest.raises(TheirError), files.written_whole(tmp_path / "a.bin"):
+        raise TheirError("another error (os error 5)")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_written_file_is_whole(tmp_path: Path) -> None:
     files.write_text(tmp_path / "a.json", "before")
 
@@ -380,4 +459,4 @@ def test_a_written_file_is_whole(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "before"
     (tmp_path / "check").write_bytes(b"123456789")
-    assert files.crc32c(tmp_path / "check") == 0xE3069283  # the polynomial's check value
+    assert files.checksums(tmp_path / "check") == (0xE3069283, 0xCBF43926)  # the polynomials' check values

@@ -32,7 +32,7 @@ def remove(cache: Path, models: tuple[str, ...], yes: bool, output: Output) -> N
     for path in chosen:
         click.echo(f"{path}: {_contents(path)}", err=True)
     if not yes:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise ChoiceError("nothing was removed: there is no terminal to ask on; say --yes")
         if not click.confirm(f"Remove {len(chosen)} model{'s' * (len(chosen) > 1)}?", err=True):
             raise BoldreamsError("nothing was removed")

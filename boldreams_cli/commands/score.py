@@ -89,6 +89,7 @@ def score(
     from boldreams_cli.console import ChoiceError, stop_on_signals
     from boldreams_cli.encoding.evaluation.kept import Scoring
     from boldreams_cli.encoding.folds import require
+    from boldreams_cli.encoding.model import full
 
     if test is not None and folds is not None:
         raise ChoiceError("--folds are of the training images; leave out --test, or --folds")
@@ -97,6 +98,7 @@ def score(
     if folds is not None:
         require(model, folds)
     where = options.pick_device(device)
+    full.compare_store(model, choice.cache, root)
     responses = functools.cache(lambda: options.responses_of(model, choice.cache, root))
     drawn = None if permutations is None else (permutations, permutation_seed)
     asked = Scoring(model, responses, choice.cache, root, where, memory, drawn, overwrite)

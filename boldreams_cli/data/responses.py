@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, logger
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.subjects import Subject
+from boldreams_cli.data.subjects import Subject, store_name
 from boldreams_cli.data.units import Units, VertexUnits, VoxelUnits
 from boldreams_cli.stores import ResumableStore
 from boldreams_cli.zarr_files import attributes, is_whole, open_array
@@ -62,7 +62,6 @@ class Responses:
         self.shape: tuple[int, int, int] = (x, y, z)
         self.affine = np.array(attrs["affine"], np.float64)
         self._betas: Any = open_array(store.path / "betas")
-        self._done = store.done(SESSION)
         self.voxels: NDArray[np.int32] = read_array(store, "voxels")
         self.ncsnr: NDArray[np.float32] = read_array(store, "ncsnr")
         self.trial_images: NDArray[np.int32] = read_array(store, "trial_images")
@@ -110,6 +109,11 @@ class Responses:
             )
         store = ResumableStore(path)
         attrs = store.attributes
+        if path.name != store_name(attrs["subject"], attrs["fingerprint"]):
+            raise MismatchError(
+                f"{path} holds the responses that belong in {store_name(attrs['subject'], attrs['fingerprint'])}; "
+                "rename it, or delete it and run `boldreams prepare` again"
+            )
         again = f"run `boldreams prepare --subject {attrs['subject']}`"
         if files.fingerprint(attrs["request"]) != attrs["fingerprint"]:
             raise MismatchError(f"{path} does not match its fingerprint {attrs['fingerprint']}; delete it and {again}")
@@ -176,12 +180,14 @@ class Responses:
         return betas
 
     def _session(self, place: int, voxels: slice) -> NDArray[np.float32]:
-        """Betas of one session, (its rows, voxels); its file must be there, for Zarr reads a missing one as NaN."""
-        line = self._done[self.sessions[place]]
-        if not self.store.is_there(line):
-            raise BoldreamsError(
-                f"{self.path} is damaged: {listing(line['files'])} is missing or cut short; "
-                f"run `boldreams prepare --subject {self.subject}`, which makes it again"
+        """Betas of one session, (its rows, voxels); its file must be that which its line in the ledger knows.
+
+        Zarr reads a missing one as NaN, and that of another session as if it were this one's.
+        """
+        for name, why in self.store.damaged(SESSION, self.sessions[place]):
+            raise MismatchError(
+                f"{self.path} is damaged: {name} {why}; run `boldreams info --verify`, which notes it, and "
+                f"`boldreams prepare --subject {self.subject}`, which makes it again"
             )
         with _named_damage(self.path):
             return np.asarray(self._betas[place, :, voxels])

@@ -135,6 +135,7 @@ def model_spec(inputs: Inputs, settings: FitSettings, readout: Readout) -> Model
         recipe=readout.recipe,
         sessions=list(responses.sessions),
         mask=responses.request.get("mask"),
+        edition=store.edition,
     )
     return with_key(spec)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boldreams_cli.console import ChoiceError, MismatchError, listing, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, logger
+from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.feature_store import FeatureStore, stores
 
 
@@ -41,3 +43,36 @@ def the_store(cache: Path, backbone: str, features: str | None, names: str | Non
         raise ChoiceError(f"{cache} holds {len(found)} stores of {backbone}: {described}; choose with --features")
     logger.debug("features: %s", found[0].path)
     return found[0]
+
+
+def compare_stimuli(store: FeatureStore, root: Path | None) -> None:
+    """Warn where the stimuli at hand may be others than those that a store was made of; `extract` compares them.
+
+    Captions are compared whole, images by their file's size and time of change.
+
+    Parameters
+    ----------
+    store : of this version, or an earlier one, which notes nothing to compare.
+    root : of the data; None where none is at hand.
+    """
+    if root is None or store.store is None:
+        return
+    backbone, noted = store.spec["backbone"], store.store.last("stimuli").get("file")
+    captions = entry(backbone).reads == "captions"
+    try:
+        dataset = open_dataset(root)
+        if captions:
+            found = dataset.captions_identity()
+            same = not found["captions"] or found == store.spec["stimuli"]  # there may be none: see --captions-dir
+        else:
+            same = noted is None or dataset.stimuli_stamp() == noted["stamp"]
+    except (BoldreamsError, OSError) as error:  # nothing is read of them here: they may be gone
+        logger.debug("the stimuli are not compared: %s", error)
+        return
+    if same:
+        return
+    if captions:
+        said, then = "the captions under %s are not those that %s was made of", "makes a store of them"
+    else:
+        said, then = "the stimuli under %s were changed or copied since %s was made of them", "compares them"
+    logger.warning(f"{said}: boldreams extract --backbone %s {then}", root, store.path, backbone)

@@ -18,7 +18,7 @@ from boldreams_cli.features.extraction_pass import Pass, PixelsHash, cast
 from boldreams_cli.features.feature_store import KINDS, FeatureStore
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std, joint_order
 from boldreams_cli.features.source import Source
-from boldreams_cli.features.store_arrays import CODEC, shard_rows
+from boldreams_cli.features.store_arrays import CODEC, OTHER_STIMULI, shard_rows
 from boldreams_cli.files import fingerprint, free_bytes
 from boldreams_cli.machine import float32_products
 
@@ -224,7 +224,7 @@ def check_stimuli(store: FeatureStore, source: Source, stop: StopFlag) -> None:
         return
     lines = [(kind, number, line) for kind in KINDS for number, line in units.done(kind).items()]
     changed = set()
-    if last is not None and lines:
+    if lines:
         logger.info("the stimulus file was touched since it was read: its images are compared with what was read")
         with progress("compare stimuli", len(lines), "units") as shown:
             for _, number, line in lines:
@@ -233,7 +233,7 @@ def check_stimuli(store: FeatureStore, source: Source, stop: StopFlag) -> None:
                 shown.advance()
         for kind, number, _ in lines:
             if int(number) in changed:
-                units.revoke(kind, number, "its stimuli are others now")
+                units.revoke(kind, number, OTHER_STIMULI)
         if changed:
             logger.warning("the stimuli of %d units are others now; these are computed anew", len(changed))
     units.add("stimuli", "file", stamp=source.stamp)

@@ -169,7 +169,7 @@ class Pass:
         self.store.refresh()
         begin = number * self.store.rows_per_shard
         end = min(begin + self.store.rows_per_shard, len(self.store.images))
-        line = self.units.done(self.kind).get(number)
+        line = self.units.done_unit(self.kind, number)
         rows = self.store.rows_of(line, self.filters) if line is not None else 0
         if self.kind == "maps":
             rows = min(rows, self._mean_rows(number))
@@ -178,7 +178,7 @@ class Pass:
         return _Unit(number, begin, begin + rows, end, line["read"] if line is not None and rows else [])
 
     def _mean_rows(self, number: int) -> int:
-        line = self.units.done("mean").get(number)
+        line = self.units.done_unit("mean", number)
         return self.store.rows_of(line, None) if line is not None else 0
 
     def _compute(self, unit: _Unit, advance: Callable[[int], None]) -> tuple[Arrays, Arrays, str] | None:

@@ -20,7 +20,7 @@ from boldreams_cli.features import shards, store_arrays
 from boldreams_cli.features.older_store import FORMAT as OLDER
 from boldreams_cli.features.older_store import older_done
 from boldreams_cli.files import fingerprint
-from boldreams_cli.stores import STATIC, ResumableStore
+from boldreams_cli.stores import ResumableStore
 from boldreams_cli.zarr_files import ZARR, ZARRS, attributes, is_whole, open_array, remedy
 
 FORMAT = 2
@@ -126,6 +126,11 @@ class FeatureStore:
         """Rows of a unit of work."""
         return int(self.spec["shard_rows"])
 
+    @property
+    def edition(self) -> str:
+        """Hash of what was made anew of other stimuli than at first; "" where nothing was."""
+        return "" if self.store is None else store_arrays.edition(self.store)
+
     @cached_property
     def images(self) -> NDArray[np.int32]:
         """(rows,) id of each row."""
@@ -144,7 +149,7 @@ class FeatureStore:
             found = self.array(f"layers/{layer}/filters")[:]
             expected = np.arange(self.layers[layer][0])
             if self.spec["keep"] is not None and self.store is not None:
-                line = self.store.done(store_arrays.KEPT).get(layer)
+                line = self.store.done_unit(store_arrays.KEPT, layer)
                 expected = np.array(line["filters"]) if line else expected[:0]
             if self.store is not None and not np.array_equal(found, expected):
                 path = self.path / "layers" / layer / "filters"
@@ -216,14 +221,10 @@ class FeatureStore:
         MismatchError
             If images are missing or unfinished.
         """
-        self.refresh()
         wanted = np.asarray(ids)
-        order = np.argsort(self.images, kind="stable")
-        place = np.searchsorted(self.images, wanted, sorter=order)
-        rows = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros(len(wanted), dtype=np.int64)
-        there = np.zeros(len(wanted), dtype=bool)
-        if len(order):
-            there = (self.images[rows] == wanted) & self.done(kind)[rows]
+        rows, there = self._find(wanted, kind)
+        if not there.all() and self._settled(kind, rows[~there]):
+            rows, there = self._find(wanted, kind)
         if not there.all():
             raise MismatchError(
                 f"{self.path.name} lacks {np.count_nonzero(~there)} of {len(wanted)} images "
@@ -232,12 +233,33 @@ class FeatureStore:
             )
         return rows
 
+    def _find(self, wanted: NDArray[Any], kind: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Row of each image, and whether it is there and finished."""
+        self.refresh()
+        order = np.argsort(self.images, kind="stable")
+        if not len(order):
+            return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
+        place = np.searchsorted(self.images, wanted, sorter=order)
+        rows = order[np.minimum(place, len(order) - 1)]
+        return rows, (self.images[rows] == wanted) & self.done(kind)[rows]
+
+    def _settled(self, kind: str, rows: NDArray[np.int64]) -> bool:
+        """Wait for whoever writes units of some rows now; false if there is nothing to wait for."""
+        if self.store is None:
+            return False
+        lines = self.store.last(kind)
+        units = [unit for unit in np.unique(rows // self.rows_per_shard).tolist() if unit in lines]
+        written = [unit for unit in units if not self.store.is_there(lines[unit])]
+        self.store.settled([(each, unit) for unit in written for each in KINDS])
+        return bool(written)
+
     def means(self, layer: str, rows: NDArray[Any]) -> NDArray[np.float32]:
         """(rows, filters of the backbone) spatial means; reads the chunks of those rows only."""
         name, size = f"layers/{layer}/mean", self.rows_per_shard
         asked = np.asarray(rows)
         found = np.empty((len(asked), self.layers[layer][0]), np.float32)
         numbers = np.unique(asked // size)
+        self._check_means(numbers)
         full = len(self.images) // size  # chunks; zarrs, several times faster, checks no checksum of one read in part
         for some, pipeline in ((numbers[numbers < full], ZARRS), (numbers[numbers >= full], ZARR)):
             array = self.array(name, pipeline) if len(some) else None
@@ -245,8 +267,18 @@ class FeatureStore:
                 if array is not None:
                     start, stop = int(some[first]) * size, (int(some[last - 1]) + 1) * size
                     inside = shards.as_slice(np.flatnonzero((asked >= start) & (asked < stop)))
-                    found[inside] = array[start:stop][shards.as_slice(asked[inside] - start)]
+                    rows_there, wanted = array[start:stop], asked[inside] - start
+                    if wanted.max() >= len(rows_there):
+                        path = self.path / name / "zarr.json"
+                        raise MismatchError(f"{path} has too few rows; {remedy(path, True)}")
+                    found[inside] = rows_there[shards.as_slice(wanted)]
         return found
+
+    def _check_means(self, numbers: NDArray[Any]) -> None:
+        """Compare units' means with the ledger: a chunk of another unit has a checksum that fits it as well."""
+        for number in numbers.tolist() if self.store is not None else []:
+            for name, why in self.writable.damaged("mean", number, KINDS):
+                raise MismatchError(f"{self.path / name} {why}; {remedy(self.path)}")
 
     def positions(self, layer: str, filters: NDArray[Any]) -> NDArray[np.int64]:
         """Where filters of the backbone lie in the layer's maps.
@@ -327,31 +359,6 @@ class _Checked:
             return np.asarray(self.array[selection])
         except Exception as error:
             raise MismatchError(f"{self.path} is damaged ({error}); {remedy(self.path)}") from error
-
-
-def verify(store: FeatureStore) -> list[dict[str, Any]]:
-    """Read everything in a store; what is damaged is noted in its ledger, so that extract makes it again.
-
-    Returns
-    -------
-    One entry a damaged file: kind, unit, file, problem.
-    """
-    found = [
-        {"kind": kind, "unit": unit, "file": file, "problem": why} for kind, unit, file, why in store.writable.verify()
-    ]
-    try:
-        images = store.images
-        known = store_arrays.noted_rows(store.writable)
-        if len(known) and not np.array_equal(images, known[: len(images)]):
-            found.append({"kind": IMAGES, "unit": "", "file": IMAGES, "problem": "is not what its ledger says"})
-    except MismatchError as error:
-        found.append({"kind": IMAGES, "unit": "", "file": IMAGES, "problem": str(error)})
-    for layer in store.layers if store.has_maps else ():
-        try:
-            store.filters(layer)
-        except MismatchError as error:
-            found.append({"kind": STATIC, "unit": "", "file": f"layers/{layer}/filters", "problem": str(error)})
-    return found
 
 
 def stores(cache: Path, backbone: str | None = None) -> list[FeatureStore]:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from boldreams_cli.console import MismatchError
-from boldreams_cli.files import write_text
+from boldreams_cli.files import fingerprint, write_text
 from boldreams_cli.stores import PARTIAL, ResumableStore
 from boldreams_cli.zarr_files import metadata_of, open_array, remedy
 
 UNIT_BYTES = 256 * 2**20  # maps of one shard of rows, all layers, before compression
 IDS_CHUNK = 65536
+OTHER_STIMULI = "its stimuli are others now"  # why a unit was revoked
 KEPT, ROWS = "kept", "rows"  # kinds of lines: filters of --keep-percent, images that were given rows
 # No shuffling: it would part the runs of zeros that a ReLU leaves. Zstandard packs tighter, but takes about three times
 # as long to pack and four to unpack (make bench, "store").
@@ -183,6 +184,22 @@ def noted_rows(store: ResumableStore) -> NDArray[np.int32]:
         if int(line["unit"]) <= len(found):
             found[int(line["unit"]) :] = line["images"]
     return np.array(found, np.int32)
+
+
+def edition(store: ResumableStore) -> str:
+    """Hash of the stimuli of units that were made anew of others than at first, "" where none was.
+
+    A fingerprint knows a sample of the stimuli alone. Rows that are added later change nothing here.
+    """
+    found: list[list[Any]] = []
+    waiting: set[Any] = set()
+    for line in store.lines("maps"):
+        if line.get("damaged") == OTHER_STIMULI:
+            waiting.add(line["unit"])
+        elif line.get("read") and line["unit"] in waiting:
+            waiting.remove(line["unit"])
+            found.append([line["unit"], line["read"][0][2:]])
+    return fingerprint(sorted(found)) if found else ""
 
 
 def add_rows(store: ResumableStore, spec: dict[str, Any], ids: NDArray[np.int32]) -> int:

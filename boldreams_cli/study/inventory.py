@@ -156,19 +156,20 @@ def damage(cache: Path, paths: Iterable[Path]) -> Iterator[Row]:
 
 def _damage(path: Path) -> Iterator[tuple[str, stores.Unit, str, str]]:
     """What is damaged in a store: kind, unit, file, why; of maps, what their store's maker knows too."""
-    from boldreams_cli.features import feature_store
+    from boldreams_cli.features import verifying
+    from boldreams_cli.features.feature_store import FeatureStore
 
     store = stores.ResumableStore(path)
     if path.resolve().parent.name == "responses":
         yield from store.verify()
         return
     try:
-        maps = feature_store.FeatureStore(path)
+        maps = FeatureStore(path)
     except MismatchError:
         found = list(store.verify())
         yield from found
         if not any(kind == stores.STATIC for kind, *_ in found):
             raise  # metadata that grows with the rows has no checksum: the store itself says what is wrong
         return
-    for row in feature_store.verify(maps):
+    for row in verifying.verify(maps):
         yield row["kind"], row["unit"], row["file"], row["problem"]

@@ -198,8 +198,9 @@ class Terminal(io.StringIO):
 
 def test_remove_asks(run: Run, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(models(run, copied)["ridge 10"]["model"])
-    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    assert "--yes" in run("remove", folder, "--cache", copied, code=2).err
+    for none in (io.StringIO("y\n"), None):  # no terminal; closed when the command began
+        monkeypatch.setattr(sys, "stdin", none)
+        assert "--yes" in run("remove", folder, "--cache", copied, code=2).err
     monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
     assert "nothing was removed" in run("remove", folder, "--cache", copied, code=1).err
     assert folder.exists()

@@ -207,6 +207,35 @@ def test_signals_leave_nothing_half_written(tmp_path: Path, number: signal.Signa
     assert list(tmp_path.iterdir()) == []
 
 
+STARTING = """
+import sys, time
+from boldreams_cli import cli
+from boldreams_cli.data import opening
+
+def slow(*_):
+    print("starting", flush=True)
+    time.sleep(60)
+
+opening.open_dataset = slow
+cli.main(["extract", "--backbone", "alexnet", "--weights", "random", "--cache", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_job_that_is_stopped_before_it_has_begun_can_go_on_too(tmp_path: Path, number: signal.Signals) -> None:
+    """A scheduler's script looks at the exit code, whenever that was; a terminal that is gone is no scheduler."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTING, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "starting\n"
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == (128 + number if number == signal.SIGHUP else 75), err
+    assert ("run the same command to go on" in err) == (number != signal.SIGHUP)
+    assert "Traceback" not in err
+
+
 def on_a_terminal(program: str) -> str:
     """What a program writes to a terminal of 80 columns."""
     parent, child = pty.openpty()

@@ -166,6 +166,10 @@ def test_ranking_without_a_store_is_the_stores(small: Small, tmp_path: Path) -> 
     order = rank_images(backbone, images, small.responses.train_images, StopFlag())
     expected = rank_filters(small.store, small.responses.train_images)
     assert all(np.array_equal(order[name], expected[name][0]) for name in backbone.layers)
+    before = set(images.path.parent.glob("ranking-*"))
+    images.content = "of other images, of which the fingerprint knows a sample"
+    rank_images(backbone, images, small.responses.train_images, StopFlag())
+    assert len(set(images.path.parent.glob("ranking-*")) - before) == 1
 
 
 def test_resized_stimuli_are_those_of_extract_and_kept(small: Small, tmp_path: Path) -> None:
@@ -178,6 +182,14 @@ def test_resized_stimuli_are_those_of_extract_and_kept(small: Small, tmp_path: P
     np.testing.assert_array_equal(images.read(asked), expected)
     np.testing.assert_array_equal(np.load(images.path, mmap_mode="r")[[5, 0, 5]], expected)
     written = images.path.stat().st_mtime_ns
+    whole = images.path.read_bytes()
+    images.path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    opened = ResizedImages(images.path)
+    np.testing.assert_array_equal(opened.read(asked), expected)
+    with pytest.raises(BoldreamsError, match="is damaged; delete it"):
+        opened.read(shown[-1:])
+    images.path.write_bytes(whole)
+    os.utime(images.path, ns=(written, written))
     assert resized_images(tmp_path, dataset, preprocessing, shown, StopFlag()).path.stat().st_mtime_ns == written
     stopped = StopFlag()
     stopped.signal = signal.SIGTERM

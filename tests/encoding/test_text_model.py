@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from boldreams_cli.encoding.readouts.separable import batch_order
 from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
 from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features import text as text_features
+from boldreams_cli.features.choosing import compare_stimuli
 from boldreams_cli.features.feature_store import FeatureStore
 from tests import tiny_clip
 
@@ -172,6 +174,21 @@ def test_training_is_that_of_torchs_own_linear_layer(ready: Ready) -> None:
     torch.testing.assert_close(model.weights.weights["last"], reference.weight.detach(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(model.weights.bias, reference.bias.detach(), rtol=1e-4, atol=1e-6)
     assert ready.losses[-1] < ready.losses[0]
+
+
+def test_other_captions_under_the_root_are_said(
+    ready: Ready, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("boldreams"), "propagate", True)
+    compare_stimuli(ready.store, ready.dataset.root)
+    assert f"the captions under {ready.dataset.root} are not those that {ready.store.path} was made of" in caplog.text
+    caplog.clear()
+    own = FeatureStore(ready.store.path)
+    own.spec = own.spec | {"stimuli": ready.dataset.captions_identity()}
+    compare_stimuli(own, ready.dataset.root)
+    compare_stimuli(ready.store, None)
+    compare_stimuli(ready.store, ready.cache)  # no data set lies there
+    assert not caplog.text
 
 
 def test_folds_of_captions(ready: Ready, tmp_path: Path) -> None:

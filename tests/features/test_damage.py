@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boldreams_cli.console import BoldreamsError
-from boldreams_cli.features.feature_store import FeatureStore, verify
+from boldreams_cli.console import BoldreamsError, MismatchError
+from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.verifying import verify
 
 from ..conftest import Run
-from .test_store import filled
+from .test_store import filled, write
 
 IDS = list(range(100, 140))
 
@@ -65,6 +66,45 @@ def test_no_file_that_vanishes_is_silently_missed(whole: tuple) -> None:
         file.write_bytes(before)
 
 
+def test_files_that_changed_places_are_found(whole: tuple, tmp_path: Path) -> None:
+    """Chunks of means are all of one size, and each one's checksum fits it wherever it lies."""
+    path, maps, means = whole
+    other, _ = filled(tmp_path, IDS)  # of the same spec, and the same images
+    for number in range(3):
+        write(other, "maps", number, {name: values + np.float16(1) for name, values in maps.items()})
+        write(other, "mean", number, {name: values + np.float32(1) for name, values in means.items()})
+    for name in ("layers/a/mean/c", "layers/b/mean/c", "layers/a/maps/c", "layers/b/maps/c"):
+        files = sorted(file for file in (path / name).rglob("*") if file.is_file())
+        before = [file.read_bytes() for file in files]
+        for one, two in ((0, 1), (1, 2)):
+            files[one].write_bytes(before[two])
+            files[two].write_bytes(before[one])
+            assert outcome(path, maps, means) != "harmless", name
+            files[one].write_bytes(before[one])
+            files[two].write_bytes(before[two])
+        files[0].write_bytes((other.path / files[0].relative_to(path)).read_bytes())
+        assert outcome(path, maps, means) in ("named", "to be made again"), name
+        files[0].write_bytes(before[0])
+    assert outcome(path, maps, means) == "harmless"
+
+
+@pytest.mark.parametrize("name", ["images", "layers/a/mean", "layers/a/maps"])
+def test_no_bit_of_metadata_is_silently_wrong(whole: tuple, name: str) -> None:
+    """Numbers of rows have no checksum, as they grow."""
+    path, maps, means = whole
+    file = path / name / "zarr.json"
+    before = file.read_bytes()
+    place = before.index(b'"shape"')
+    for position in range(place, before.index(b"]", place)):
+        for bit in range(8):
+            spoilt = bytearray(before)
+            spoilt[position] ^= 1 << bit
+            file.write_bytes(spoilt)
+            outcome(path, maps, means)
+    file.write_bytes(before)
+    assert outcome(path, maps, means) == "harmless"
+
+
 def test_no_line_of_the_ledger_that_vanishes_is_missed(whole: tuple) -> None:
     path, maps, means = whole
     ledger = path / "ledger.jsonl"
@@ -111,6 +151,44 @@ def test_a_store_deleted_by_hand_begins_anew(tmp_path: Path) -> None:
     assert not again.done().any()
     (again.path / "ledger.jsonl").write_bytes(ledger)  # another store's: its lines are foreign
     assert not again.done().any()
+
+
+def test_damaged_means_are_named_and_made_again(tmp_path: Path) -> None:
+    store, maps = filled(tmp_path, IDS)
+    expected = store.means("a", np.arange(40))
+    file = store.path / "layers/a/mean/c/0/0"
+    before = file.read_bytes()
+    file.write_bytes(before[:8] + bytes([before[8] ^ 1]) + before[9:])  # its end is as it was
+    again = FeatureStore(store.path)
+    with pytest.raises(MismatchError, match=r"layers/a/mean/c/0/0 is damaged.*run boldreams info --verify"):
+        again.means("a", np.arange(16))
+    assert [(entry["kind"], entry["unit"]) for entry in verify(again)] == [("mean", 0)]
+    assert not again.done("mean")[:16].any()
+    assert again.done("mean")[16:].all()
+    write(again, "mean", 0, {name: values.astype(np.float32).mean((2, 3)) for name, values in maps.items()})
+    np.testing.assert_array_equal(again.means("a", np.arange(40)), expected)
+
+
+def test_whoever_writes_a_shard_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit of one subject while another's images are added to the last shard, which both share."""
+    from boldreams_cli import stores
+
+    store, maps = filled(tmp_path, IDS)
+    reader = FeatureStore(store.path)
+    lock = store.writable.unit_lock("maps", 2)
+    add = store.writable.add
+
+    def go_on(seconds: float) -> None:
+        if lock._stream is not None:
+            add(*noted[0], **noted[1])
+            lock.release()
+
+    noted: list = []
+    monkeypatch.setattr(store.writable, "add", lambda *some, **facts: noted.extend((some, facts)))
+    with lock:
+        write(store, "maps", 2, {name: values * 2 for name, values in maps.items()})
+        monkeypatch.setattr(stores.time, "sleep", go_on)
+        assert reader.rows(IDS).tolist() == list(range(40))
 
 
 def test_what_the_command_line_says_of_damage_is_what_mends_it(run: Run, tmp_path: Path) -> None:

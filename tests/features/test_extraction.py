@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,6 +209,35 @@ def test_stimuli_that_were_changed_are_computed_anew(backbone: Backbone, source:
         np.testing.assert_array_equal(values, whole[name])
 
 
+def test_stimuli_are_compared_where_it_was_forgotten_which_they_were(
+    backbone: Backbone, source: Source, tmp_path: Path
+) -> None:
+    store = run(backbone, replace(source, stamp={"size": 1, "mtime": 1}), tmp_path).store
+    ledger = store.path / "ledger.jsonl"
+    lines = [line for line in ledger.read_bytes().splitlines(keepends=True) if b'"kind": "stimuli"' not in line]
+    ledger.write_bytes(b"".join(lines))
+    other = replace(source, read=lambda ids: 255 - source.read(ids), stamp={"size": 1, "mtime": 2})
+    assert run(backbone, other, tmp_path).computed == 40
+
+
+def test_a_store_says_that_it_was_made_anew_of_other_stimuli(
+    backbone: Backbone, source: Source, tmp_path: Path
+) -> None:
+    def edition(number: int, **changes: Any) -> str:
+        return run(backbone, replace(source, stamp={"size": 1, "mtime": number}, **changes), tmp_path).store.edition
+
+    def read(ids: np.ndarray) -> np.ndarray:
+        return np.where((np.asarray(ids) == 21)[:, None, None, None], 255 - source.read(ids), source.read(ids))
+
+    assert (edition(1), edition(2)) == ("", "")
+    changed = edition(3, read=read)
+    assert changed
+    assert edition(4, read=read) == changed, "touched, and the same"
+    more = edition(5, read=read, images=np.arange(46))
+    assert more == changed, "rows that are added change nothing"
+    assert edition(6) not in ("", changed)
+
+
 def test_a_line_is_written_after_the_files_that_it_speaks_of(
     backbone: Backbone, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +245,7 @@ def test_a_line_is_written_after_the_files_that_it_speaks_of(
     looked = []
 
     def append(self: ResumableStore, facts: dict) -> None:
-        for name, (size, _) in facts["files"].items():
+        for name, (size, *_) in facts["files"].items():
             looked.append((self.path / name).stat().st_size == size)
         real(self, facts)
 

@@ -7,6 +7,7 @@ import re
 import click
 
 from boldreams_cli.console import meant
+from boldreams_cli.files import NO_ROOM
 from boldreams_cli.machine import is_out_of_memory
 
 INTERRUPTED = 128 + 2  # a shell's exit code for a process that SIGINT ended
@@ -21,8 +22,10 @@ def described(error: BaseException) -> str | None:
         return f"{where}; use a smaller --memory, --batch-size or --count, or a larger machine"
     if isinstance(error, RuntimeError):
         return None
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        remedy = "; make room or use a place on another disk, then run the same command to go on"
+        return f"{place}{error.strerror}{remedy if error.errno in NO_ROOM else ''}"
     return str(error)
 
 

@@ -67,9 +67,10 @@ class InputChoice:
         from boldreams_cli.data.choosing import names_of
 
         if isinstance(self.subject, int):  # of numbered images any store will do, and is looked for before betas are
-            return choose_store(self.cache, self.backbone, self.features), self.responses(stop)
+            return choose_store(self.cache, self.backbone, self.features, root=self.nsd_root), self.responses(stop)
         responses = self.responses(stop)
-        return choose_store(self.cache, self.backbone, self.features, names_of(responses.request)), responses
+        names = names_of(responses.request)
+        return choose_store(self.cache, self.backbone, self.features, names, self.nsd_root), responses
 
 
 def input_options(command: Command) -> Command:

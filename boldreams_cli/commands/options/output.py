@@ -18,6 +18,8 @@ from boldreams_cli.commands.options.errors import INTERRUPTED, described
 from boldreams_cli.console import BoldreamsError
 
 BROKEN_PIPE = 128 + 13  # a shell's exit code for a process that SIGPIPE ended
+# Commands that a job is made of: whenever a scheduler stops one, the same command goes on.
+GO_ON = ("prepare", "extract", "rank", "fit", "score", "sweep", "predict", "dream", "attribute", "wordcloud")
 
 
 @dataclass
@@ -56,8 +58,11 @@ def output_options(command: Command) -> Command:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(BROKEN_PIPE) from None
         except console.SignalExit as ended:
-            click.echo(f"boldreams: {ended}", err=True)
-            raise
+            if ended.signal.name == "SIGHUP" or click.get_current_context().info_name not in GO_ON:
+                click.echo(f"boldreams: {ended}", err=True)
+                raise
+            click.echo(f"boldreams: {ended}; run the same command to go on", err=True)
+            raise SystemExit(console.StoppedError.exit_code) from None
         except (BoldreamsError, OSError, MemoryError, KeyboardInterrupt, RuntimeError) as error:
             said = described(error)
             if said is None:

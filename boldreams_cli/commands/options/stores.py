@@ -35,11 +35,15 @@ def choose_backbone(cache: Path, backbone: str | None) -> str:
     return chosen
 
 
-def choose_store(cache: Path, backbone: str, features: str | None, names: str | None = None) -> FeatureStore:
-    """The cache's store of a backbone; see `features.choosing.the_store`."""
-    from boldreams_cli.features.choosing import the_store
+def choose_store(
+    cache: Path, backbone: str, features: str | None, names: str | None = None, root: Path | None = None
+) -> FeatureStore:
+    """The cache's store of a backbone, its stimuli compared with those at hand; see `features.choosing`."""
+    from boldreams_cli.features.choosing import compare_stimuli, the_store
 
-    return the_store(cache, backbone, features, names)
+    store = the_store(cache, backbone, features, names)
+    compare_stimuli(store, root)
+    return store
 
 
 def _backbone_of(path: Path) -> str:

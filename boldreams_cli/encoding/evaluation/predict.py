@@ -148,6 +148,8 @@ def _stored(model: FittedModel, images: Sequence[Wanted], cache: Path) -> NDArra
     if not path.is_dir() or model.spec.finetuned:
         return np.zeros(len(images), dtype=bool)
     store = FeatureStore(path)
+    if store.edition != model.spec.edition:  # made anew of other stimuli: those are looked at, not these maps
+        return np.zeros(len(images), dtype=bool)
     there = set(store.images[store.done()].tolist())
     return np.array([image.nsd_id in there for image in images])
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,6 +47,8 @@ class ResizedImages:
         self.content: str = known.get("content", "")
         self.stamp: dict[str, int] = known.get("stamp", {})
         self.images: NDArray[np.int32] = np.array(known["images"], dtype=np.int32)
+        self.sums: list[int] = known.get("sums", [])  # CRC-32C of each image; earlier versions noted none
+        self._compared = np.zeros(len(self.images), dtype=bool)
         with path.open("rb") as stream:
             np.lib.format.read_magic(stream)
             self.shape, _, _ = np.lib.format.read_array_header_1_0(stream)
@@ -70,6 +73,12 @@ class ResizedImages:
         pixels = np.empty((len(nsd_ids), *self.shape[1:]), dtype=np.uint8)
         for row, place in zip(pixels, np.searchsorted(self.images, nsd_ids), strict=True):
             os.preadv(self._file.fileno(), [row.data], self._first + int(place) * self._bytes)
+            if self.sums and not self._compared[place]:
+                if google_crc32c.extend(0, row) != self.sums[int(place)]:
+                    raise BoldreamsError(
+                        f"{self.path} is damaged; delete it and {self.path.stem}.json, and run the command again"
+                    )
+                self._compared[place] = True  # once in a process: an epoch of finetuning reads all of them
         return pixels
 
 
@@ -111,13 +120,13 @@ def resized_images(
                 return found
             if found is not None and found.content == _content(stimuli, ids, stop):
                 logger.info("the stimuli are the same as before; %s is kept", path.name)
-                content = found.content
+                content, sums = found.content, found.sums
             else:
                 if found is not None:
                     logger.warning("the stimuli have changed; %s is made anew", path.name)
                     path.with_suffix(".json").unlink()
-                content = _write(path, stimuli, preprocessing, ids, stop)
-            write_json(path.with_suffix(".json"), request | {"content": content, "stamp": stamp})
+                content, sums = _write(path, stimuli, preprocessing, ids, stop)
+            write_json(path.with_suffix(".json"), request | {"content": content, "stamp": stamp, "sums": sums})
         return ResizedImages(path)
 
 
@@ -138,9 +147,12 @@ def _content(stimuli: Stimuli, ids: Sequence[int], stop: StopFlag) -> str:
     return hashed.hexdigest()
 
 
-def _write(path: Path, stimuli: Stimuli, preprocessing: Preprocessing, ids: Sequence[int], stop: StopFlag) -> str:
-    """Write the resized images; returns the hash of those that they were made of."""
+def _write(
+    path: Path, stimuli: Stimuli, preprocessing: Preprocessing, ids: Sequence[int], stop: StopFlag
+) -> tuple[str, list[int]]:
+    """Write the resized images; returns the hash of those that they were made of, and a checksum of each."""
     hashed = hashlib.sha256()
+    sums: list[int] = []
     shape = (len(ids), 3, preprocessing.size, preprocessing.size)
     needed = int(np.prod(shape))
     if needed > free_bytes(path.parent):
@@ -155,10 +167,12 @@ def _write(path: Path, stimuli: Stimuli, preprocessing: Preprocessing, ids: Sequ
             for start in range(0, len(ids), BLOCK):
                 block = stimuli.read(ids[start : start + BLOCK])
                 _take_in(hashed, block)
-                stream.write(preprocessing.resize_all(block).contiguous().numpy().data)
+                resized = preprocessing.resize_all(block).contiguous().numpy()
+                stream.write(resized.data)
+                sums += [google_crc32c.extend(0, image) for image in resized]
                 shown.advance(len(block))
                 stop.check("nothing was trained yet")
-    return hashed.hexdigest()
+    return hashed.hexdigest(), sums
 
 
 def _take_in(hashed: Any, images: Pictures) -> None:

@@ -41,7 +41,7 @@ def rank_images(
     StoppedError
         If a signal came.
     """
-    key = fingerprint([images.fingerprint, training, backbone.digest, backbone.layers])
+    key = fingerprint([images.fingerprint, images.content, training, backbone.digest, backbone.layers])
     path = images.path.with_name(f"ranking-{key}.safetensors")
     if not path.exists():
         with float32_products("fp32", backbone.device):

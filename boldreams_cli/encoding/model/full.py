@@ -18,6 +18,7 @@ from boldreams_cli.encoding.model.spec import BACKBONE, FittedModel
 from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
+from boldreams_cli.features.choosing import compare_stimuli
 from boldreams_cli.features.feature_store import FeatureStore, store_path, stores
 from boldreams_cli.machine import MAPS, room
 
@@ -31,7 +32,7 @@ def store_of(model: FittedModel, cache: Path) -> FeatureStore:
     Raises
     ------
     MismatchError
-        If the cache no longer holds it.
+        If the cache no longer holds it, or its maps were made anew of other stimuli since.
     """
     path = store_path(cache, model.spec.backbone, model.spec.store)
     if not path.is_dir():
@@ -40,7 +41,30 @@ def store_of(model: FittedModel, cache: Path) -> FeatureStore:
             f"{model.folder} was fitted to the store {path.name}, which {cache} does not hold (there: {there}); "
             f"run boldreams extract --backbone {model.spec.backbone} with the same weights, or fit again"
         )
-    return FeatureStore(path)
+    store = FeatureStore(path)
+    if store.edition != model.spec.edition:
+        raise MismatchError(
+            f"{model.folder} was fitted before {path} was made anew of other stimuli, which have changed; fit again"
+        )
+    return store
+
+
+def compare_store(model: FittedModel, cache: Path, root: Path | None) -> None:
+    """Compare the store that a model was fitted to with the stimuli at hand, where the cache still holds it.
+
+    Parameters
+    ----------
+    model : fitted; a finetuned one was fitted to no store.
+    cache : that may hold the store.
+    root : of the data; None where none is at hand.
+
+    Raises
+    ------
+    MismatchError
+        If its maps were made anew of other stimuli since.
+    """
+    if not model.spec.finetuned and store_path(cache, model.spec.backbone, model.spec.store).is_dir():
+        compare_stimuli(store_of(model, cache), root)
 
 
 class Predictor:

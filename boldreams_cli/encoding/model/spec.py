@@ -42,6 +42,7 @@ class ModelSpec:
         `store` is empty.
     readout : kind of readout.
     store, responses : fingerprints of what the model was fitted to.
+    edition : of the store, where some of its maps were made anew of other stimuli than at first.
     voxels : number of voxels, those excluded from training included.
     training : settings that decide the weights.
     recipe : which of the solvers of that kind of readout, None where there is one.
@@ -69,6 +70,7 @@ class ModelSpec:
     key: str = ""
     sessions: list[int] = field(default_factory=list)
     mask: Any = None
+    edition: str = ""
     weights_digest: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
@@ -84,7 +86,10 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``spec.json``."""
-        return asdict(self)
+        known = asdict(self)
+        if not self.edition:  # of most models: their keys and files are as they were before there were editions
+            del known["edition"]
+        return known
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], path: Path) -> ModelSpec:

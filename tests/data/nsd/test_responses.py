@@ -212,11 +212,37 @@ def test_missing_betas_are_never_nan(experiment: Experiment, cache: Path) -> Non
     whole = made.read_betas()
     (made.path / "betas/c/1/0/0").unlink()
     for read in (made.read_betas, lambda: made.mean_betas(made.test_images)):
-        with pytest.raises(BoldreamsError, match=r"betas/c/1/0/0 is missing .*`boldreams prepare --subject 2`"):
+        with pytest.raises(BoldreamsError, match=r"(1/0/0 is missing|is not done).*`boldreams prepare --subject 2`"):
             read()
     with pytest.raises(BoldreamsError, match="session 2 to do"):
         Responses.open(made.path)
     np.testing.assert_array_equal(prepare(experiment, 2, cache).read_betas(), whole)
+
+
+def test_sessions_that_changed_places_are_found(
+    experiment: Experiment, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Betas hardly pack: shards may be of one size and end in one index, as if they were each other's."""
+    made = prepare(experiment, 2, cache)
+    whole = made.read_betas()
+    one, other = (made.path / f"betas/c/{place}/0/0" for place in (0, 1))
+    first = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableStore, "is_there", lambda self, line: True)
+        with pytest.raises(MismatchError, match=r"betas/c/0/0/0 (is damaged|has).*`boldreams prepare --subject 2`"):
+            Responses.open(made.path).read_betas()
+    assert [found[:2] for found in made.store.verify()] == [(SESSION, 1), (SESSION, 2)]
+    np.testing.assert_array_equal(prepare(experiment, 2, cache).read_betas(), whole)
+
+
+def test_a_store_under_anothers_name_is_refused(experiment: Experiment, cache: Path) -> None:
+    made, few = prepare(experiment, 2, cache), prepare(experiment, 2, cache, sessions="1-2")
+    shutil.rmtree(made.path)
+    few.path.rename(made.path)
+    with pytest.raises(MismatchError, match=f"responses that belong in {few.path.name}; rename it"):
+        prepare(experiment, 2, cache)
 
 
 def test_any_bit_is_found_or_harmless(experiment: Experiment, cache: Path) -> None:
