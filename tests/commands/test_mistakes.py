@@ -26,6 +26,8 @@ from .conftest import listing
             "choose from alexnet, clip-text, efficientnet_lite0, rn50x4, vgg11, or open_clip:NAME",
         ),
         (["fit", "--backbone", "vgg-11"], 2, "did you mean vgg11?"),
+        (["fit", "--readout", "rigde", "--subject", 1], 2, "did you mean ridge?"),
+        (["prepare", "--data", "nothing.h5"], 1, "nothing.h5"),
         (["dream", "--roi", "FFA1"], 2, "did you mean FFA-1?"),
         (["fit", "--backbone", "vgg11", "--subject", 1], 3, "run boldreams extract --backbone vgg11"),
         (["fit", "--features", "0123", "--subject", 1], 3, "no store 0123"),

@@ -122,6 +122,7 @@ def test_values_of_a_repeatable_option_are_not_parted_at_blanks(monkeypatch: pyt
     [
         (["fti"], "did you mean fit?"),
         (["fit", "--percnt", 3], "--percent"),
+        (["--json", "score"], "no option --json before a command; options stand behind it"),
         (
             ["score", "--readout", "rigde"],
             "no readout 'rigde' (did you mean ridge?); choose from attention, gaussian, linear, local, ridge, "

@@ -139,7 +139,9 @@ def the_subject(subject: Subject | None, cache: Path, nsd_root: Path | None, bet
 
 def subjects_there(cache: Path, nsd_root: Path | None, betas: str | None = None) -> tuple[Subject, ...]:
     """The subject of the data file, or every subject that the cache or the folder of the root holds betas of."""
-    if nsd_root is not None and nsd_root.is_file():
+    from boldreams_cli.data.opening import is_data_file
+
+    if nsd_root is not None and is_data_file(nsd_root):  # one that is gone is named
         return tuple(dataset_of(nsd_root).subjects())
     held = {of for path in (cache / "responses").glob("*.zarr") if (of := subject_of_store(path.name)) is not None}
     if nsd_root is not None and nsd_root.is_dir():

@@ -38,4 +38,6 @@ def usage(error: click.ClickException) -> str:
         typed = re.match(r"'([^']*)' is not one of", error.message)
         message += meant(typed[1], error.param.type.choices) if typed else ""
     command = context.command_path if context is not None else "boldreams"
+    if isinstance(error, click.NoSuchOption) and context is not None and isinstance(context.command, click.Group):
+        message = f"no option {error.option_name} before a command; options stand behind it: boldreams COMMAND --json"
     return f"boldreams: {message}; see {command} --help"

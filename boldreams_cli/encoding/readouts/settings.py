@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from boldreams_cli.console import ChoiceError, listing
+from boldreams_cli.console import ChoiceError, listing, meant
 from boldreams_cli.encoding import readouts
 from boldreams_cli.encoding.readouts.base import Readout
 
@@ -71,8 +71,9 @@ def choose_readout(
     else:
         matching = [solver for solver in known if solver.readout == readout]
         if not matching:
-            there = listing(sorted({solver.readout for solver in known}))
-            raise ChoiceError(f"unknown readout {readout!r}; choose from {there} (--readout)")
+            there = sorted({solver.readout for solver in known})
+            near = meant(readout, there)
+            raise ChoiceError(f"unknown readout {readout!r}{near}; choose from {listing(there)} (--readout)")
         if recipe is not None and recipe not in [solver.recipe for solver in matching]:
             there = listing(sorted(solver.recipe for solver in matching if solver.recipe))
             raise ChoiceError(f"--readout {readout} has no recipe {recipe!r}; there: {there}. Leave out --recipe")
