@@ -71,9 +71,9 @@ def choose_readout(
     else:
         matching = [solver for solver in known if solver.readout == readout]
         if not matching:
-            there = sorted({solver.readout for solver in known})
-            near = meant(readout, there)
-            raise ChoiceError(f"unknown readout {readout!r}{near}; choose from {listing(there)} (--readout)")
+            kinds = sorted({solver.readout for solver in known})
+            near = meant(readout, kinds)
+            raise ChoiceError(f"unknown readout {readout!r}{near}; choose from {listing(kinds)} (--readout)")
         if recipe is not None and recipe not in [solver.recipe for solver in matching]:
             there = listing(sorted(solver.recipe for solver in matching if solver.recipe))
             raise ChoiceError(f"--readout {readout} has no recipe {recipe!r}; there: {there}. Leave out --recipe")
