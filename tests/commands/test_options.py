@@ -209,7 +209,8 @@ def test_signals_leave_nothing_half_written(tmp_path: Path, number: signal.Signa
 
 
 STARTING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
 from boldreams_cli import cli
 from boldreams_cli.data import opening
 
