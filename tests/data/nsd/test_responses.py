@@ -183,7 +183,7 @@ def test_a_session_counts_by_its_ledger_line(experiment: Experiment, cache: Path
     responses = prepare(experiment, 2, cache)
     whole = responses.read_betas()
     ledger = responses.path / "ledger.jsonl"
-    lines = ledger.read_text().splitlines()
+    lines = sorted(ledger.read_text().splitlines(), key=lambda line: json.loads(line)["unit"])
     ledger.write_text(lines[0] + "\n" + lines[1][:9])  # killed while the line of session 2 was written
     with pytest.raises(BoldreamsError, match="session 2, 3 to do; run `boldreams prepare --subject 2`"):
         Responses.open(responses.path)
