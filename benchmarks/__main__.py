@@ -2,8 +2,9 @@
 
     python -m benchmarks [--weights FILE] [--images N] [--json FILE] [PART ...]
 
-Parts: fit, extract, store, rank, score, statistics, memory, sweep. The brain is made up (boldreams_cli.simulation) of
-AlexNet's own maps; give real weights with --weights, random ones have no structure to learn.
+Parts: fit, extract, store, rank, score, statistics, memory, sweep, report. The brain is made up
+(boldreams_cli.simulation) of AlexNet's own maps; give real weights with --weights, random ones have no structure to
+learn.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import fitting, scoring, storing, sweep
+from benchmarks import fitting, pages, scoring, storing, sweep
 from benchmarks.brain import Brain, make_brain
 from boldreams_cli.machine import keep_freed, same_products
 
@@ -33,6 +34,7 @@ PARTS: dict[str, Callable[[Brain], list[Row]]] = {
     "statistics": scoring.score_statistics,
     "memory": fitting.memory,
     "sweep": sweep.sweeps,
+    "report": pages.pages,
 }
 
 

@@ -19,27 +19,27 @@ def sweeps(brain: Brain) -> list[dict[str, object]]:
     """Nine percents by each recipe, and the rerun of 72 cells."""
     rows = [_nine(brain, "fast", 2.5), _nine(brain, "paper", 1.3)]
     seeds = ",".join(map(str, SEEDS))
-    cache = _cache(brain, "many")
+    cache = fresh_cache(brain, "many")
     many = ("sweep", "--percent", ",".join(map(str, PERCENTS)), "--seed", seeds, "--recipe", "fast", "--epochs", 1)
-    _seconds(brain, cache, *many)
-    again = min(_seconds(brain, cache, *many) for _ in range(3))
-    return [*rows, _row(f"rerun of a finished sweep of {len(PERCENTS) * len(SEEDS)} cells, limit 3 s", again, 3.0, 1)]
+    seconds(brain, cache, *many)
+    again = min(seconds(brain, cache, *many) for _ in range(3))
+    return [*rows, row(f"rerun of a finished sweep of {len(PERCENTS) * len(SEEDS)} cells, limit 3 s", again, 3.0, 1)]
 
 
 def _nine(brain: Brain, recipe: str, target: float) -> dict[str, object]:
     """One sweep against nine fits and nine scores."""
-    alone, together = _cache(brain, f"alone-{recipe}"), _cache(brain, f"together-{recipe}")
+    alone, together = fresh_cache(brain, f"alone-{recipe}"), fresh_cache(brain, f"together-{recipe}")
     common = ("--backbone", "alexnet", "--subject", 1, "--recipe", recipe)
     separate = 0.0
     for percent in PERCENTS:
-        separate += _seconds(brain, alone, "fit", *common, "--percent", percent)
-        separate += _seconds(brain, alone, "score", *common, "--percent", percent)
-    swept = _seconds(brain, together, "sweep", *common, "--percent", ",".join(map(str, PERCENTS)))
+        separate += seconds(brain, alone, "fit", *common, "--percent", percent)
+        separate += seconds(brain, alone, "score", *common, "--percent", percent)
+    swept = seconds(brain, together, "sweep", *common, "--percent", ",".join(map(str, PERCENTS)))
     assert _digests(alone) == _digests(together), "a sweep's weights are those of separate fits, bit for bit"
-    return _row(f"nine percents by sweep, {recipe}, against fit + score each", swept, separate, target)
+    return row(f"nine percents by sweep, {recipe}, against fit + score each", swept, separate, target)
 
 
-def _cache(brain: Brain, name: str) -> Path:
+def fresh_cache(brain: Brain, name: str) -> Path:
     """A cache of the same stores, without models."""
     cache = brain.folder / name
     cache.mkdir()
@@ -48,7 +48,8 @@ def _cache(brain: Brain, name: str) -> Path:
     return cache
 
 
-def _seconds(brain: Brain, cache: Path, *arguments: object) -> float:
+def seconds(brain: Brain, cache: Path, *arguments: object) -> float:
+    """Time of a command, its start included."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BOLDREAMS_")}
     environment |= {"BOLDREAMS_CACHE": str(cache), "BOLDREAMS_NSD_ROOT": str(brain.folder / "nsd")}
     command = [sys.executable, "-m", "boldreams_cli.cli", *map(str, arguments), "--device", "cpu", "-q"]
@@ -62,7 +63,8 @@ def _digests(cache: Path) -> dict[str, str]:
     return {path.parent.name: json.loads(path.read_text(encoding="utf-8"))["weights_digest"] for path in found}
 
 
-def _row(what: str, seconds: float, baseline: float, target: float) -> dict[str, object]:
+def row(what: str, seconds: float, baseline: float, target: float) -> dict[str, object]:
+    """Of the table."""
     return {
         "what": what,
         "measured": f"{seconds:.3g} s",

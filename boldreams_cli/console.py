@@ -125,9 +125,11 @@ class Progress:
 
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
-    """Show progress on stderr while the block runs; silent under ``-q``."""
+    """Show progress on stderr while the block runs, of several threads in plain lines; silent under ``-q``."""
     state = Progress(what, total, unit)
-    if not (sys.stderr is not None and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)):
+    alone = threading.current_thread() is threading.main_thread()
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    if not (alone and terminal and logger.isEnabledFor(logging.INFO)):
         yield state
         if state.done:
             logger.info(state.line())

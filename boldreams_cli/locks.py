@@ -96,6 +96,19 @@ class Lock:
         stream.flush()
         return True
 
+    def is_held(self) -> bool:
+        """Whether some process holds it now; nothing is written, so a cache that may only be read can be asked."""
+        try:
+            with self.path.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno not in NO_FLOCK:  # it was never made, or may not be read
+                return False
+            return self._link.exists() and not _forsaken(self._link, time.time())
+        return False
+
     def release(self) -> None:
         """Let go; harmless where it is not held."""
         if self._stream is not None:

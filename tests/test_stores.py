@@ -357,6 +357,23 @@ def test_without_flock_a_link_is_the_lock(
     assert caplog.text.count("without flock") == 1
 
 
+@pytest.mark.parametrize("flock", [True, False])
+def test_whether_it_is_held_is_asked_without_writing(
+    tmp_path: Path, request: pytest.FixtureRequest, flock: bool
+) -> None:
+    if not flock:
+        request.getfixturevalue("without_flock")
+    lock, path = Lock(tmp_path / "x.lock", "it"), tmp_path / "x.lock"
+    assert not lock.is_held()
+    assert not list(tmp_path.iterdir())
+    with lock:
+        written = path.read_bytes()
+        assert Lock(path, "it").is_held()
+        assert path.read_bytes() == written
+    assert not Lock(path, "it").is_held()
+    assert path.read_bytes() == written
+
+
 def left_behind(path: Path, **changes: object) -> Path:
     held = path.with_name(path.name + ".held")
     held.write_text(json.dumps(locks._myself() | changes))

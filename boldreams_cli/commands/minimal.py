@@ -125,16 +125,16 @@ def minimal(
 
 def _lines(answer: Answer) -> list[str]:
     """Table of one subject and backbone, for people."""
-    found = answer.summary()
+    found, name = answer.summary(), answer.measure
     by = ", the best on held-out training images" if found["reference_by"] == VALIDATION else ""
     lines = [
         f"{answer.procedure.title}, seed {found['seed']}: reference {found['reference']:g} %{by}, margin "
         f"{100 * found['margin']:g} %, {found['images']} test images",
-        f"{'area':10} {'p_min':>6} {'p_lo':>6} {'A of it':>8} {'of ref.':>8} {'diff.':>8} {'margin':>7}",
+        f"{'area':10} {'p_min':>6} {'p_lo':>6} {name + ' of it':>12} {'of ref.':>8} {'diff.':>8} {'margin':>7}",
     ]
     for name, row in found["rois"].items():
         lines.append(
-            f"{name:10} {_percent(row['percent']):>6} {_percent(row['p_lo']):>6} {_number(row['accuracy'], '.3f'):>8} "
+            f"{name:10} {_percent(row['percent']):>6} {_percent(row['p_lo']):>6} {_number(row['accuracy'], '.3f'):>12} "
             f"{row['reference_accuracy']:8.3f} {_number(row['difference'], '+.4f'):>8} {row['margin']:7.1%}"
             + ("" if row["resolvable"] else "  too few test images to resolve the margin")
         )

@@ -83,39 +83,63 @@ def sweep(
     each. table.csv in CACHE/studies/NAME has r and r / ceiling with intervals by area, backbone, readout and percent.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.study.manifest import Study
-    from boldreams_cli.study.sweep import look, run
 
     with stop_on_signals() as stop:
         if status is not None:
-            state = _state(_found(status, cache), stop)
-            _show(state, output)
-            raise SystemExit(state.exit_code)
+            _status(_found(status, cache), stop, output)
+            return
         if manifest is not None:
             study = _found(manifest, cache)
-            numbers = _numbers(cell, len(study.cells))
+        elif cell is not None:
+            raise ChoiceError("--cell numbers the cells of --manifest FILE; give it as well")
         else:
-            if cell is not None:
-                raise ChoiceError("--cell numbers the cells of --manifest FILE; give it as well")
-            named, grid = the_grid(file, given, cache, nsd_root)
-            study = Study.make(cache, name or named, grid, nsd_root, device, memory)
-            numbers = list(range(len(study.cells)))
+            study = _asked(file, given, cache, nsd_root, name, device, memory)
+        numbers = _numbers(cell, len(study.cells))
         if dry_run:
             _plan(study, executor == "local", options.pick_device(device), output)
-            return
-        if executor == "slurm":
+        elif executor == "slurm":
             _submit(study, sbatch, limit, shards, stop, output)
-            return
-        try:
-            run(study, numbers, functools.partial(options.pick_device, study.device), study.memory, stop)
-        except StoppedError:
-            _show(look(study), output)
-            raise
-        state = look(study)
-        code = look(study, numbers=numbers).exit_code if len(numbers) < len(study.cells) else state.exit_code
-        _show(state, output)
-        if code:
-            raise SystemExit(code)
+        else:
+            _run(study, numbers, stop, output)
+
+
+def _asked(
+    file: Path | None,
+    given: dict[str, Any],
+    cache: Path,
+    nsd_root: Path | None,
+    name: str | None,
+    device: str,
+    memory: int,
+) -> Study:
+    """The study of a grid."""
+    from boldreams_cli.study.manifest import Study
+
+    named, grid = the_grid(file, given, cache, nsd_root)
+    return Study.make(cache, name or named, grid, nsd_root, device, memory)
+
+
+def _run(study: Study, numbers: list[int], stop: StopFlag, output: Output) -> None:
+    """Run cells here, and say how far the study is; the exit code is that of these cells."""
+    from boldreams_cli.study.sweep import Known, look, run
+
+    known = Known(study)
+    try:
+        run(study, numbers, functools.partial(options.pick_device, study.device), study.memory, stop, known)
+    except StoppedError:
+        _show(look(study, known=known), output)
+        raise
+    state = look(study, known=known)
+    _show(state, output)
+    if code := state.exit_code(numbers):
+        raise SystemExit(code)
+
+
+def _status(study: Study, stop: StopFlag, output: Output) -> None:
+    """Say how far a study is; the exit code says it too."""
+    state = _state(study, stop)
+    _show(state, output)
+    raise SystemExit(state.exit_code())
 
 
 def _found(path: Path, cache: Path) -> Study:
@@ -149,13 +173,13 @@ def _numbers(text: str | None, count: int) -> list[int]:
 def _state(study: Study, stop: StopFlag) -> State:
     """How far a study is, by the cache and where there is one by SLURM's queue."""
     from boldreams_cli.study.slurm import Queue
-    from boldreams_cli.study.sweep import look, recognise
+    from boldreams_cli.study.sweep import Known, look, recognise
 
-    asked = Queue.ask()
+    asked, known = Queue.ask(), Known(study)
     queue = None if asked is None else asked.cells(study)
-    state = look(study, queue)
+    state = look(study, queue, known)
     recognise(study, state.of("missing", "failed"), stop)
-    return look(study, queue)
+    return look(study, queue, known)
 
 
 def _plan(study: Study, shared: bool, device: torch.device, output: Output) -> None:

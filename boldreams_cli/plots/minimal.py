@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from boldreams_cli.files import written_whole
-from boldreams_cli.plots.style import CEILING, COLOUR, LINE, figure
+from boldreams_cli.plots.style import CEILING, COLOUR, LINE, figure, titled
 
 COLUMNS = 5
 
@@ -41,7 +41,7 @@ class Panel:
     note: str = ""
 
 
-def curves(stem: Path, panels: Mapping[str, Panel], title: str) -> list[Path]:
+def curves(stem: Path, panels: Mapping[str, Panel], title: str, label: str) -> list[Path]:
     """Draw one small panel an area.
 
     Parameters
@@ -49,6 +49,7 @@ def curves(stem: Path, panels: Mapping[str, Panel], title: str) -> list[Path]:
     stem : of the files, without a suffix.
     panels : area -> what to draw.
     title : of the figure.
+    label : of the accuracy.
 
     Returns
     -------
@@ -66,10 +67,10 @@ def curves(stem: Path, panels: Mapping[str, Panel], title: str) -> list[Path]:
             _draw(axes, name, panel)
             found, labels = axes.get_legend_handles_labels()
             handles |= dict(zip(labels, found, strict=True))
-        drawn.suptitle(title, fontsize=9)
+        titled(drawn, title, 9)
         for axes in grid[: len(panels)][-columns:]:  # the last of each column
             axes.set_xlabel("% of the filters", fontsize=8)
-        drawn.supylabel("accuracy A (sum of r / sum of ceilings)", fontsize=9)
+        drawn.supylabel(label, fontsize=9)
         drawn.legend(handles.values(), handles, frameon=False, fontsize=8, loc="outside lower center", ncols=2)
         with written_whole(files[1]) as temporary:
             drawn.savefig(temporary)
@@ -88,7 +89,7 @@ def _draw(axes: Axes, name: str, panel: Panel) -> None:
         markersize=3,
         linewidth=1,
         capsize=2,
-        label="A, 95 % interval of its difference from the reference",
+        label="95 % interval of its difference from the reference",
     )
     if panel.percent is not None:
         place = axes.get_xaxis_transform()

@@ -12,6 +12,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from boldreams_cli.plots.style import MARKERS, SERIES, canvas
 
+DODGE = 1.03  # from one line's points to the next one's, about the percent itself
+
 
 @dataclass(frozen=True)
 class Point:
@@ -49,7 +51,8 @@ def percents(points: Sequence[Point], ylabel: str = "mean r over voxels") -> Fig
             if not there:
                 axes.text(0.5, 0.5, "no model", ha="center", transform=axes.transAxes, alpha=0.6)
             for number, name in enumerate(series):
-                _line(axes, [point for point in there if point.series == name], number, name)
+                beside = DODGE ** (number - (len(series) - 1) / 2)
+                _line(axes, [point for point in there if point.series == name], number, name, beside)
         line[0].set_ylabel(ylabel)
     _percent_axis(grid[-1], sorted({point.percent for point in points}))
     found: dict[str, Any] = {}
@@ -60,12 +63,12 @@ def percents(points: Sequence[Point], ylabel: str = "mean r over voxels") -> Fig
     return drawn
 
 
-def _line(axes: Any, points: Sequence[Point], number: int, name: str) -> None:
+def _line(axes: Any, points: Sequence[Point], number: int, name: str, beside: float) -> None:
     colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
     points = sorted(points, key=lambda point: point.percent)
     if not points:
         return
-    x = [point.percent * (1 + 0.04 * number) for point in points]  # beside each other, not on top
+    x = [point.percent * beside for point in points]  # of others, not on top
     y = [point.mean for point in points]
     spread = [0.0 if math.isnan(point.spread) else point.spread for point in points]
     if any(spread):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,7 +17,7 @@ from typing import Any
 
 from boldreams_cli import __version__
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, logger
-from boldreams_cli.files import read_json, write_json
+from boldreams_cli.files import digest, read_json, write_json
 from boldreams_cli.locks import Lock
 from boldreams_cli.study.grid import Cell, Grid
 
@@ -23,7 +25,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 DONE, FAILED, RUNNING, MISSING = "done", "failed", "running", "missing"
 STARTED, STOPPED = "started", "stopped"
-Stamp = list[int]
+NAME = re.compile(r"\w[\w.+-]*")  # of a study: of a folder, and of jobs
+OTHERS = ("compare", "minimal", "report")  # folders beside those of studies
+Stamp = list[Any]  # size, time of change in ns, digest
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,10 @@ class Study:
             If the name is no folder's, or another grid has it.
         """
         name = name or f"sweep-{grid.key[:6]}"
-        if name != Path(name).name or name.startswith("."):
-            raise ChoiceError(f"{name!r} is no name of a study; it is to be that of a folder (--name)")
+        if not NAME.fullmatch(name):
+            raise ChoiceError(f"{name!r} is no name of a study; write letters, digits, dots, - and _ (--name)")
+        if name in OTHERS:
+            raise ChoiceError(f"studies/{name} is where `boldreams {name}` writes; choose another name (--name)")
         folder = cache / "studies" / name
         if (folder / MANIFEST).exists() and (there := cls.load(folder / MANIFEST)).key != grid.key:
             raise ChoiceError(
@@ -133,18 +139,12 @@ class Study:
         return Lock(self.folder / "locks" / f"cell-{number:04d}.lock", f"{self.name}, cell {number}", wait, stop)
 
     def is_running(self, number: int) -> bool:
-        """Whether some process runs a cell now."""
-        lock = self.lock(number)
-        if not (self.folder / "locks").is_dir():
-            return False
-        if lock.take():
-            lock.release()
-            return False
-        return True
+        """Whether some process runs a cell now; nothing is written."""
+        return self.lock(number).is_held()
 
     def note(self, number: int, outcome: str, **facts: Any) -> None:
         """Write what is known of a cell."""
-        write_json(self._note(number), {"version": __version__, "outcome": outcome, **facts})
+        write_json(self._note(number), facts | {"version": __version__, "outcome": outcome})
 
     def noted(self, number: int) -> dict[str, Any]:
         """What was noted of a cell by this version, empty where nothing was."""
@@ -173,6 +173,8 @@ class Study:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        mine = threading.get_ident()
+        handler.addFilter(lambda record: record.thread == mine)  # another thread has another cell in hand
         if _is_stderr(path):
             handler.close()
             yield
@@ -193,17 +195,29 @@ def _is_stderr(path: Path) -> bool:
 
 
 def stamps(files: list[Path], cache: Path) -> dict[str, Stamp]:
-    """Size and time of change of files, by their names in the cache."""
-    found = {}
+    """Size, time of change and digest of files, by their names in the cache."""
+    found: dict[str, Stamp] = {}
     for path in files:
         there = path.stat()
-        found[path.relative_to(cache).as_posix()] = [there.st_size, there.st_mtime_ns]
+        found[path.relative_to(cache).as_posix()] = [there.st_size, there.st_mtime_ns, digest(path)]
     return found
 
 
 def unchanged(known: dict[str, Stamp], cache: Path) -> bool:
-    """Whether all files are as they were."""
+    """Whether all files are as they were: read only where their time is another, as in a cache that was copied."""
     try:
-        return known == stamps([cache / name for name in known], cache)
+        return all(_same(cache / name, stamp) for name, stamp in known.items())
     except OSError:
         return False
+
+
+def retimed(known: dict[str, Stamp], cache: Path) -> dict[str, Stamp]:
+    """The stamps of files that are as they were, with their times of now."""
+    return {name: [size, (cache / name).stat().st_mtime_ns, *more] for name, (size, _, *more) in known.items()}
+
+
+def _same(path: Path, stamp: Stamp) -> bool:
+    there, (size, changed, *known) = path.stat(), stamp
+    if there.st_size != size:
+        return False
+    return bool(there.st_mtime_ns == changed) or (bool(known) and digest(path) == known[0])

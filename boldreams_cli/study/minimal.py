@@ -65,6 +65,7 @@ class Answer:
     spread : area -> standard deviation of the reference's accuracy over seeds.
     losses : percent -> error on held-out training images, where these chose the reference.
     beside : answers of procedures that are not converged, for comparison.
+    measure : what "accuracy" is: A, noise-normalised, or mean r where no ceiling is known.
     folder : of the files.
     files : that `save` wrote.
     """
@@ -80,6 +81,7 @@ class Answer:
     losses: dict[float, float]
     folder: Path
     beside: list[Answer] = field(default_factory=list)
+    measure: str = "A"
     files: list[Path] = field(default_factory=list)
 
     def rois(self, place: int = 0) -> dict[str, dict[str, Any]]:
@@ -102,6 +104,7 @@ class Answer:
             "held_out_loss": {f"{percent:g}": loss for percent, loss in sorted(self.losses.items())},
             "seeds": self.question.seeds,
             "images": self.images,
+            "measure": self.measure,
             "converged": one.converged,
             "ranks": FILTERS if one.converged else OPTIMISER,
             "rois": self.rois(),
@@ -128,7 +131,8 @@ class Answer:
             f"{self.images} test images"
         )
         panels = {name: panel(self.areas[name][0], self.images) for name in self.groups}
-        self.files += curves(self.folder / "minimal", panels, title)
+        label = "accuracy A (sum of r / sum of ceilings)" if self.measure == "A" else self.measure
+        self.files += curves(self.folder / "minimal", panels, title, label)
         write_json(self.folder / OBJECT, self.summary())
 
     def _table(self) -> str:
@@ -299,6 +303,7 @@ def answer(procedure: Procedure, question: Question, cache: Path) -> Answer:
         spread=spread,
         losses=losses,
         folder=cache / "studies" / "minimal" / name,
+        measure="mean r" if all(one.accuracy is one.r for one in scored.values()) else "A",
     )
 
 

@@ -6,8 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -16,15 +15,18 @@ from boldreams_cli.data.choosing import at_hand, names_of, root_of
 from boldreams_cli.data.preparing import complete_stores, store_path
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import Subject
-from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups
-from boldreams_cli.encoding.inputs.maps import RESERVED_BYTES, map_bytes, usable
-from boldreams_cli.encoding.inputs.pooled import on_grid
-from boldreams_cli.encoding.readouts.base import Problem, Readout
+from boldreams_cli.encoding.inputs.layout import MapLayout
+from boldreams_cli.encoding.inputs.maps import RESERVED_BYTES, usable
+from boldreams_cli.encoding.inputs.members import members_of
+from boldreams_cli.encoding.readouts.base import Readout
+from boldreams_cli.encoding.readouts.stacked import StackedSettings
 from boldreams_cli.features.choosing import the_store
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.study.costs import Task, products
 from boldreams_cli.study.grid import Cell
 from boldreams_cli.study.manifest import Study
+from boldreams_cli.study.room import data_bytes, layouts_of
 from boldreams_cli.study.running import solver_of
 from boldreams_cli.study.sweep import State, groups
 
@@ -78,8 +80,8 @@ def estimates(study: Study, state: State, device: torch.device, shared: bool) ->
             said = " ".join(str(error).split())
             found |= {number: Estimate(number, state.cells[number], None, None, None, said) for number in todo}
             continue
-        for number, first in _readers(study, todo, shared).items():
-            found[number] = _estimate(study, number, state.cells[number], sizes, rate, first)
+        for number, passes in _passes(study, todo, shared).items():
+            found[number] = _estimate(study, number, state.cells[number], sizes, rate, passes)
     return [found[number] for number in sorted(found)]
 
 
@@ -133,12 +135,6 @@ class Sizes:
             beta_bytes=_folder_bytes(responses.path / "betas"),
         )
 
-    def layouts(self, percent: float, rf: str) -> list[MapLayout]:
-        """Of the maps of a percent."""
-        layers = self.store.layers
-        filters = {name: range(filter_count(shape[0], percent)) for name, shape in layers.items()}
-        return [MapLayout(group, filters) for group in make_groups({n: s[1:] for n, s in layers.items()}, rf)]
-
     def map_bytes(self, percent: float) -> int:
         """Of a percent's maps on disk."""
         layers = self.store.layers
@@ -167,67 +163,48 @@ def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _readers(study: Study, numbers: Sequence[int], shared: bool) -> dict[int, bool]:
-    """Cells, the larger percents first, and whether each reads maps itself."""
-    seen: set[bool] = set()
+def _passes(study: Study, numbers: Sequence[int], shared: bool) -> dict[int, int]:
+    """Cells, the larger percents first, and how often each goes through its maps in the store."""
+    seen: set[object] = set()
     found = {}
     for number in sorted(numbers, key=lambda number: -study.cells[number].percent):
         cell = study.cells[number]
-        pooled = solver_of(cell, study.settings).pooled
-        found[number] = not shared or pooled not in seen or cell.finetune
-        seen |= set() if cell.finetune else {pooled}
+        wanted = set() if cell.finetune else _kinds_of_maps(solver_of(cell, study.settings))
+        found[number] = len(wanted - seen) if shared else len(wanted)
+        seen |= wanted
     return found
 
 
-def _estimate(study: Study, number: int, state: str, sizes: Sizes, rate: float, reads: bool) -> Estimate:
+def _kinds_of_maps(solver: Readout) -> set[object]:
+    """What a readout makes of the maps as it reads them: it reads them once for each."""
+    settings = solver.settings
+    if not solver.pooled:
+        return {"whole"}
+    grids = {settings.grid}
+    if isinstance(settings, StackedSettings):
+        grids |= {member.grid for member in members_of(settings.members, settings.grid, settings.candidates, [""])}
+    return {(grid, getattr(settings, "compress", "none")) for grid in grids}
+
+
+def _estimate(study: Study, number: int, state: str, sizes: Sizes, rate: float, passes: int) -> Estimate:
     cell = study.cells[number]
     if cell.finetune:
         why = "finetuning reads images; its time and memory are those of the network"
         return Estimate(number, state, None, None, None, why)
     solver = solver_of(cell, study.settings)
-    layouts = sizes.layouts(cell.percent, study.settings.get("rf") or "shared")
-    read = sizes.map_bytes(cell.percent) + sizes.beta_bytes if reads else 0
-    seconds = products(solver, layouts, sizes) / rate
-    return Estimate(number, state, read, seconds, memory(study, solver, layouts, sizes))
+    layouts = layouts_of(sizes.store, cell.percent, study.settings.get("rf") or "shared")
+    read = passes * sizes.map_bytes(cell.percent) + (sizes.beta_bytes if passes else 0)
+    taken = products(solver, Task(layouts, sizes.images, sizes.trials, sizes.voxels))
+    why = "" if taken is not None else f"how long {cell.kind} takes"
+    seconds = None if taken is None else taken / rate
+    return Estimate(number, state, read, seconds, memory(study, solver, layouts, sizes), why)
 
 
 def memory(study: Study, solver: Readout, layouts: Sequence[MapLayout], sizes: Sizes) -> int:
     """Bytes that a fit takes at most, by what the readout itself plans with."""
-    room = usable(study.memory)
-    needed = map_bytes(sizes.store, sizes.images, layouts)
-    stand_in = SimpleNamespace(
-        maps=SimpleNamespace(layouts=layouts, resident_bytes=needed if needed <= room // 2 else 0),
-        betas=SimpleNamespace(images=range(sizes.trials), image_ids=range(sizes.images), columns=range(sizes.voxels)),
-        memory=room,
-        device=torch.device("cpu"),
-    )
-    problem = cast(Problem, stand_in)
-    data = solver.bytes_resident(problem) + sizes.voxels * solver.bytes_per_voxel(problem)
+    counts = (sizes.images, sizes.trials, sizes.voxels)
+    data = data_bytes(solver, sizes.store, layouts, *counts, usable(study.memory))
     return min(RESERVED_BYTES + data, max(study.memory, RESERVED_BYTES))
-
-
-def products(solver: Readout, layouts: Sequence[MapLayout], sizes: Sizes) -> float:
-    """Multiplications and additions of a fit, about: those of its large matrix products."""
-    settings, voxels, images = solver.settings, sizes.voxels, sizes.images
-    values = sum(layout.count * layout.group.pixels for layout in layouts)
-    filters = sum(layout.count for layout in layouts)
-    if solver.pooled:
-        pooled = [on_grid(layout, settings.grid) for layout in layouts]
-        values = sum(layout.count * layout.group.pixels for layout in pooled)
-    if hasattr(settings, "passes"):
-        return 4.0 * settings.passes(images) * images * voxels * values
-    if hasattr(settings, "epochs"):
-        return 4.0 * settings.epochs * sizes.trials * voxels * values
-    rank = min(images, values if solver.pooled else filters)
-    if solver.pooled:
-        return (
-            2.0 * images * values * rank
-            + 20.0 * rank**3
-            + 4.0 * voxels * images * rank
-            + 2.0 * voxels * images * values
-        )
-    candidates = len(settings.candidates) if hasattr(settings, "candidates") else 1
-    return candidates * (2.0 * images * values + 20.0 * images * filters * rank + 4.0 * voxels * images * rank)
 
 
 def lines(study: Study, found: Sequence[Estimate]) -> list[str]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -22,6 +26,8 @@ from boldreams_cli.encoding.finetuning import processes
 from boldreams_cli.encoding.finetuning.run import finetune
 from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
 from boldreams_cli.encoding.finetuning.start import Source
+from boldreams_cli.encoding.inputs.layout import MapLayout
+from boldreams_cli.encoding.inputs.maps import usable
 from boldreams_cli.encoding.inputs.shared import Inputs, KeptResponses
 from boldreams_cli.encoding.model.folder import held, model_folder
 from boldreams_cli.encoding.model.spec import BACKBONE, WEIGHTS, FittedModel
@@ -34,11 +40,13 @@ from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.machine import float32_products, is_out_of_memory
 from boldreams_cli.study.grid import Cell
 from boldreams_cli.study.manifest import DONE, FAILED, STARTED, STOPPED, Study, stamps
+from boldreams_cli.study.room import data_bytes, layouts_of, side_by_side
 
 # Settings of the command line, and what finetuning calls them.
 OF_TUNING = {"backbone_lr": "backbone_rate"} | {
     name: name for name in ("clip_gradient", "warmup", "batch_norm", "validation_fraction", "early_stop")
 }
+DRAWING = Lock()  # matplotlib draws one figure at a time
 CAUGHT = (BoldreamsError, OSError, MemoryError, RuntimeError, ValueError, LookupError)  # of one cell; the others go on
 
 
@@ -138,11 +146,12 @@ class Group:
     def ordered(self, numbers: Sequence[int]) -> list[int]:
         """Cells that read pooled maps, then the others; of each the larger percents first, which hold the smaller's."""
 
-        def place(number: int) -> tuple[bool, bool, float]:
-            cell = self.study.cells[number]
-            return cell.finetune, not solver_of(cell, self.study.settings).pooled, -cell.percent
+        return sorted(numbers, key=lambda number: (*self._reads(number), -self.study.cells[number].percent))
 
-        return sorted(numbers, key=place)
+    def _reads(self, number: int) -> tuple[bool, bool]:
+        """Whether a cell reads images, and whether it reads whole maps rather than pooled ones."""
+        cell = self.study.cells[number]
+        return cell.finetune, not solver_of(cell, self.study.settings).pooled
 
     def run(self, numbers: Sequence[int]) -> None:
         """Fit and score cells; those that another process has in hand come last.
@@ -152,19 +161,93 @@ class Group:
         StoppedError
             If a signal came.
         """
-        waiting: list[int] = []
-        for number in self.ordered(numbers):
+        waiting: deque[int] = deque()
+        for (tuned, whole), alike in groupby(self.ordered(numbers), self._reads):
+            some = list(alike)
+            if not tuned and whole is self._pooled:
+                self._forget()  # these fits read other maps
+                self._pooled = not whole
+            needs = [] if tuned else self._needs(some)
+            while some:
+                count, memory = self._side_by_side(needs)
+                if count > 1:
+                    self._work_together(count, deque(some), waiting, memory)
+                    break
+                self._work(deque(some[:1]), waiting, self.memory)  # the largest; smaller ones may fit side by side
+                some, needs = some[1:], needs[1:]
+        for number in waiting:
+            with self.study.lock(number, wait=True, stop=self.stop):
+                self._cell(number, self.memory)
+
+    def _work(self, todo: deque[int], waiting: deque[int], memory: int) -> None:
+        """Take one cell after another off `todo`; what another process has in hand goes to `waiting`."""
+        while todo:
+            try:
+                number = todo.popleft()
+            except IndexError:  # another thread was quicker
+                return
             lock = self.study.lock(number)
             if not lock.take():
                 waiting.append(number)
                 continue
             try:
-                self._cell(number)
+                self._cell(number, memory)
+            except BaseException:
+                todo.clear()  # the others end with the cells that they have in hand
+                raise
             finally:
                 lock.release()
-        for number in waiting:
-            with self.study.lock(number, wait=True, stop=self.stop):
-                self._cell(number)
+
+    def _work_together(self, count: int, todo: deque[int], waiting: deque[int], memory: int) -> None:
+        """The same by several threads, among which torch's are divided.
+
+        Small products leave cores idle, and a fit's reading, saving and scoring run on one. What is computed does not
+        depend on the number of threads.
+        """
+        threads = torch.get_num_threads()
+        each = max(1, threads // count)
+        logger.info("%d cells at a time, %d thread%s each", count, each, "s" * (each > 1))
+        torch.set_num_threads(each)
+        try:
+            with ThreadPoolExecutor(count, "cells") as pool:
+                at_work = [pool.submit(self._work, todo, waiting, memory) for _ in range(count)]
+            for one in at_work:
+                one.result()
+        finally:
+            torch.set_num_threads(threads)
+
+    def _side_by_side(self, needs: Sequence[int]) -> tuple[int, int]:
+        """How many fits that need so much memory run at once, and the memory of each."""
+        threads = torch.get_num_threads()
+        if len(needs) < 2 or threads == 1 or self.device.type != "cpu":
+            return 1, 0
+        return side_by_side(needs, threads, usable(self.memory), self.inputs.kept_bytes(self._pooled))
+
+    def _needs(self, numbers: Sequence[int]) -> list[int]:
+        """Bytes that each fit takes; what they share is read here. Empty where it cannot be, which each cell says."""
+        if len(numbers) == 1:
+            return []
+        try:
+            betas, _, _ = self.inputs.betas, self.inputs.ranked, self.inputs.rows
+            counts = (len(betas.image_ids), len(betas.images), len(betas.columns))
+            cells = [self.study.cells[number] for number in numbers]
+            return [
+                data_bytes(
+                    *(solver_of(cell, self.study.settings), self.store, self._layouts(cell)),
+                    *(*counts, usable(self.memory)),
+                )
+                for cell in cells
+            ]
+        except CAUGHT:
+            return []
+
+    def _layouts(self, cell: Cell) -> list[MapLayout]:
+        return layouts_of(self.store, cell.percent, self.study.settings.get("rf") or "shared")
+
+    def _forget(self) -> None:
+        """Let go of maps that other fits have read."""
+        if "inputs" in self.__dict__:
+            self.inputs.forget()
 
     def recognise(self, numbers: Sequence[int]) -> None:
         """Note the cells whose models and scores are there already; nothing is fitted."""
@@ -185,7 +268,7 @@ class Group:
             if there is not None and (summary := saved_summary(there.model)) is not None:
                 self._note(number, there.model, summary)
 
-    def _cell(self, number: int) -> None:
+    def _cell(self, number: int, memory: int) -> None:
         """One cell, its outcome noted; its lock is held."""
         self.stop.check("finished cells are kept")
         cell = self.study.cells[number]
@@ -193,15 +276,14 @@ class Group:
             logger.info("cell %d: %s", number, cell)
             self.study.note(number, STARTED)
             try:
-                model = self._fit(cell)
+                model = self._fit(cell, memory)
                 with held(model.folder, self.stop):  # a study of other cells, or a user, may score it too
                     summary = saved_summary(model)
                     if summary is None:
                         root = root_of(self.study.cache, self.subject, self.study.nsd_root)
-                        scores = scoring.score(
-                            *(model, self.responses, self.study.cache, root, self.device, self.memory)
-                        )
-                        save(scores)
+                        scores = scoring.score(*(model, self.responses, self.study.cache, root, self.device, memory))
+                        with DRAWING:
+                            save(scores)
                         summary = scores.summary()
                 self._note(number, model, summary)
                 logger.info("cell %d: done, mean r %.4f", number, summary["r_mean"])
@@ -215,18 +297,15 @@ class Group:
                 logger.error("cell %d failed: %s", number, said)
                 self.study.note(number, FAILED, line=said, exit_code=getattr(error, "exit_code", 1))
 
-    def _fit(self, cell: Cell) -> FittedModel:
+    def _fit(self, cell: Cell, memory: int) -> FittedModel:
         """The model of a cell, fitted unless it is there."""
         study, precision = self.study, self.study.settings.get("precision") or "fp32"
         with float32_products(precision, self.device):
             if not cell.finetune:
                 solver = solver_of(cell, study.settings)
-                if solver.pooled is not self._pooled:
-                    self.inputs.forget()  # these fits read other maps
-                    self._pooled = solver.pooled
                 return fitting.fit(
                     *(self.store, self.responses, _settings(cell, study.settings), solver),
-                    *(study.cache, self.device, self.memory, self.stop),
+                    *(study.cache, self.device, memory, self.stop),
                     inputs=self.inputs,
                 ).model
             root, settings = root_of(study.cache, cell.subject, study.nsd_root), study.settings
@@ -242,7 +321,7 @@ class Group:
             )
             with processes.joined(self.device) as process:
                 return finetune(
-                    *(source, _tuned(cell, settings), process, self.memory, self.stop),
+                    *(source, _tuned(cell, settings), process, memory, self.stop),
                     micro_batch=settings.get("micro_batch"),
                 ).model
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
 from boldreams_cli.data.choosing import at_hand, names_of, responses_for, root_of
 from boldreams_cli.data.opening import is_data_file
-from boldreams_cli.data.subjects import Subject
+from boldreams_cli.data.subjects import Subject, folder_of
 from boldreams_cli.features.choosing import the_store
-from boldreams_cli.features.feature_store import FeatureStore, folder_name, paths
+from boldreams_cli.features.feature_store import FeatureStore, folder_name, stores
 from boldreams_cli.files import fingerprint, write_text
 from boldreams_cli.study.grid import Cell
 from boldreams_cli.study.manifest import FAILED, MISSING, Study
@@ -131,63 +131,93 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
     study.save()
     todo = [number for number in state.of(MISSING, FAILED) if number not in state.queued]
     queue, jobs = Queue.ask(), []
-    needs = lacking(study, todo, stop)
-    before: dict[str, str] = {}
-    for backbone, subjects in needs.items():
-        name = f"boldreams.extract.{folder_name(backbone)}.{fingerprint([str(study.cache.absolute()), subjects])[:6]}"
-        if queue is not None and (known := queue.job(name)) is not None:
-            before[backbone] = known
-            continue
-        jobs.append(_extraction(study, backbone, subjects, name, sbatch, shards))
-        before[backbone] = jobs[-1].id
-    for (after, first), numbers in _arrays(study, todo, needs, before).items():
+    before: dict[tuple[Subject, str], str] = {}
+    for need in lacking(study, todo, stop):
+        job = None if queue is None else queue.job(need.job_name(study))
+        if job is None:
+            jobs.append(_extraction(study, need, sbatch, shards))
+            job = jobs[-1].id
+        before |= {(subject, need.backbone): job for subject in need.subjects}
+    for (after, first), numbers in _arrays(study, todo, before).items():
         jobs.append(_cells(study, first, numbers, after, sbatch, limit))
     return jobs
 
 
-def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> dict[str, list[Subject]]:
-    """Backbones whose maps the cache lacks, with the subjects whose images they lack.
+@dataclass
+class Need:
+    """Maps that the cache lacks, of images that lie in one place.
+
+    Parameters
+    ----------
+    backbone : whose maps.
+    root : folder or file of the images.
+    subjects : whose images lack maps.
+    names : hash of the images' names; None where a data set numbers its images for all.
+    """
+
+    backbone: str
+    root: Path
+    subjects: list[Subject]
+    names: str | None
+
+    def job_name(self, study: Study) -> str:
+        """Of its array: another study that needs the same waits for it."""
+        key = fingerprint([str(study.cache.absolute()), self.subjects])[:6]
+        return f"boldreams.extract.{folder_name(self.backbone)}.{key}"
+
+    @property
+    def stem(self) -> str:
+        """Of its script and logs: a subject of a data file has its own."""
+        own = f"-{folder_of(self.subjects[0])}" if is_data_file(self.root) else ""
+        return f"extract-{folder_name(self.backbone)}{own}"
+
+    @property
+    def place(self) -> list[str]:
+        """Options that say where the images are."""
+        return ["--data" if is_data_file(self.root) else "--nsd-root", shlex.quote(str(self.root))]
+
+
+def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> list[Need]:
+    """Backbones whose maps the cache lacks, with the subjects whose images they lack, by where these images are.
 
     Raises
     ------
     BoldreamsError
         If there is nothing to extract from.
     """
-    found: dict[str, list[Subject]] = {}
+    found: dict[tuple[str, Path], Need] = {}
     for (subject, backbone), some in groups(study, numbers).items():
         if all(study.cells[number].finetune for number in some):
             continue
-        sessions, betas = study.settings.get("sessions"), study.settings.get("betas")
-        dataset = at_hand(root_of(study.cache, subject, study.nsd_root), subject, betas)
+        root = root_of(study.cache, subject, study.nsd_root)
+        own = root is not None and is_data_file(root)  # which has one kind of betas
+        sessions, betas = study.settings.get("sessions"), None if own else study.settings.get("betas")
+        dataset = at_hand(root, subject, betas)
         if dataset is not None:
             images = dataset.images(subject, sessions)
         else:
             mask = study.settings.get("mask")
             owned = responses_for(study.cache, subject, study.nsd_root, sessions, mask, stop, betas)
             images = owned.trial_images
-        store = _store(study, backbone, _names(study, subject))
+        names = _names(study, subject)
+        store = _store(study, backbone, names)
         if store is not None and np.isin(images, store.images[store.done()]).all():
             continue
-        if dataset is None:
+        if dataset is None or root is None:
             raise BoldreamsError(
                 f"{study.cache} lacks maps of {backbone} for subject {subject}, and there are no images to extract; "
                 "use --nsd-root DIR, or --data FILE"
             )
-        found.setdefault(backbone, []).append(subject)
-    return found
+        need = found.setdefault((backbone, root.absolute()), Need(backbone, root.absolute(), [], names))
+        need.subjects.append(subject)
+    return list(found.values())
 
 
-def _store(study: Study, backbone: str, names: str | None = None) -> FeatureStore | None:
-    """The cache's store of a backbone, with the images of these names; None where there is none to choose from."""
+def _store(study: Study, backbone: str, names: str | None) -> FeatureStore | None:
+    """The cache's store of a backbone with the images of these names; None where there is none to choose from."""
     features = study.settings.get("features")
-    if not features and not any(paths(study.cache, backbone)):
-        return None
-    try:
-        return the_store(study.cache, backbone, features, names)
-    except MismatchError:
-        if features or names is None:
-            raise
-        return None
+    there = (store.spec["stimuli"].get("names") for store in stores(study.cache, backbone))
+    return the_store(study.cache, backbone, features, names) if features or names in there else None
 
 
 def _names(study: Study, subject: Subject) -> str | None:
@@ -201,32 +231,19 @@ def _names(study: Study, subject: Subject) -> str | None:
     return names_of(dataset.request(subject, sessions, mask))
 
 
-def _place(study: Study, subjects: Sequence[Subject]) -> list[str]:
-    """Options that say where the images of some subjects are.
-
-    Raises
-    ------
-    BoldreamsError
-        If they are in several places, which one extraction cannot read.
-    """
-    roots = {root_of(study.cache, subject, study.nsd_root) for subject in subjects}
-    if len(roots) > 1:
-        raise BoldreamsError(f"the images of {listing(subjects)} are in several files; run boldreams extract for each")
-    root = (roots.pop() or Path()).absolute()
-    return ["--data" if is_data_file(root) else "--nsd-root", shlex.quote(str(root))]
-
-
 def _arrays(
-    study: Study, todo: Iterable[int], needs: Mapping[str, Sequence[Subject]], before: Mapping[str, str]
+    study: Study, todo: Iterable[int], before: Mapping[tuple[Subject, str], str]
 ) -> dict[tuple[str, int], list[int]]:
-    """Cells of each array, by the job that it waits for ("" for none) and the number of its first possible cell."""
+    """Cells of each array, by the job that it waits for ("" for none) and the number of its first possible cell.
+
+    `before` has the extraction of subjects and backbones.
+    """
     size = array_size()
     found: dict[tuple[str, int], list[int]] = {}
     for number in todo:
         cell: Cell = study.cells[number]
-        waits = not cell.finetune and cell.subject in needs.get(cell.backbone, ())
-        key = (before[cell.backbone] if waits else "", number // size * size)
-        found.setdefault(key, []).append(number)
+        after = "" if cell.finetune else before.get((cell.subject, cell.backbone), "")
+        found.setdefault((after, number // size * size), []).append(number)
     return found
 
 
@@ -277,30 +294,29 @@ def _cells(study: Study, first: int, numbers: Sequence[int], after: str, sbatch:
     return _submitted(script, said, given | _asked(sbatch), line, list(numbers), [after] if after else [])
 
 
-def _extraction(
-    study: Study, backbone: str, subjects: Sequence[Subject], name: str, sbatch: Mapping[str, str], shards: int
-) -> Job:
+def _extraction(study: Study, need: Need, sbatch: Mapping[str, str], shards: int) -> Job:
     """Submit an array that extracts a backbone's maps."""
-    store, weights = _store(study, backbone, _names(study, subjects[0])), study.settings.get("weights")
+    backbone = need.backbone
+    store, weights = _store(study, backbone, need.names), study.settings.get("weights")
     given = {
-        "job-name": name,
+        "job-name": need.job_name(study),
         "array": f"0-{shards - 1}",
-        "output": _escaped(study.folder / "logs") + f"/extract-{folder_name(backbone)}-%a.log",
+        "output": _escaped(study.folder / "logs") + f"/{need.stem}-%a.log",
     }
     words = [_command(), "extract", "--cache", shlex.quote(str(study.cache.absolute()))]
-    words += [*_place(study, subjects), "--backbone", shlex.quote(backbone)]
-    for subject in subjects:
+    words += [*need.place, "--backbone", shlex.quote(backbone)]
+    for subject in need.subjects:
         words += ["--subject", str(subject)]
     optional = {
         "--weights": weights or (store.weights if store is not None else None),
         "--sessions": study.settings.get("sessions"),
-        "--betas": study.settings.get("betas"),
+        "--betas": None if is_data_file(need.root) else study.settings.get("betas"),
         "--device": None if study.device == "auto" else study.device,
     }
     for option, value in optional.items():
         words += [option, shlex.quote(str(value))] if value else []
     words += ["--shard-index", "$SLURM_ARRAY_TASK_ID", "--shard-count", str(shards)]
-    script = study.folder / f"extract-{folder_name(backbone)}.sh"
+    script = study.folder / f"{need.stem}.sh"
     said = f"Maps of {backbone}, which the study {study.name} needs."
     return _submitted(script, said, given | _asked(sbatch), " ".join(words), [], [])
 

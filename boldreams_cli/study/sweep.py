@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from boldreams_cli.console import BoldreamsError, StopFlag, logger
 from boldreams_cli.data.subjects import Subject, folder_of
 from boldreams_cli.study.grid import Cell
-from boldreams_cli.study.manifest import DONE, FAILED, MISSING, RUNNING, STARTED, Study, unchanged
+from boldreams_cli.study.manifest import DONE, FAILED, MISSING, RUNNING, STARTED, Study, retimed, unchanged
 
 if TYPE_CHECKING:
     import torch
@@ -88,12 +88,12 @@ class State:
         """Numbers of the cells of some kinds."""
         return [number for number, kind in self.cells.items() if kind in kinds]
 
-    @property
-    def exit_code(self) -> int:
-        """0 all done, 75 some to do, 1 all others finished and some failed."""
-        if self.of(RUNNING, MISSING):
+    def exit_code(self, numbers: Iterable[int] | None = None) -> int:
+        """0 all done, 75 some to do, 1 all others finished and some failed; of some cells, or of all."""
+        kinds = set(self.cells.values()) if numbers is None else {self.cells[number] for number in numbers}
+        if kinds & {RUNNING, MISSING}:
             return 75
-        return 1 if self.of(FAILED) else 0
+        return 1 if FAILED in kinds else 0
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of ``sweep``."""
@@ -125,18 +125,18 @@ def model_row(study: Study, number: int, noted: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def look(study: Study, queue: Mapping[int, str] | None = None, numbers: Iterable[int] | None = None) -> State:
+def look(study: Study, queue: Mapping[int, str] | None = None, known: Known | None = None) -> State:
     """How far a study is, by its notes.
 
     Parameters
     ----------
     study : to look at.
     queue : states of the cells that a scheduler has in hand, None where there is none to ask.
-    numbers : of the cells to look at; None for all.
+    known : of an earlier look or run in this process, so that data at hand are looked at once.
     """
-    known, waiting = Known(study), queue or {}
+    known, waiting = known or Known(study), queue or {}
     state = State(study, {}, {})
-    for number in range(len(study.cells)) if numbers is None else numbers:
+    for number in range(len(study.cells)):
         if (noted := known.done(number)) is not None:
             state.cells[number], state.noted[number] = DONE, noted
         elif study.is_running(number) or waiting.get(number, "PENDING") not in WAITING:
@@ -193,6 +193,7 @@ def run(
     device: Callable[[], torch.device],
     memory: int,
     stop: StopFlag,
+    known: Known | None = None,
 ) -> None:
     """Fit and score the cells that are not done; one that fails does not keep the others from being done.
 
@@ -203,6 +204,7 @@ def run(
     device : says what to compute on, when something is to be computed.
     memory : bytes to use at most, about.
     stop : looked at while fitting.
+    known : of an earlier look in this process.
 
     Raises
     ------
@@ -211,8 +213,13 @@ def run(
     ChoiceError
         If the study makes no sense.
     """
-    known = Known(study)
-    todo = [number for number in numbers if known.done(number) is None]
+    known = known or Known(study)
+    todo = []
+    for number in numbers:
+        if (noted := known.done(number)) is None:
+            todo.append(number)
+        elif (files := retimed(noted["files"], study.cache)) != noted["files"]:
+            study.note(number, **(noted | {"files": files}))  # of a copy: its files need not be read the next time
     if not todo:
         study.save()
         return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -85,6 +87,34 @@ def test_a_picture_on_meshes(run: Run, scored: tuple[Path, dict], meshes: Path) 
     with Image.open(picture) as opened:
         assert len(np.unique(np.asarray(opened.convert("RGB")).reshape(-1, 3), axis=0)) > 50
     assert run("score", "--cache", cache, "--json").json == said, "the scores are as they were"
+
+
+def test_the_report_has_the_picture_or_says_how_to_get_one(
+    run: Run, scored: tuple[Path, dict], meshes: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("nilearn")
+    cache = Path(shutil.copytree(scored[0], tmp_path / "cache"))
+    for former in cache.glob("models/*/*/*/figures/surface.png"):
+        former.unlink()
+    page = Path(run("report", "--cache", cache, "--json").json["file"])
+    brain = page.read_text().split('<section id="brain"', 1)[1].split("</section>", 1)[0]
+    assert "data of vertices (fsLR) are drawn where a mesh is given" in brain
+    assert "--mesh DIR</code>" in brain
+    run("score", "--cache", cache, "--mesh", meshes)
+    page = Path(run("report", "--cache", cache, "--json").json["file"])
+    brain = page.read_text().split('<section id="brain"', 1)[1].split("</section>", 1)[0]
+    assert '<figure id="figure-brain-folds">' in brain
+    assert 'src="data:image/webp' in brain
+    beside = page.with_name("report_files")
+    assert (beside / "brain-folds.png").is_file()
+    with (beside / "brain-folds.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    (model,) = cache.glob("models/folds/*/*/scores.json")
+    r = json.loads(model.read_text())["r"]
+    assert [float(row[f"r {model.parent.name}"]) for row in rows] == pytest.approx(r, rel=1e-5)
+    with (model.parent / "voxels.csv").open(newline="") as stream:
+        places = [(row["hemisphere"], row["vertex"]) for row in csv.DictReader(stream)]
+    assert [(row["hemisphere"], row["vertex"]) for row in rows] == places
 
 
 def test_what_cannot_be_drawn_is_a_line(

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from boldreams_cli.encoding.model.folder import find_models
+from boldreams_cli.study import sweep as study_sweep
 from boldreams_cli.study.manifest import Study
 
 from ..conftest import COMMAND, Run
@@ -22,11 +24,11 @@ GRID = ("--backbone", "alexnet", "--percent", "1,10", "--subject", "1", "--recip
 LONG = (*GRID[:-1], "60")
 
 
-def start(*arguments: object, experiment: Path) -> subprocess.Popen[str]:
+def start(*arguments: object, experiment: Path, threads: int = 1) -> subprocess.Popen[str]:
     environment = os.environ | {
         "BOLDREAMS_NSD_ROOT": str(experiment),
         "BOLDREAMS_DEVICE": "cpu",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(threads),
     }
     command = [COMMAND, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -95,6 +97,15 @@ def test_a_rerun_imports_no_torch(run: Run, own: Path, experiment: Path) -> None
     assert "done 2, failed 0" in done.stdout
 
 
+def test_a_rerun_looks_at_the_data_once(run: Run, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("sweep", *GRID, "--cache", own)
+    looked = []
+    plain = study_sweep._responses_of
+    monkeypatch.setattr(study_sweep, "_responses_of", lambda study, of: (looked.append(of), plain(study, of))[1])
+    assert run("sweep", *GRID, "--cache", own, "--json").json["cells"]["done"] == 2
+    assert looked == [1]
+
+
 @pytest.mark.parametrize("damage", ["model removed", "weights", "scores removed", "map removed", "other betas"])
 def test_what_is_no_longer_whole_is_done_again(
     run: Run, own: Path, experiment: Path, tmp_path: Path, damage: str
@@ -124,6 +135,64 @@ def test_what_is_no_longer_whole_is_done_again(
     assert again.json["cells"]["done"] == 2
     assert json.loads((model / "spec.json").read_text())["weights_digest"] == digest
     assert (model / "correlation.nii.gz").is_file()
+
+
+def test_cells_side_by_side_are_those_of_fits_by_themselves(run: Run, own: Path, experiment: Path) -> None:
+    """Two threads for torch: two cells at a time, one thread each; the same weights and scores, each cell its log."""
+    other = Path(shutil.copytree(own, own.with_name("other")))
+    kinds = ("--readout", "separable,ridge", "--recipe", "paper,fast", "--epochs", 3)
+    grid = ("sweep", *GRID[:2], "--percent", "1,5,10,20,50", *GRID[4:6], *kinds, "--name", "mine", "--json", "--cache")
+    both = {cache: start(*grid, cache, experiment=experiment, threads=n) for cache, n in ((own, 2), (other, 1))}
+    said = {cache: process.communicate() for cache, process in both.items()}
+    assert [process.returncode for process in both.values()] == [0, 0], said
+    assert said[own][1].count("2 cells at a time, 1 thread each") == 2, "of pooled maps, then of whole ones"
+    assert "at a time" not in said[other][1]
+    folders = [Path(one["model"]).relative_to(own) for one in json.loads(said[own][0])["models"]]
+    assert len(folders) == 15
+    for folder in folders:
+        digests = [json.loads((cache / folder / "spec.json").read_text())["weights_digest"] for cache in both]
+        assert digests[0] == digests[1], folder
+        tables = [(cache / folder / "voxels.csv").read_text() for cache in both]
+        assert tables[0] == tables[1], folder
+    for number in range(15):
+        named = re.findall(r" cell (\d+): ", Study.load(own / "studies/mine").log(number).read_text())
+        assert named == [str(number)] * 2, "started and done, and no other cell's lines"
+
+
+def test_a_signal_stops_cells_side_by_side(run: Run, own: Path, experiment: Path) -> None:
+    grid = ("sweep", *LONG[:-1], "400", "--cache", own, "--name", "mine", "--json")
+    process = start(*grid, experiment=experiment, threads=2)
+    logs = [own / f"studies/mine/logs/cell-000{number}.log" for number in (0, 1)]
+    _wait(lambda: all(log.exists() and ", fast, seed 0" in log.read_text() for log in logs), process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert process.returncode == 75, err
+    assert json.loads(out)["cells"] == {"done": 0, "failed": 0, "running": 0, "missing": 2}
+    assert all("stopped by SIGTERM" in log.read_text() for log in logs)
+
+
+def test_a_copied_cache_is_done_by_what_it_holds(run: Run, own: Path, tmp_path: Path) -> None:
+    """Copies have other times of change; files are then told by their content, once."""
+    run("sweep", *GRID, "--cache", own, "--name", "mine")
+    copy = Path(shutil.copytree(own, tmp_path / "copy", copy_function=shutil.copy))
+    again = run("sweep", *GRID, "--cache", copy, "--name", "mine", "--json")
+    assert again.json["cells"]["done"] == 2
+    assert "cell" not in again.err, "nothing is fitted or scored again"
+    note = json.loads((copy / "studies/mine/cells/0000.json").read_text())
+    assert all((copy / name).stat().st_mtime_ns == stamp[1] for name, stamp in note["files"].items())
+    weights = next(copy.glob("models/subj01/alexnet/percent-1-fast-*/weights.safetensors"))
+    spoilt = bytearray(weights.read_bytes())
+    spoilt[-1] ^= 1
+    weights.write_bytes(spoilt)
+    assert run("sweep", "--status", copy / "studies/mine", "--json", code=75).json["cells"]["done"] == 1
+
+
+def test_saying_how_far_it_is_writes_no_locks(run: Run, own: Path) -> None:
+    run("sweep", "--backbone", "vgg11", *GRID[2:], "--cache", own, "--name", "mine", code=1)
+    shutil.rmtree(own / "studies/mine/locks")
+    before = listing(own)
+    assert run("sweep", "--status", own / "studies/mine", "--json", code=1).json["cells"]["failed"] == 2
+    assert listing(own) == before
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_done(run: Run, own: Path) -> None:
@@ -178,6 +247,21 @@ def test_a_dry_run_writes_nothing(run: Run, own: Path) -> None:
     assert "subject 1, alexnet, 10 %, gaussian, seed 0" in text
 
 
+def test_a_dry_run_knows_every_readout(run: Run, own: Path) -> None:
+    """What a readout fits once more for each member or field costs more, and maps are read once for each grid."""
+    kinds = "separable,ridge,local,stacked,gaussian,attention"
+    grid = (*GRID[:2], "--percent", "10", *GRID[4:6], "--readout", kinds, "--recipe", "fast", "--cache", own)
+    plan = run("sweep", *grid, "--dry-run", "--json").json["plan"]
+    cells = dict(zip(kinds.split(","), plan, strict=True))
+    assert all(item["seconds"] > 0 and item["memory"] > 0 and not item["why"] for item in plan)
+    times = [cells[name]["seconds"] for name in ("ridge", "local", "stacked")]
+    assert times == sorted(times)
+    assert times[2] > 10 * times[0], "its members are ridges too"
+    assert cells["local"]["bytes"] == 0, "ridge has read the same grid"
+    assert cells["attention"]["bytes"] == 0, "so has the fast recipe"
+    assert cells["stacked"]["bytes"] > 2 * cells["separable"]["bytes"] > 0, "three coarser grids"
+
+
 def test_killed_in_the_middle_and_two_at_once(run: Run, own: Path, experiment: Path) -> None:
     grid = ("sweep", *LONG, "--cache", own, "--name", "mine", "--json")
     study = own / "studies/mine"
@@ -227,6 +311,7 @@ def _wait(condition: object, process: subprocess.Popen[str]) -> None:
         (("--readout", "ridge", "--epochs", "3"), "no cell of the study has the setting epochs"),
         (("--cell", "1"), "--manifest"),
         (("--name", "a/b"), "no name of a study"),
+        (("--name", "minimal"), "is where `boldreams minimal` writes"),
         (("--percent", "1,101"), "'101' is no percentage"),
         (("--percent", ","), "no value"),
     ],

@@ -1,15 +1,19 @@
 """A study as job arrays: what is submitted, with an sbatch that runs it in processes, and with a SLURM of one node."""
 
 import os
+import shlex
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from boldreams_cli.console import BoldreamsError
+from boldreams_cli.data.neutral.writing import write
+from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.study import slurm as module
 from boldreams_cli.study.grid import make_grid
 from boldreams_cli.study.manifest import Study
@@ -126,7 +130,7 @@ def test_arrays_are_split_and_logs_named_by_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, submitted: Path
 ) -> None:
     monkeypatch.setattr(module, "array_size", lambda: 100)
-    monkeypatch.setattr(module, "lacking", lambda study, todo, stop: {})
+    monkeypatch.setattr(module, "lacking", lambda study, todo, stop: [])
     grid = make_grid({"subject": tuple(range(1, 26)), "backbone": ("alexnet",)})
     study = Study.make(tmp_path / "cache", "many", grid, None, "cpu", 1)
     state = look(study)
@@ -153,7 +157,7 @@ def test_a_backbone_of_any_name_makes_files_of_its_folders_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, submitted: Path
 ) -> None:
     name = "open_clip:RN50/openai"
-    monkeypatch.setattr(module, "lacking", lambda study, todo, stop: {name: [1]})
+    monkeypatch.setattr(module, "lacking", lambda study, todo, stop: [module.Need(name, tmp_path, [1], None)])
     grid = make_grid({"subject": (1, 2), "backbone": (name,), "percent": (1.0,)})
     study = Study.make(tmp_path / "cache", "any", grid, tmp_path, "cpu", 1)
     found = module.submit(study, look(study), {}, 5, 3, None)  # type: ignore[arg-type]
@@ -163,6 +167,62 @@ def test_a_backbone_of_any_name_makes_files_of_its_folders_name(
     assert f"--backbone {name} --subject 1 " in extraction
     (log,) = [line for line in extraction.splitlines() if "--output" in line]
     assert log.rpartition("/logs/")[2].count("/") == 0
+
+
+def test_subjects_of_data_files_have_extractions_of_their_own(
+    run: Run, submitted: Path, tmp_path: Path, weights: Path, experiment: Path
+) -> None:
+    sbatch = submitted.parent / "tools/sbatch"  # one number after another
+    sbatch.write_text(
+        f'#!/bin/sh\nfor last; do :; done\n/bin/cp "$last" {submitted}/\nset -- {submitted}/*.sh\necho $#\n'
+    )
+    cache = tmp_path / "cache"
+    for seed, name in enumerate(("A1", "B2")):
+        run("prepare", "--data", data_file(tmp_path / f"{name}.h5", name, seed), "--cache", cache)
+    asked = ("sweep", "--backbone", "alexnet", "--percent", "1,10", "--subject", "A1,B2,1", "--recipe", "fast")
+    asked += ("--weights", weights, "--cache", cache, "--name", "mine", "--executor", "slurm", "--shards", 1, "--json")
+    jobs = run(*asked).json["jobs"]
+    assert [(job["job"], job["cells"], job["after"]) for job in jobs] == [
+        ("1", [], []),
+        ("2", [], []),
+        ("3", [], []),
+        ("4", [0, 1], ["1"]),
+        ("5", [2, 3], ["2"]),
+        ("6", [4, 5], ["3"]),
+    ]
+    lines = {path.name: path.read_text().splitlines()[-1] for path in submitted.glob("extract-*.sh")}
+    assert lines.keys() == {"extract-alexnet-A1.sh", "extract-alexnet-B2.sh", "extract-alexnet.sh"}
+    for name in ("A1", "B2"):
+        said = f" --data {tmp_path}/{name}.h5 --backbone alexnet --subject {name} --weights {weights} "
+        assert said in lines[f"extract-alexnet-{name}.sh"]
+    assert f" --nsd-root {experiment} --backbone alexnet --subject 1 " in lines["extract-alexnet.sh"]
+
+    words = shlex.split(lines["extract-alexnet-A1.sh"].replace("$SLURM_ARRAY_TASK_ID", "0"))
+    run(*words[words.index("extract") :])
+    for script in submitted.glob("*.sh"):  # which are counted
+        script.unlink()
+    again = {tuple(job["cells"]): job["after"] for job in run(*asked).json["jobs"]}
+    assert again[0, 1] == [], "its maps are there"
+    assert again[2, 3]
+    assert again[4, 5]
+
+
+def data_file(path: Path, subject: str, seed: int) -> Path:
+    """Twenty pictures, and eight vertices that follow their brightness."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (20, 4, 4, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    write(
+        path,
+        subject=subject,
+        betas=(pixels.mean((1, 2, 3))[:, None] + rng.normal(size=(20, 8))).astype(np.float32),
+        trial_image=np.arange(20),
+        image_names=[f"{subject}-{number:02d}" for number in range(20)],
+        pixels=pixels,
+        zscored=False,
+        units=VertexUnits("fsLR", np.repeat(["L", "R"], 4), np.arange(8), (40, 40)),
+        areas={"left": np.arange(8) < 4},
+    )
+    return path
 
 
 def test_index_lists() -> None:

@@ -17,6 +17,7 @@ from boldreams_cli.commands.options.types import PERCENT, SUBJECT, CommaList
 if TYPE_CHECKING:
     from boldreams_cli.study.grid import Grid
 
+FILES = ("mask", "weights")  # settings that may be a file
 AXES = ("percent", "backbone", "subject", "readout", "recipe", "finetune", "seed")
 
 
@@ -89,6 +90,9 @@ def the_grid(file: Path | None, given: dict[str, Any], cache: Path, nsd_root: Pa
 
     name, asked = read_toml(file) if file is not None else (None, {})
     asked |= given
+    for setting in FILES:  # jobs may start in another folder
+        if isinstance(asked.get(setting), str) and Path(asked[setting]).is_file():
+            asked[setting] = str(Path(asked[setting]).absolute())
     if asked.get("backbone") is None:
         asked["backbone"] = (choose_backbone(cache, None),)
     if asked.get("subject") is None:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class NestedMaps:
     ) -> None:
         self.store, self.rows, self.device, self.scratch, self.room = store, rows, device, scratch, room
         self._whole: ResidentMaps | None = None
+        self._lock = Lock()  # of fits in several threads
         self._pools: dict[tuple[int, str, tuple[Group, ...]], list[KeptPool]] = {}
 
     def open(self, layouts: Sequence[MapLayout], limit: int) -> ResidentMaps | ScratchMaps:
@@ -51,6 +53,10 @@ class NestedMaps:
         layouts : of the groups.
         limit : bytes that they may take in memory, with those that they are taken from.
         """
+        with self._lock:
+            return self._open(layouts, limit)
+
+    def _open(self, layouts: Sequence[MapLayout], limit: int) -> ResidentMaps | ScratchMaps:
         held, images = self._whole, len(self.rows)
         needed = map_bytes(self.store, images, layouts)
         if held is not None and _among(layouts, held.layouts):
@@ -66,6 +72,10 @@ class NestedMaps:
 
     def pools(self, layouts: Sequence[MapLayout], grid: int, compress: str = "none") -> Sequence[Pool] | None:
         """Pooled maps of each group, read once for the largest filters; None where there is no place for them."""
+        with self._lock:
+            return self._kept_pools(layouts, grid, compress)
+
+    def _kept_pools(self, layouts: Sequence[MapLayout], grid: int, compress: str) -> Sequence[Pool] | None:
         key = (grid, compress, tuple(layout.group for layout in layouts))
         held = self._pools.get(key)
         if held is not None and _among(layouts, [pool.layout for pool in held]):

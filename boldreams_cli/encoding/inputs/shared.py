@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class Inputs:
         self.store, self.responses, self.device, self.scratch = store, responses, device, scratch
         self.room = usable(keep) if keep else 0
         self._nested: NestedMaps | None = None
+        self._lock = RLock()  # of fits in several threads
 
     @cached_property
     def ranked(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
@@ -73,9 +75,11 @@ class Inputs:
 
     def maps(self, layouts: Sequence[MapLayout]) -> StoredMaps:
         """Maps of some filters, of which nothing is read yet."""
-        if self.room and self._nested is None:
-            self._nested = NestedMaps(self.store, self.rows, self.device, self.scratch, self.room // 4)
-        return StoredMaps(self.store, self.rows, layouts, self.device, self.scratch, nested=self._nested)
+        with self._lock:
+            if self.room and self._nested is None:
+                self._nested = NestedMaps(self.store, self.rows, self.device, self.scratch, self.room // 4)
+            nested = self._nested
+        return StoredMaps(self.store, self.rows, layouts, self.device, self.scratch, nested=nested)
 
 
 class KeptBetas(TrainingBetas):
@@ -90,16 +94,18 @@ class KeptBetas(TrainingBetas):
     def __init__(self, responses: Responses, room: int) -> None:
         super().__init__(responses)
         self._room, self._means = room, (b"", torch.empty(0))
+        self._lock = RLock()
 
     def means(self, voxels: NDArray[np.int64]) -> Tensor:
         """See `TrainingBetas.means`; not to be written to."""
         key = voxels.tobytes()
-        if self._means[0] == key:
-            return self._means[1]
-        found = super().means(voxels)
-        if found.nbytes <= self._room:
-            self._means = (key, found)
-        return found
+        with self._lock:
+            if self._means[0] == key:
+                return self._means[1]
+            found = super().means(voxels)
+            if found.nbytes <= self._room:
+                self._means = (key, found)
+            return found
 
 
 class KeptResponses(Responses):
@@ -113,14 +119,16 @@ class KeptResponses(Responses):
     def __init__(self, responses: Responses) -> None:
         super().__init__(responses.store)
         self._kept: dict[str, NDArray[np.float32]] = {}
+        self._lock = RLock()
 
     def mean_betas(self, images: Images, voxels: slice = slice(None)) -> NDArray[np.float32]:
         """See `Responses.mean_betas`; those of all test images are not to be written to."""
         if voxels != slice(None) or not np.array_equal(images, self.test_images):
             return super().mean_betas(images, voxels)
-        if "means" not in self._kept:
-            self._kept["means"] = super().mean_betas(images)
-        return self._kept["means"]
+        with self._lock:
+            if "means" not in self._kept:
+                self._kept["means"] = super().mean_betas(images)
+            return self._kept["means"]
 
     def read_betas(
         self, trials: slice | NDArray[np.bool_] = slice(None), voxels: slice = slice(None)
@@ -128,6 +136,7 @@ class KeptResponses(Responses):
         """See `Responses.read_betas`; those of all test trials are not to be written to."""
         if voxels != slice(None) or isinstance(trials, slice) or not np.array_equal(trials, self.trial_test):
             return super().read_betas(trials, voxels)
-        if "trials" not in self._kept:
-            self._kept["trials"] = super().read_betas(trials)
-        return self._kept["trials"]
+        with self._lock:
+            if "trials" not in self._kept:
+                self._kept["trials"] = super().read_betas(trials)
+            return self._kept["trials"]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from boldreams_cli.console import BoldreamsError
+from boldreams_cli.encoding.evaluation.influences import Influences, load_influences
 from boldreams_cli.plots.areas import areas as draw_areas
 from boldreams_cli.plots.distributions import distributions
 from boldreams_cli.plots.percents import Point, percents
 from boldreams_cli.study.report.assets import Assets, columns, listed
-from boldreams_cli.study.report.blocks import Figure, Section, Table
+from boldreams_cli.study.report.blocks import Figure, Section, Table, Tabled
 from boldreams_cli.study.report.collect import Holdings, Model
 from boldreams_cli.study.report.parts import Part
 
@@ -43,7 +46,39 @@ def by_percent(held: Holdings, assets: Assets) -> Section:
         models, rows = list(compress(held.scored, known)), list(compress(rows, known))
         label = "noise-normalised accuracy"
         section.blocks.append(_percents(assets, models, rows, "accuracy", "accuracy_image_se", label))
+    if (others := _other_tests(held)) is not None:
+        section.blocks.append(Tabled(others, assets.table(others)))
     return section
+
+
+def _other_tests(held: Holdings) -> Table | None:
+    """Scores of other images than those of the test, beside those; None where there are none."""
+    keys = ("images", "voxels", "r_mean", "r_image_se", "ceiling_mean", "accuracy", "r_within_kinds_mean")
+    rows = []
+    for model in held.scored:
+        for test, scores in model.other_tests.items():
+            low, high = scores.get("r_ci") or (None, None)
+            row: dict[str, Any] = {"subject": model.subject, "model": model.label, "test": test}
+            row |= {key: scores.get(key) for key in keys} | {"r_ci_low": low, "r_ci_high": high}
+            rows.append(row | {"r_of_test_images": (model.scores or {})["r_mean"]})
+    if not rows:
+        return None
+    named = columns(
+        ("subject", "subject"),
+        ("model", "model"),
+        ("test", "other images"),
+        ("images", "of them"),
+        ("voxels", "voxels"),
+        ("r_mean", "mean r"),
+        ("r_image_se", "s.e. over images", 4),
+        ("r_ci_low", "95 % from"),
+        ("r_ci_high", "to"),
+        ("ceiling_mean", "ceiling"),
+        ("accuracy", "A"),
+        ("r_within_kinds_mean", "r within kinds"),
+        ("r_of_test_images", "mean r of the test images"),
+    )
+    return Table("other-tests", "Accuracy on other images than those of the test", named, rows)
 
 
 def _row(model: Model) -> dict[str, Any]:
@@ -76,7 +111,7 @@ PERCENT_COLUMNS = columns(
     ("subject", "subject"),
     ("backbone", "backbone"),
     ("kind", "recipe or readout"),
-    ("percent", "%", 0),
+    ("percent", "%"),
     ("seed", "seed"),
     ("voxels", "voxels"),
     ("r_mean", "mean r"),
@@ -137,16 +172,24 @@ def by_area(held: Holdings, assets: Assets) -> Section:
         "areas",
         "Areas and histogram",
         "Of each backbone and readout the percent with the highest mean r, as in the paper; it was chosen by the same "
-        "test images, so it flatters a little. Means over subjects; bars are standard errors over test images where "
-        "the scores have them.",
+        "test images, so it flatters a little. Means over subjects, of several seeds the lowest; bars are standard "
+        "errors over test images, an image that several subjects saw counted once, where the scores have them.",
         missing=NOTHING_SCORED,
     )
     if not held.scored:
         return section
-    chosen = _best(held.scored)
+    chosen = _best(_of_one_seed(held.scored))
     section.blocks.append(_areas(chosen, assets))
     section.blocks.append(_histogram(chosen, assets))
     return section
+
+
+def _of_one_seed(models: Sequence[Model]) -> list[Model]:
+    """Of models that differ in their seed alone, that of the lowest: seeds are no subjects."""
+    found: dict[Any, Model] = {}
+    for model in sorted(models, key=lambda model: model.row.seed or 0):
+        found.setdefault((model.family, model.subject, model.row.percent), model)
+    return [model for model in models if any(model is one for one in found.values())]
 
 
 def _best(models: Sequence[Model]) -> dict[str, list[Model]]:
@@ -166,15 +209,16 @@ def _best(models: Sequence[Model]) -> dict[str, list[Model]]:
 
 def _areas(chosen: dict[str, list[Model]], assets: Assets) -> Figure:
     rows, values, ceilings = [], defaultdict(dict), {}  # type: ignore[var-annotated]
+    by_image = {id(model): _influences(model) for models in chosen.values() for model in models}
     names = list(dict.fromkeys(area for models in chosen.values() for m in models for area in (m.scores or {})["rois"]))
     for label, models in chosen.items():
         for area in names:
-            found = [row for m in models if (row := (m.scores or {})["rois"].get(area)) and row["r_mean"] is not None]
+            there = [model for model in models if (_area(model, area) or {}).get("r_mean") is not None]
+            found = [row for model in there if (row := _area(model, area))]
             if not found:
                 continue
-            errors = [_float(row.get("r_image_se")) for row in found]
             mean = float(np.mean([row["r_mean"] for row in found]))
-            error = float(np.sqrt(np.sum(np.square(errors))) / len(errors))
+            error = _error_of_mean(there, area, by_image)
             ceiling = float(np.mean([_float(row["ceiling_mean"]) for row in found]))
             values[label][area], ceilings[area] = (mean, error), ceiling
             spread = float(np.mean([_float(row.get("r_se")) for row in found]))
@@ -206,6 +250,41 @@ def _areas(chosen: dict[str, list[Model]], assets: Assets) -> Figure:
         table, "Accuracy by area", "Accuracy by area (paper, figure 4a).", alt,
         lambda: draw_areas(names, values, ceilings, ylabel),
     )  # fmt: skip
+
+
+def _area(model: Model, area: str) -> Mapping[str, Any] | None:
+    """Its scores of an area; None where it has no such voxels."""
+    row: Mapping[str, Any] | None = (model.scores or {})["rois"].get(area)
+    return row
+
+
+def _influences(model: Model) -> Influences | None:
+    """Of each test image on its scores; None where these are of an earlier version, which the first section says."""
+    try:
+        return load_influences(model.row.folder)
+    except (BoldreamsError, TypeError):
+        return None
+
+
+def _error_of_mean(models: Sequence[Model], area: str, by_image: Mapping[int, Influences | None]) -> float:
+    """Standard error over images of the mean over subjects of an area's mean r; NaN where it is not known.
+
+    The test images are the random sample: what one does to several subjects who saw it adds up.
+    """
+    images: list[NDArray[Any]] = []
+    moved: list[NDArray[np.float64]] = []
+    for model in models:
+        found = by_image[id(model)]
+        if found is None or area not in found.areas:
+            return math.nan
+        influence = found.r[found.row(area)]
+        moved.append((influence - influence.mean()) / (len(influence) * len(models)))
+        # Numbers of images are a data set's; each data file has its own.
+        place = "" if isinstance(model.subject, int) else model.spec.get("store") or str(model.subject)
+        images.append(np.array([f"{place} {image}" for image in found.images.tolist()]))
+    names, which = np.unique(np.concatenate(images), return_inverse=True)
+    sums = np.bincount(which, np.concatenate(moved))
+    return float(np.sqrt(np.square(sums).sum() * len(names) / (len(names) - 1))) if len(names) > 1 else math.nan
 
 
 def _histogram(chosen: dict[str, list[Model]], assets: Assets) -> Figure:

@@ -26,6 +26,7 @@ SIDE = 200  # pixels of a picture in a grid
 DPI = 150
 FILES = "files.json"  # names of all that was written beside the page
 TEXT = 90_000  # bytes of the page's own text, style and script
+PERCENTS = ("percent", "p_lo", "reference")  # columns of shares of filters, as short as they are
 CELL = 75  # of a number in a table, with what is around it
 
 
@@ -119,7 +120,7 @@ class Assets:
         width, height = (round(length * 96 / DPI) for length in image.size)
         return Picture(light, dark, width, height)
 
-    def copied(self, source: Path, name: str, what: str) -> tuple[Picture, dict[str, str]]:
+    def copied(self, source: Path, name: str, what: str, inked: bool = True) -> tuple[Picture, dict[str, str]]:
         """A figure that another command drew: its files beside, its picture inside."""
         files = {}
         for suffix in ("png", "pdf", "csv"):
@@ -130,7 +131,7 @@ class Assets:
                 files[suffix.upper()] = f"{self.folder.name}/{name}.{suffix}"
         image = Image.open(source.with_suffix(".png")).convert("RGB")
         width, height = (round(length * 96 / DPI) for length in image.size)
-        return Picture(self.take(encoded(image, exact=True), what), "", width, height), files
+        return Picture(self.take(encoded(image, exact=True), what), "", width, height, inked), files
 
     def picture(self, image: Image.Image, what: str) -> str:
         """A picture of a grid as a data URI."""
@@ -165,7 +166,8 @@ def columns(*named: tuple[Any, ...]) -> tuple[Column, ...]:
     """Columns of (key, heading) or (key, heading, digits); with an empty heading, in the CSV only."""
     found = []
     for key, heading, *digits in named:
-        found.append(Column(key, heading or key, digits[0] if digits else 3, bool(heading)))
+        shown = digits[0] if digits else None if key in PERCENTS else 3
+        found.append(Column(key, heading or key, shown, bool(heading)))
     return tuple(found)
 
 

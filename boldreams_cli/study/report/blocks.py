@@ -18,13 +18,13 @@ class Column:
     ----------
     key : of the rows, and heading in the CSV.
     heading : on the page.
-    digits : after the point, of numbers that are not whole.
+    digits : after the point, of numbers that are not whole; None writes them as short as they are, as percents.
     shown : whether the page has it, or the CSV only.
     """
 
     key: str
     heading: str
-    digits: int = 3
+    digits: int | None = 3
     shown: bool = True
 
     def text(self, value: Any) -> str:
@@ -33,7 +33,9 @@ class Column:
             return "–"
         if isinstance(value, bool):
             return "yes" if value else "no"
-        if isinstance(value, float):
+        if isinstance(value, float) and self.digits is None:
+            return f"{value:g}".replace("-", "−")
+        if isinstance(value, float) and self.digits is not None:
             small = 0 < abs(value) < 0.5 * 10**-self.digits
             return (f"{value:.1e}" if small else f"{value:.{self.digits}f}").replace("-", "−")
         return str(value)
@@ -81,12 +83,14 @@ class Picture:
     ----------
     light, dark : data URIs; an empty one was left out for the page's size.
     width, height : in CSS pixels.
+    inked : whether it is a drawing of ink on paper, which dark screens turn round where there is no dark one.
     """
 
     light: str
     dark: str
     width: int
     height: int
+    inked: bool = True
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,15 @@ class Tabled:
     kind: str = "table"
 
 
-Block = Figure | Grid | Brain | Tabled
+@dataclass(frozen=True)
+class Note:
+    """A line that says what is not shown, and what makes it."""
+
+    text: str
+    kind: str = "note"
+
+
+Block = Figure | Grid | Brain | Tabled | Note
 
 
 @dataclass

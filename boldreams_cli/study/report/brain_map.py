@@ -29,6 +29,7 @@ from boldreams_cli.study.report.assets import Assets, columns
 from boldreams_cli.study.report.blocks import Brain, Section, Table
 from boldreams_cli.study.report.collect import Holdings, Model, Space, Subject
 from boldreams_cli.study.report.parts import Part
+from boldreams_cli.study.report.surface import surface
 
 MISSING = np.iinfo(np.int16).min  # where a voxel has no value
 LARGEST = np.iinfo(np.int16).max
@@ -147,10 +148,13 @@ def brain_maps(held: Holdings, assets: Assets, dataset: Dataset | None) -> Secti
         "brain",
         "Brain map",
         "Click, drag or use the arrow keys on a slice; Page Up and Page Down go through the slices. The value is the "
-        "map's own, not decoded from a colour. Left of the brain is on the left.",
+        "map's own, not decoded from a colour. Left of the brain is on the left. Of vertices there is a picture.",
         missing="No scored model of a subject whose responses the cache holds. `boldreams score` makes the maps.",
     )
     for subject in held.subjects:
+        if subject.meshes is not None:
+            with held.findings.kept_going(f"surface of subject {subject.number}", "score it again with `--mesh DIR`"):
+                section.blocks += surface(subject, assets)
         if subject.space is None:
             continue
         with held.findings.kept_going(f"brain map of subject {subject.number}", "`boldreams info` says more"):
@@ -163,7 +167,8 @@ def brain_maps(held: Holdings, assets: Assets, dataset: Dataset | None) -> Secti
 def _maps(held: Holdings, subject: Subject, space: Space) -> Iterator[Map]:
     """The best model's maps first, then r of the others, then comparisons."""
     count = len(space.voxels)
-    scored = [model for model in subject.models if model.scores is not None and len(model.r) == count]
+    alike = [model for model in subject.models if model.spec.get("mask") == space.mask]
+    scored = [model for model in alike if model.scores is not None and len(model.r) == count]
     scored.sort(key=lambda model: -((model.scores or {}).get("r_mean") or -1))
     for place, model in enumerate(scored):
         yield _of_r(model, "r", model.r.astype(np.float64))
@@ -302,7 +307,7 @@ def _mosaic(volume: NDArray[np.floating]) -> dict[str, Any]:
     across = math.ceil(math.sqrt(z * y / x))
     known = volume[np.isfinite(volume)]
     masks = len(np.unique(known)) <= 2  # drawn in a dim grey, on which the colours of a map are seen
-    top = 1.0 if masks else float(np.quantile(known[known > 0], 0.995))
+    top = 1.0 if masks or not (known > 0).any() else float(np.quantile(known[known > 0], 0.995))
     grey = (np.clip(np.nan_to_num(volume) / top, 0, 1) * 255).astype(np.uint8)
     sheet = np.zeros((math.ceil(z / across) * y, across * x), np.uint8)
     for level in range(z):

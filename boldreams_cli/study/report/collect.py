@@ -23,6 +23,7 @@ from boldreams_cli.files import read_json
 from boldreams_cli.interpret.products import Kept, find_products
 from boldreams_cli.study.manifest import MANIFEST, MISSING, RUNNING
 from boldreams_cli.study.manifest import Study as Sweep
+from boldreams_cli.study.report import variants
 from boldreams_cli.study.report.findings import Findings
 from boldreams_cli.study.sweep import State, look
 
@@ -42,6 +43,9 @@ class Model:
     scores : its scores.json but the arrays of voxels; None where there are none.
     r, ceiling : (voxels,) float32; empty where there are no scores.
     products : finished dreams, attributions, words.
+    other_tests : name -> scores of images that are not the data's test: NSD-synthetic, folds of the training images.
+    variant : settings that tell it from models that are called the same; empty where there are none.
+    seeded : whether its subject has models that differ from it in their seed.
     """
 
     row: ModelRow
@@ -50,6 +54,9 @@ class Model:
     r: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     ceiling: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     products: list[Kept] = field(default_factory=list)
+    other_tests: dict[str, Scores] = field(default_factory=dict)
+    variant: str = ""
+    seeded: bool = False
 
     @property
     def subject(self) -> SubjectName:
@@ -58,8 +65,8 @@ class Model:
 
     @property
     def kind(self) -> str:
-        """Recipe or readout, and whether the backbone was trained too."""
-        return self.row.kind + (", finetuned" if self.row.finetuned else "")
+        """Recipe or readout, whether the backbone was trained too, and settings that others have not."""
+        return self.row.kind + (", finetuned" if self.row.finetuned else "") + (self.variant and f", {self.variant}")
 
     @property
     def family(self) -> tuple[str, str]:
@@ -69,7 +76,8 @@ class Model:
     @property
     def label(self) -> str:
         """What people call it, beside others of its subject."""
-        return f"{self.row.backbone} {self.row.percent:g} %, {self.kind}"
+        seed = f", seed {self.row.seed}" if self.seeded else ""
+        return f"{self.row.backbone} {self.row.percent:g} %, {self.kind}{seed}"
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -104,22 +112,34 @@ class Space:
     affine : (4, 4), voxel indices to mm.
     voxels : (V, 3) indices.
     areas : name -> (V,) bool.
+    mask : which voxels these are; models of another mask have others.
     """
 
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
     voxels: NDArray[np.int32]
     areas: dict[str, NDArray[np.bool_]]
+    mask: Any = None
 
 
 @dataclass
 class Subject:
-    """One subject: its prepared responses, if the cache holds them, and its models, in the order of lists."""
+    """One subject.
+
+    Parameters
+    ----------
+    number : of it, or its name.
+    responses : what is said of its prepared responses; None where the cache holds none.
+    space : where its voxels lie; None where that is not known, and of vertices.
+    models : in the order of lists.
+    meshes : that its vertices lie on; None of voxels.
+    """
 
     number: SubjectName
     responses: dict[str, Any] | None
     space: Space | None
     models: list[Model]
+    meshes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +191,7 @@ def collect(cache: Path, dataset: Dataset | None = None) -> Holdings:
         with findings.kept_going(row.folder, "fit it again, or remove it"):
             found.setdefault(row.subject, []).append(_model(row, findings))
     _say_what_is_no_model(cache, {model.row.folder for models in found.values() for model in models}, findings)
+    _tell_apart(found)
     subjects = [
         _subject(cache, number, sorted(found.get(number, []), key=lambda model: model.order), findings)
         for number in sorted(found.keys() | _prepared(cache), key=in_order)
@@ -184,6 +205,16 @@ def collect(cache: Path, dataset: Dataset | None = None) -> Holdings:
         findings,
         dataset,
     )
+
+
+def _tell_apart(found: Mapping[SubjectName, list[Model]]) -> None:
+    """Give models of one subject names of their own, the same ones in every subject."""
+    for family in {model.family for models in found.values() for model in models}:
+        subjects = [[model for model in models if model.family == family] for models in found.values()]
+        named = variants.names_of([[model.spec for model in models] for models in subjects])
+        for models, names in zip(subjects, named, strict=True):
+            for model, name in zip(models, names, strict=True):
+                model.variant, model.seeded = name, len({other.row.seed for other in models}) > 1
 
 
 def _model(row: ModelRow, findings: Findings) -> Model:
@@ -219,6 +250,13 @@ def _add_scores(model: Model, scores: Any, findings: Findings, again: str) -> No
         findings.warn(where, said, "scores.json names them")
     if "r_image_se" not in scores:
         findings.warn(where, "is of an earlier version: no errors over images", again)
+    if isinstance(folds := scores.get("folds"), dict):
+        model.other_tests[f"training images, {folds['folds']} folds"] = folds
+    for path in sorted(where.parent.glob("scores-*.json")):
+        with findings.kept_going(path, again):
+            other = dict(read_json(path))
+            if other["weights_digest"] == model.spec.get("weights_digest"):
+                model.other_tests[str(other["test"])] = other
 
 
 def _usable(kept: Kept, folder: Path, findings: Findings) -> bool:
@@ -279,15 +317,18 @@ def _subject(cache: Path, number: SubjectName, models: list[Model], findings: Fi
         with findings.kept_going(path, f"`boldreams prepare --subject {number}`"):
             opened = Responses.open(path)
             areas = {name: opened.areas.select(name) for name in opened.areas.counts()}
-            space = Space(opened.shape, opened.affine, opened.voxels, areas) if opened.areas.space is None else None
-            return Subject(number, _described(opened), space, models)
+            meshes = opened.areas.space
+            mask = opened.request.get("mask")
+            space = Space(opened.shape, opened.affine, opened.voxels, areas, mask) if meshes is None else None
+            return Subject(number, _described(opened), space, models, meshes)
     if not stores:
         said = "the cache does not hold its responses: no split, and a map only where scores have voxel tables"
         findings.warn(f"subject {number}", said, f"`boldreams prepare --subject {number}`")
-    space = None
+    space, meshes = None, None
     with findings.kept_going(f"voxel tables of subject {number}"):
         space = next((found for model in models if (found := _space_of(model)) is not None), None)
-    return Subject(number, None, space, models)
+        meshes = next((table[0] for model in models if (table := model.voxel_table.get("space"))), None)
+    return Subject(number, None, space, models, meshes)
 
 
 def _described(responses: Responses) -> dict[str, Any]:
@@ -297,6 +338,7 @@ def _described(responses: Responses) -> dict[str, Any]:
         "dataset": responses.request.get("dataset"),
         "zscore": responses.request.get("zscore", "session"),
         "mask": responses.mask,
+        "units": responses.units.plural,
         "test_repeats": float(repeats.mean()),
         "fingerprint": responses.fingerprint,
     }
@@ -317,7 +359,7 @@ def _space_of(model: Model) -> Space | None:
     groups = (model.scores or {}).get("rois", {})
     areas = {name: np.array([name in names for names in inside]) for name in groups}
     x, y, z = image.shape
-    return Space((x, y, z), np.asarray(image.affine), voxels, areas)
+    return Space((x, y, z), np.asarray(image.affine), voxels, areas, model.spec.get("mask"))
 
 
 def _studies(cache: Path, name: str, findings: Findings) -> list[Study]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def differences(held: Holdings, assets: Assets) -> Section:
     )
     pairs = list(_pairs(held.scored))
     if pairs:
-        section.blocks.append(_planes(pairs, assets))
+        section.blocks += _planes(pairs, assets)
         if (certain := _certainty(pairs, assets)) is not None:
             section.blocks.append(certain)
     for study in held.compares:
@@ -60,7 +60,7 @@ def _pairs(models: Sequence[Model]) -> Iterable[Pair]:
                 yield model, largest
 
 
-def _planes(pairs: Sequence[Pair], assets: Assets) -> Figure:
+def _planes(pairs: Sequence[Pair], assets: Assets) -> list[Figure | Tabled]:
     counts: dict[tuple[str, str], NDArray[np.int64]] = {}
     means: dict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
     for model, largest in sorted(pairs, key=lambda pair: pair[0].order):
@@ -81,13 +81,12 @@ def _planes(pairs: Sequence[Pair], assets: Assets) -> Figure:
             rows.append({"models": family, "percents": which} | row | {"voxels": int(count[x, y])})
     names = ("models", "percents", "difference_from", "difference_to", "maximum_from", "maximum_to", "voxels")
     table = Table("difference", "voxels by difference and maximum", columns(*((name, name) for name in names)), rows)
-    parts = [
-        f"{family} {which}: mean {np.concatenate(found).mean():+.3f} over {sum(map(len, found))} voxels"
-        for (family, which), found in means.items()
-    ]
-    alt = "Counts of voxels by difference of r and larger r. " + "; ".join(parts[:12]) + "."
+    whole = _means(means)
+    known = [row for row in whole.rows if row["difference"] is not None]
+    said = [f"{row['models']} {row['percents']}: mean {row['difference']:+.3f}" for row in known[:12]]
+    alt = "Counts of voxels by difference of r and larger r. " + "; ".join(said) + "."
     caption = "Difference of r against the larger r, by backbone (paper, figure 3); beyond the edges counts at them."
-    return assets.figure(
+    drawn = assets.figure(
         table,
         "Difference against maximum",
         caption,
@@ -95,6 +94,18 @@ def _planes(pairs: Sequence[Pair], assets: Assets) -> Figure:
         lambda: planes(counts, DIFFERENCE, MAXIMUM, "difference of r", "larger r"),
         shown=False,
     )
+    return [drawn, Tabled(whole, assets.table(whole))]
+
+
+def _means(differences: Mapping[tuple[str, str], Sequence[NDArray[np.float64]]]) -> Table:
+    """What the planes come to, over the voxels of all subjects."""
+    rows = []
+    for (family, which), found in differences.items():
+        values = np.concatenate(found)
+        mean = float(values.mean()) if len(values) else None
+        rows.append({"models": family, "percents": which, "voxels": len(values), "difference": mean})
+    named = columns(("models", "models"), ("percents", "percents"), ("voxels", "voxels"), ("difference", "mean", 4))
+    return Table("difference-planes", "Mean difference of r over the voxels of all subjects", named, rows, folded=True)
 
 
 def _comparison(name: str, study: Study, assets: Assets) -> list[Figure | Tabled]:
@@ -143,8 +154,8 @@ def _certainty(pairs: Sequence[Pair], assets: Assets) -> Tabled | None:
         columns(
             ("subject", "subject"),
             ("models", "models"),
-            ("percent", "%", 0),
-            ("reference", "less that of %", 0),
+            ("percent", "%"),
+            ("reference", "less that of %"),
             ("seed", "seed"),
             ("difference", "difference", 4),
             ("image_se", "s.e. over images", 4),

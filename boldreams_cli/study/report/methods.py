@@ -18,6 +18,7 @@ from boldreams_cli.study.report.references import REFERENCES
 
 NUMBER = re.compile(r"\[\[(\w+)\]\]")
 CITED = re.compile(r"\[@(\w+)\]")
+GRIDS = {"ridge", "local", "stacked"}  # readouts without receptive fields
 KINDS = {
     "paper": "single trials, mean squared error, Adam [@adam], the published recipe, which after its epochs is not "
     "converged",
@@ -122,7 +123,7 @@ def _data(held: Holdings, text: Methods) -> Iterator[str]:
         sentences.append(
             f"subject {number}{sessions}: {at['train_trials']} trials of "
             f"{at['train_images']} images for training and {at['test_trials']} trials of {at['test_images']} images "
-            f"for testing, {at['voxels']} voxels"
+            f"for testing, {at['voxels']} {said['units']}"
         )
     kinds = {str(said.get("preparation") or "") for said in
              (subject.responses or {} for subject in prepared) if said.get("dataset") != "file"}  # fmt: skip
@@ -141,7 +142,8 @@ def _data(held: Holdings, text: Methods) -> Iterator[str]:
                 "training": "z-scored for each voxel by the training trials"}  # fmt: skip
         how = listed(sorted({ways[said["zscore"]] for said in own}))
         parts.append(f"Responses to images were read from data files, {how}. Some images were held out for testing.")
-    yield " ".join([*parts, f"Of {'; '.join(sentences)}. Voxels were those of {listed(sorted(masks))}."])
+    units = listed(sorted({str((subject.responses or {})["units"]) for subject in prepared})).capitalize()
+    yield " ".join([*parts, f"Of {'; '.join(sentences)}. {units} were those of {listed(sorted(masks))}."])
 
 
 def _everything(subject: Subject) -> str:
@@ -166,11 +168,14 @@ def _models(models: list[Model], text: Methods) -> str:
         kinds.append(f"{kind}: {KINDS.get(kind, 'see the settings')} ({said})")
     tuned = " In models called finetuned the backbone was trained too." * any(m.row.finetuned for m in models)
     seeds = listed(sorted({str(model.row.seed) for model in models}))
+    grids = GRIDS & {model.row.readout for model in models}
+    at_nodes = f" ({listed(sorted(grids))}: through a weight for each filter at each node of a grid)" if grids else ""
     return (
         f"{text.number('models', len(models))} encoding models were fitted with boldreams {__version__} [@boldreams], "
         "which reads activation maps of a network through a receptive field and a weight per filter for each voxel "
-        f"[@fwrf]. Networks: {'; '.join(backbones)}. Of each layer the {shares} % of filters were read whose spatial "
-        "mean varied most over the training images (standard deviation); test images took no part in the choice. "
+        f"[@fwrf]{at_nodes}. Networks: {'; '.join(backbones)}. Of each layer the {shares} % of filters were read whose "
+        "spatial mean varied most over the training images (standard deviation); test images took no part in the "
+        "choice. "
         f"Fits: {'; '.join(kinds)}. Seeds: {seeds}.{tuned}"
     )
 

@@ -18,6 +18,7 @@ from boldreams_cli.interpret.attribution.methods import DEFAULT as METHOD
 from boldreams_cli.interpret.dreams.eccentricity import Profile, litmus, radial_profile
 from boldreams_cli.interpret.products import Kept
 from boldreams_cli.plots.attribution import intensity_mask
+from boldreams_cli.plots.grid import lit
 from boldreams_cli.plots.mosaic import SIDE, mosaic
 from boldreams_cli.plots.radial import radial
 from boldreams_cli.study.report.assets import Assets, columns, square
@@ -223,8 +224,8 @@ def attention(held: Holdings, assets: Assets) -> Section:
     section = Section(
         "attention",
         "Attention maps",
-        "Integrated gradients of an area's mean response, shown as a mask: bright pixels are those that drive the "
-        "response up. The number is the predicted mean beta of the image.",
+        "Integrated gradients of an area's mean response, shown as a mask: pixels in colour are those that drive the "
+        "response up, the others are grey. The number is the predicted mean beta of the image.",
         missing="No attributions yet. `boldreams attribute --roi AREA` makes them.",
     )
     for subject in held.subjects:
@@ -273,7 +274,7 @@ def _add_attention(found: Found, row: str, model: Model, kept: Kept) -> None:
     except DAMAGED_NPZ as error:
         raise ValueError(f"{path.name} is damaged ({error})") from error
     prediction = float(kept.description["prediction"])
-    masked = pixels * intensity_mask(signed)[..., None]
+    masked = lit(pixels, intensity_mask(signed))
     if (row, "image") not in found:
         found[row, "image"] = Shown(_image(pixels), f"The image of {row}.", "", None, str(path))
     alt = f"What drives {row} by {model.label}: predicted mean beta {prediction:.2f}."

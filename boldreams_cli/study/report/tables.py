@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boldreams_cli.data.sessions import ranges
-from boldreams_cli.study.report.assets import Assets, columns, scalars
+from boldreams_cli.study.report.assets import Assets, columns, listed, scalars
 from boldreams_cli.study.report.blocks import Figure, Row, Section, Table, Tabled
 from boldreams_cli.study.report.collect import Holdings, Study, Subject
 from boldreams_cli.study.report.parts import Part
@@ -15,6 +16,7 @@ from boldreams_cli.study.table import WHOLE, flat
 from boldreams_cli.study.table import rows as table_rows
 
 ORDER = ("area", "procedure", "percent", "p_lo", "accuracy", "reference_accuracy", "difference", "lower", "resolvable")
+QUESTION = ("backbone", "procedure", "margin", "reference")  # of a minimal study
 HEADINGS = {
     "percent": "smallest % not inferior",
     "p_lo": "smallest % not worse",
@@ -40,13 +42,14 @@ def data(held: Holdings, assets: Assets) -> Section:
     prepared = [subject for subject in held.subjects if subject.responses is not None]
     if not prepared:
         return section
+    units = listed(sorted({str((subject.responses or {})["units"]) for subject in prepared}))
     split = Table(
         "data",
         "Responses of each subject",
         columns(
             ("subject", "subject"),
             ("sessions", "sessions"),
-            ("voxels", "voxels"),
+            ("voxels", units),
             ("train_images", "training images"),
             ("train_trials", "training trials"),
             ("test_images", "test images"),
@@ -63,7 +66,9 @@ def data(held: Holdings, assets: Assets) -> Section:
     keys = [(f"subject_{subject.number}", f"subject {subject.number}") for subject in prepared]
     counts = {key: (subject.responses or {})["rois"] for subject, (key, _) in zip(prepared, keys, strict=True)}
     rows = [{"area": area} | {key: found.get(area) for key, found in counts.items()} for area in names]
-    areas = Table("voxels-by-area", "Voxels of each area", columns(("area", "area"), *keys), rows, folded=True)
+    areas = Table(
+        "voxels-by-area", f"{units.capitalize()} of each area", columns(("area", "area"), *keys), rows, folded=True
+    )
     section.blocks.append(Tabled(areas, assets.table(areas)))
     return section
 
@@ -120,18 +125,52 @@ def minimal(held: Holdings, assets: Assets) -> Section:
     for study in held.minimals:
         with held.findings.kept_going(study.folder, "run `boldreams minimal` again"):
             section.blocks += _minimal(study, assets)
+    if (over := _over_subjects(held.minimals)) is not None:
+        section.blocks.insert(0, Tabled(over, assets.table(over)))
     return section
+
+
+def _over_subjects(studies: Sequence[Study]) -> Table | None:
+    """Of questions that were asked of several subjects, the percent that suffices in all: the largest."""
+    asked: dict[tuple[str, ...], dict[Any, Mapping[str, Any]]] = defaultdict(dict)
+    # Of several answers to one question the newest stands.
+    for study in sorted(studies, key=lambda study: (study.folder / "minimal.json").stat().st_mtime):
+        said = study.said
+        chosen = said.get("reference_by") == "validation"
+        reference = "best on held-out images" if chosen else _share(said.get("reference"))
+        asked_for = (str(said.get("backbone")), _kind(said), _percent(said.get("margin")), reference)
+        asked[asked_for][said.get("subject")] = said["rois"]
+    rows: list[dict[str, Any]] = []
+    for question, answers in asked.items():
+        if len(answers) < 2:
+            continue
+        for area in dict.fromkeys(area for rois in answers.values() for area in rois):
+            found = [rois[area] for rois in answers.values() if area in rois]
+            percents = [row.get("percent") for row in found]
+            row: dict[str, Any] = dict(zip(QUESTION, question, strict=True)) | {"area": area}
+            row |= {"subjects": len(found), "percent": None if None in percents else max(percents)}
+            rows.append(row | {"resolvable": all(row.get("resolvable") for row in found)})
+    if not rows:
+        return None
+    keys = ("backbone", "procedure", "area", "subjects", "percent", "margin", "reference", "resolvable")
+    named = columns(*((key, HEADINGS.get(key, key)) for key in keys))
+    return Table("minimal-over-subjects", "Smallest percent not inferior in every subject", named, rows)
+
+
+def _kind(said: Mapping[str, Any]) -> str:
+    """The procedure that a minimal study compared."""
+    return str(said.get("recipe") or said.get("readout") or "") + ", finetuned" * bool(said.get("finetuned"))
 
 
 def _minimal(study: Study, assets: Assets) -> list[Figure | Tabled]:
     said = study.said
-    kind = str(said.get("recipe") or said.get("readout") or "") + ", finetuned" * bool(said.get("finetuned"))
+    kind = _kind(said)
     who = f"subject {said.get('subject')}, {said.get('backbone')}, {kind}"
     title = f"{who}: margin {_percent(said.get('margin'))}, reference {_share(said.get('reference'))}"
+    title += f", {said['measure']} compared" if said.get("measure", "A") != "A" else ""
     procedures = [{"procedure": kind, "ranks": said.get("ranks"), "rois": said["rois"]}]
     for other in said.get("beside") or []:
-        name = str(other.get("recipe") or other.get("readout")) + ", finetuned" * bool(other.get("finetuned"))
-        procedures.append({"procedure": name, "ranks": other.get("ranks"), "rois": other["rois"]})
+        procedures.append({"procedure": _kind(other), "ranks": other.get("ranks"), "rois": other["rois"]})
     rows: list[dict[str, Any]] = [
         {"area": area, "procedure": one["procedure"], "ranks": one["ranks"]} | scalars(row)
         for one in procedures
@@ -160,7 +199,7 @@ def _margins(name: str, who: str, margins: list[dict[str, Any]], assets: Assets)
         {"area": area} | {key: one["rois"].get(area, {}).get("percent") for key, one in zip(keys, margins, strict=True)}
         for area in areas
     ]
-    named = [(key, f"margin {_percent(one['margin'])}", 0) for key, one in zip(keys, margins, strict=True)]
+    named = [(key, f"margin {_percent(one['margin'])}", None) for key, one in zip(keys, margins, strict=True)]
     table = Table(
         f"{name}-margins", f"Smallest percent by margin, {who}", columns(("area", "area"), *named), rows, folded=True
     )
@@ -227,7 +266,7 @@ def settings(held: Holdings, assets: Assets) -> Section:
         columns(
             ("subject", "subject"),
             ("backbone", "backbone"),
-            ("percent", "%", 0),
+            ("percent", "%"),
             ("kind", "recipe or readout"),
             ("seed", "seed"),
             ("filters", "filters"),

@@ -1,0 +1,123 @@
+"""What a page says of models that are called alike, of subjects together, of vertices, of other tests."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boldreams_cli.encoding.evaluation.influences import load_influences
+from boldreams_cli.encoding.evaluation.statistics import image_error
+from boldreams_cli.study.report.collect import collect
+from boldreams_cli.study.report.variants import names_of
+
+from ...conftest import Run
+from .conftest import FAST, NETWORK, Reported
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def spec(percent: float, seed: int = 0, **training: object) -> dict:
+    said = {"percent": percent, "seed": seed, **training}
+    return {"percent": percent, "training": said, "responses": "r", "backbone_weights": {"digest": "d"}}
+
+
+def test_only_what_differs_at_one_percent_and_seed_is_named() -> None:
+    assert names_of([[spec(1, epochs=150), spec(10, epochs=10)]]) == [["", ""]], "the solver chose them"
+    assert names_of([[spec(1), spec(1, seed=1)]]) == [["", ""]]
+    twice = [spec(1, grid=5, epochs=10), spec(1, grid=9, epochs=10), spec(10, grid=9, epochs=12)]
+    assert names_of([twice, [spec(1, grid=9)]]) == [["grid 5", "grid 9", "grid 9"], ["grid 9"]]
+    assert names_of([[spec(1, compress="sqrt"), spec(1)]]) == [["compress sqrt", "compress None"]]
+    others = [spec(1), spec(1) | {"responses": "s"}]
+    assert names_of([others, [spec(1)]]) == [["responses r", "responses s"], [""]]
+
+
+@pytest.fixture(scope="module")
+def alike(run: Run, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache with models of subject 1 that differ in grid and seed, each with a dream of V1."""
+    copy = Path(shutil.copytree(cache, tmp_path_factory.mktemp("alike") / "cache"))
+    common = ("--cache", copy, "--subject", 1, "--percent", 10)
+    for more in (("--grid", 4), ("--seed", 1)):
+        model = run("fit", *common, *FAST, *more, "--json").json["model"]
+        run("score", "--cache", copy, "--model", model)
+        run("dream", "--cache", copy, "--model", model, "--roi", "V1", "--steps", 1, "--count", 1)
+    return copy
+
+
+def test_models_that_are_called_alike_are_told_apart(run: Run, alike: Path) -> None:
+    page = Path(run("report", "--cache", alike, "--json").json["file"])
+    beside = page.with_name("report_files")
+    names = [model.label for model in collect(alike).models if model.subject == 1 and model.row.percent == 10]
+    assert len(names) == len(set(names)) == 3
+    assert any("grid 4" in name for name in names)
+    assert any("seed 1" in name for name in names)
+    shown = {row["column"] for row in rows(beside / "early-subj01.csv") if row["row"] == "V1"}
+    assert shown == set(names), "a dream of each"
+    pairs = [row for row in rows(beside / "difference-means.csv") if row["subject"] == "1"]
+    assert len(pairs) == 1, "only models of one grid and seed are compared by percent"
+    counted = {row["model"]: row["subjects"] for row in rows(beside / "areas.csv") if row["area"] == "V1"}
+    assert sorted(counted.values()) == ["1", "2"], "two families; seeds are no subjects"
+
+
+def test_images_that_subjects_share_are_one_sample(reported: Reported) -> None:
+    """Both subjects saw the same test images, so their influences add up image by image."""
+    folders = sorted(path.parent for path in reported.cache.glob("models/*/*/percent-10-*/spec.json"))
+    found = [load_influences(folder) for folder in folders]
+    assert len(found) == 2
+    assert np.array_equal(found[0].images, found[1].images)
+    together = np.mean([one.r[one.row("V1")] for one in found], axis=0)
+    (row,) = [row for row in rows(reported.beside / "areas.csv") if row["area"] == "V1"]
+    assert float(row["r_image_se"]) == pytest.approx(float(image_error(together)))
+    apart = np.hypot(*[float(image_error(one.r[one.row("V1")])) for one in found]) / 2
+    assert float(row["r_image_se"]) != pytest.approx(apart, rel=1e-3)
+
+
+def test_the_largest_percent_over_subjects(run: Run, alike: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(alike, tmp_path / "cache"))
+    run("fit", "--cache", copy, "--subject", 2, "--percent", 1, *FAST)
+    run("score", "--cache", copy, "--subject", 2, "--percent", 1)
+    asked = ("minimal", "--cache", copy, "--backbone", NETWORK, "--reference", 10, "--margin", "50%", "--json")
+    models = [f"percent-1-fast-{row.name.rsplit('-', 1)[1]}" for row in copy.glob("models/*/*/percent-1-fast-*")]
+    said = [run(*asked, "--model", name).json for name in models]
+    page = Path(run("report", "--cache", copy, "--json").json["file"])
+    over = {row["area"]: row for row in rows(page.with_name("report_files") / "minimal-over-subjects.csv")}
+    assert over.keys() == set(said[0]["rois"]) | set(said[1]["rois"])
+    for area, row in over.items():
+        percents = [one["rois"][area]["percent"] for one in said if area in one["rois"]]
+        expected = "" if None in percents else str(float(max(percents)))
+        assert (row["percent"], row["subjects"]) == (expected, str(len(percents))), area
+    assert "Smallest percent not inferior in every subject" in page.read_text()
+
+
+def test_other_tests_are_a_table(run: Run, own: Path) -> None:
+    model = next(own.glob("models/subj01/*/percent-10-*"))
+    scores = json.loads((model / "scores.json").read_text())
+    other = scores | {"test": "synthetic", "r_mean": 0.123456789, "images": 7, "r_within_kinds_mean": 0.05}
+    (model / "scores-synthetic.json").write_text(json.dumps(other))
+    folds = {"folds": 5, "images": 30, "voxels": 9, "r_mean": 0.25, "r_image_se": 0.01, "r_ci": [0.2, 0.3]}
+    (model / "scores.json").write_text(json.dumps(scores | {"folds": folds | {"ceiling_mean": 0.6, "rois": {}}}))
+    stale = next(own.glob("models/subj01/*/percent-1-*"))
+    (stale / "scores-synthetic.json").write_text(json.dumps(other | {"weights_digest": "of others"}))
+    page = Path(run("report", "--cache", own, "--json").json["file"])
+    found = rows(page.with_name("report_files") / "other-tests.csv")
+    assert [(row["test"], row["images"], row["r_mean"]) for row in found] == [
+        ("training images, 5 folds", "30", "0.25"),
+        ("synthetic", "7", "0.123456789"),
+    ]
+    assert found[0]["r_of_test_images"] == repr(scores["r_mean"])
+    assert "training images, 5 folds" in page.read_text()
+
+
+def test_percents_are_written_as_they_are(reported: Reported) -> None:
+    from boldreams_cli.study.report.assets import columns
+
+    (percent,) = columns(("percent", "%"))
+    assert [percent.text(value) for value in (0.5, 2.5, 10.0, 100.0, None)] == ["0.5", "2.5", "10", "100", "–"]
+    assert ">10</data>" in reported.html
