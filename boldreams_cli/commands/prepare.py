@@ -33,9 +33,11 @@ def prepare(
 
     Betas are z-scored per voxel and session. Goes on after the last finished session if it was stopped; fit does
     the same where it is missing. A data file of your own (docs/data-format.md) may have no sessions: then by mean and
-    deviation over the training trials; and no marks of the test: then a tenth of the images is held out.
+    deviation over the training trials; no marks of the test: then a tenth of the images is held out; and no noise
+    ceiling: then it is estimated from the repeats of images, where there are any.
     """
     from boldreams_cli.console import stop_on_signals
+    from boldreams_cli.data.reliability import said_of_ceiling
 
     subject = options.the_subject(subject, cache, nsd_root, betas)
     dataset = options.dataset_of(options.root_for(subject, cache, nsd_root), betas)
@@ -50,5 +52,6 @@ def prepare(
         f"subject {subject}: {summary['voxels']} {found.units.plural}, {sessions_said}",
         f"train: {summary['train']['images']} images, {summary['train']['trials']} trials",
         f"test:  {summary['test']['images']} images, {summary['test']['trials']} trials",
-        f"areas: {areas}",
+        said_of_ceiling(found.ceiling_source, found.ceiling_images),
+        f"areas: {areas or 'none'}",
     )

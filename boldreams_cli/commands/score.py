@@ -84,6 +84,7 @@ def score(
 
     Fitted receptive fields are compared with measured ones (prf_*.nii.gz) where --nsd-root has them. --test synthetic
     predicts NSD-synthetic's images, by the full network; its files end in -synthetic and replace none of the others.
+    A data file without ceilings has those estimated from the repeats of its images, and it is said so.
     docs/reading-the-numbers.md explains all of them.
     """
     from boldreams_cli.console import ChoiceError, stop_on_signals
@@ -132,12 +133,15 @@ def _lines(summary: dict[str, Any]) -> list[str]:
 
 def _report(summary: dict[str, Any]) -> list[str]:
     """What is said of all voxels."""
+    from boldreams_cli.data.reliability import said_of_ceiling
+
     method = f"{summary['permutations']} permutations" if summary["permutations"] else "standard errors over images"
     unknown = summary["ceiling_mean"] is None or not math.isfinite(summary["ceiling_mean"])
     measured = [
         f"{name.removesuffix('_mean').replace('_', ' ')}: mean {_number(summary[name])}" for name in _measures()
     ]
-    no_ceiling = ["no noise ceiling: the data say none, and r can be compared with nothing"] if unknown else []
+    source = None if unknown else summary.get("ceiling_source")  # scores of before may not say it
+    ceiling = [said_of_ceiling(source, summary.get("ceiling_images"))] if unknown or source else []
     return [
         f"model: {summary['model']}",
         f"r: mean {_number(summary['r_mean'])} ± {_number(summary['r_image_se'])} (standard error over "
@@ -149,7 +153,7 @@ def _report(summary: dict[str, Any]) -> list[str]:
         f"voxels: {summary['voxels']}, of which {summary['excluded']} left out; {summary['voxels_q05']} predicted at "
         f"q < 0.05 (from {method})",
         *measured,
-        *no_ceiling,
+        *ceiling,
     ]
 
 

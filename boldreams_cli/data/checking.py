@@ -28,10 +28,8 @@ def check_inputs(responses: Responses, dataset: Dataset, stop: StopFlag | None =
         If something differs; the message names it.
     """
     dataset = dataset.of_request(responses.request)
-    if responses.subject not in dataset.subjects():
-        logger.info(
-            "no betas of subject %s under %s: %s is taken as it is", responses.subject, dataset.root, responses.path
-        )
+    if lacking := dataset.lacking(responses.subject):
+        logger.info("%s: %s is taken as it is", lacking, responses.path)
         return
     made = responses.request
     mask = responses.mask

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, listing, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.data import identity
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.checking import check_betas, check_inputs
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.neutral.reading import subject_of
 from boldreams_cli.data.opening import is_data_file, open_dataset, preparation_of
-from boldreams_cli.data.preparing import complete_stores, store_path
+from boldreams_cli.data.preparing import complete_stores, file_of, store_path
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.sessions import parse_sessions, ranges
 from boldreams_cli.data.subjects import Subject, subject_of_store
@@ -85,16 +85,19 @@ def root_of(cache: Path, subject: Subject, root: Path | None) -> Path | None:
         return root
     if isinstance(subject, int):
         return root
-    found = [Path(file) for path in complete_stores(cache, subject) if (file := attributes(path).get("file"))]
+    found = [file for path in complete_stores(cache, subject) if (file := file_of(path)) is not None]
     return next((file for file in found if file.is_file()), found[0] if found else None)
 
 
 def at_hand(nsd_root: Path | None, subject: Subject, betas: str | None = None) -> Dataset | None:
-    """The data set, if the subject's betas are there: they may be deleted once they are prepared."""
+    """The data set, if all that a request of the subject is made of is there: it may be deleted once it is prepared."""
     if nsd_root is None or not nsd_root.exists():
         return None
     dataset = open_dataset(nsd_root, betas)
-    return dataset if subject in dataset.subjects() else None
+    if lacking := dataset.lacking(subject):
+        logger.debug("%s", lacking)
+        return None
+    return dataset
 
 
 def _check_betas_kept(path: Path, request: dict[str, Any], default: bool) -> None:
@@ -129,6 +132,8 @@ def _cached(
                 f"1, 01 or subj01; subjects prepared: {listing(sorted(there))} (--subject, --sessions, --mask)"
             )
         dataset = open_dataset(nsd_root, betas)
+        if nsd_root is not None and is_data_file(nsd_root) and (lacking := dataset.lacking(subject)):
+            raise BoldreamsError(lacking)
         if others := dataset.preparations(subject):
             raise ChoiceError(
                 f"no such betas of subject {subject} under {dataset.root}, nor such responses in {cache}; of this "
@@ -188,6 +193,5 @@ def areas_of(subject: Subject, cache: Path, nsd_root: Path | None) -> Areas:
 
 
 def names_of(request: Mapping[str, Any]) -> str | None:
-    """Hash of the names of the images that responses are to; None where a data set numbers its images for all."""
-    found: str | None = request.get("images", {}).get("names")
-    return found
+    """Hash of what identifies the images that responses are to; None where a data set numbers its images for all."""
+    return identity.of_named_images(request.get("images"))

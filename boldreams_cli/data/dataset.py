@@ -51,6 +51,7 @@ class Contents:
     trials : of the sessions chosen.
     areas : over the voxels used.
     ncsnr : (V,) float32, noise-ceiling signal-to-noise ratio; NaN where it is not known.
+    ncsnr_of : images whose repeats it is estimated from once the betas are prepared; None where it is as given.
     file : that all was read from, to find it again; None where a root is given with every command.
     vertices : of the left and the right mesh, where units are vertices and that is known.
     """
@@ -62,6 +63,7 @@ class Contents:
     ncsnr: NDArray[np.float32]
     file: Path | None = None
     vertices: tuple[int, int] | None = None
+    ncsnr_of: int | None = None
 
 
 if TYPE_CHECKING:
@@ -99,6 +101,10 @@ class Dataset(Protocol):
         """Subjects whose responses are there."""
         ...
 
+    def lacking(self, subject: Any) -> str:
+        """What is not there of all that a request of this subject is made of, for people; empty if nothing."""
+        ...
+
     def of_request(self, request: dict[str, Any]) -> Dataset:
         """The same data set, opened for the betas that a request was made of, where it has several."""
         ...
@@ -121,6 +127,10 @@ class Dataset(Protocol):
 
     def image_named(self, name: str) -> int | None:
         """Id of the image of this name; None where images have no names, or none has this one."""
+        ...
+
+    def image_label(self, image: int) -> str:
+        """What people call an image: its name, or its number where images have no names."""
         ...
 
     def stimuli(self) -> Stimuli:

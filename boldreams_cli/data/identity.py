@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.files import reading
+from boldreams_cli.files import fingerprint, reading
 
 SAMPLES, SAMPLE_BYTES = 64, 16_384
 NAMES = {
@@ -61,6 +61,14 @@ def content(array: NDArray[Any]) -> str:
     hashed = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     hashed.update(np.ascontiguousarray(array).data)
     return hashed.hexdigest()[:DIGITS]
+
+
+def of_named_images(said: Mapping[str, Any] | None) -> str | None:
+    """Hash of what identifies images that have names; None where a data set numbers its images for all subjects.
+
+    Not of the names alone: two subjects' pictures may be called the same.
+    """
+    return fingerprint(said) if said and "names" in said else None
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

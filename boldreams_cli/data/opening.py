@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from boldreams_cli.console import ChoiceError
@@ -43,7 +44,25 @@ def is_data_file(root: Path) -> bool:
 
 def image_named(root: Path | None, name: str) -> int | None:
     """Id of the image that a data set calls so, None where none is."""
-    return open_dataset(root).image_named(name) if root is not None and is_data_file(root) else None
+    return _named(root).image_named(name) if root is not None and is_data_file(root) else None
+
+
+def label_of(root: Path | None, image: int) -> str:
+    """What people call an image: its name in a data file that is there, else its number; for captions and titles."""
+    return _named(root).image_label(image) if root is not None and root.is_file() else str(image)
+
+
+def _named(root: Path) -> Dataset:
+    """A data file, whose names are read once while it stays the same: they are asked for image by image."""
+    if not root.is_file():
+        return open_dataset(root)
+    found = root.stat()
+    return _opened(root, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(root: Path, size: int, changed: int) -> Dataset:
+    return open_dataset(root)
 
 
 def preparation_of(betas: str | None) -> str | None:

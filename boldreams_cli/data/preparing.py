@@ -20,7 +20,18 @@ from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError, listing, logger, progress, size
 from boldreams_cli.data import identity
 from boldreams_cli.data.dataset import Contents
-from boldreams_cli.data.responses import FORMAT_VERSION, SESSION, read_array
+from boldreams_cli.data.reliability import ncsnr_from_repeats
+from boldreams_cli.data.responses import (
+    CEILING,
+    ESTIMATED_OF,
+    FORMAT_VERSION,
+    NCSNR,
+    PLACE,
+    SESSION,
+    Responses,
+    read_array,
+    to_do,
+)
 from boldreams_cli.data.subjects import Subject, folder_of, store_name, subject_of_store
 from boldreams_cli.stores import ResumableStore
 from boldreams_cli.zarr_files import attributes, is_whole
@@ -55,7 +66,8 @@ def create(path: Path, contents: Contents) -> ResumableStore:
             f"{path.parent} has {size(free)} free; {trials} trials of {voxels} voxels may take "
             f"{size(needed)}: use --cache DIR on another disk, fewer --sessions or a smaller --mask"
         )
-    return ResumableStore.create(path, lambda folder: _build(folder, contents), _attributes(contents), changing=())
+    changing = () if contents.ncsnr_of is None else (f"{NCSNR}/c/*",)
+    return ResumableStore.create(path, lambda folder: _build(folder, contents), _attributes(contents), changing)
 
 
 def _attributes(contents: Contents) -> dict[str, Any]:
@@ -64,6 +76,8 @@ def _attributes(contents: Contents) -> dict[str, Any]:
     more: dict[str, Any] = {} if contents.file is None else {"file": contents.file}
     if areas.space is not None:
         more |= {"space": areas.space, "vertices": contents.vertices}
+    if contents.ncsnr_of is not None:
+        more |= {ESTIMATED_OF: contents.ncsnr_of}
     described: dict[str, Any] = files.to_json(
         {
             "format": FORMAT_VERSION,
@@ -142,11 +156,10 @@ def prepare(
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a store of this version is there with all of its sessions."""
+    """Whether a store of this version is there with all of its units."""
     if not is_whole(path) or attributes(path).get("format") != FORMAT_VERSION:
         return False
-    store = ResumableStore(path)
-    return {session for session, _ in store.attributes["sessions"]} <= store.done(SESSION).keys()
+    return not to_do(ResumableStore(path))
 
 
 def complete_stores(cache: Path, subject: Subject) -> list[Path]:
@@ -163,6 +176,14 @@ def complete_stores(cache: Path, subject: Subject) -> list[Path]:
     return found
 
 
+def file_of(path: Path) -> Path | None:
+    """Where the data file lies that a store was made from, as `prepare` last saw it; None where there is none."""
+    made_from = attributes(path).get("file")
+    moved = ResumableStore(path).last(PLACE).get("file")
+    said = made_from if moved is None else moved["path"]
+    return None if said is None else Path(said)
+
+
 def _say_what_differs(cache: Path, request: dict[str, Any]) -> None:
     """Log what tells a new store from the most similar one that the cache holds of this subject."""
     known = complete_stores(cache, request["subject"])
@@ -177,7 +198,7 @@ def _say_what_differs(cache: Path, request: dict[str, Any]) -> None:
 
 
 def fill(store: ResumableStore, dataset: Dataset, stop: StopFlag) -> None:
-    """Z-score and write the sessions that are not done, two at once where they are small.
+    """Z-score and write the sessions that are not done, two at once where they are small; then what comes from them.
 
     Each session has a lock: those that another process has in hand are waited for at the end, and made here if it dies.
 
@@ -221,6 +242,22 @@ def fill(store: ResumableStore, dataset: Dataset, stop: StopFlag) -> None:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+    if ESTIMATED_OF in store.attributes:
+        _estimate_ncsnr(store, stop)
+
+
+def _estimate_ncsnr(store: ResumableStore, stop: StopFlag) -> None:
+    """Signal-to-noise ratios from the repeats of the betas that were written, the units of a chunk at a time."""
+    with store.unit_lock(CEILING, NCSNR, wait=True, stop=stop):
+        if NCSNR in store.done(CEILING):
+            return
+        whole = Responses(store)
+        found = np.empty(len(whole.voxels), np.float32)
+        for start in range(0, len(found), VOXELS_PER_CHUNK):
+            stop.check(f"the sessions are kept in {store.path}")
+            part = slice(start, start + VOXELS_PER_CHUNK)
+            found[part] = ncsnr_from_repeats(whole.read_betas(voxels=part), whole.trial_images, whole.trial_repeats)
+        store.add(CEILING, NCSNR, [store.write_array(NCSNR, (0,), found)])
 
 
 def _bytes_each(store: ResumableStore) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, logger
 from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.reliability import ESTIMATED
 from boldreams_cli.data.subjects import Subject, store_name
 from boldreams_cli.data.units import Units, VertexUnits, VoxelUnits
 from boldreams_cli.stores import ResumableStore
@@ -27,6 +28,9 @@ SESSION = "session"  # the kind of unit
 
 
 SOURCE = "source"  # the kind of line that notes a new time of change of a session's file, found to be the same betas
+PLACE = "place"  # the kind of line that notes where the file lies now that the store was made from
+CEILING, NCSNR = "ceiling", "ncsnr"  # kind and unit of signal-to-noise ratios that are estimated from the betas
+ESTIMATED_OF = "ncsnr_of"  # the attribute of a store whose ratios are: images whose repeats they come from
 IntArray = NDArray[np.integer]
 Images = Sequence[int] | IntArray
 
@@ -47,6 +51,8 @@ class Responses:
     trial_repeats : (T,) int32 presentations that each trial is the average of; None where each is one.
     file : that it was made from; None where that lies under a root.
     areas : labels of the voxels.
+    ceiling_source : what the noise ceilings come from; None where there are none.
+    ceiling_images : of which images' repeats; None where they are not estimated.
     """
 
     def __init__(self, store: ResumableStore) -> None:
@@ -58,6 +64,7 @@ class Responses:
         self.subject: Subject = attrs["subject"]
         self.file = Path(attrs["file"]) if "file" in attrs else None
         self.sessions = [int(session) for session, _ in attrs["sessions"]]
+        self.ceiling_source, self.ceiling_images = _ceiling_source(attrs)
         x, y, z = attrs["shape"]
         self.shape: tuple[int, int, int] = (x, y, z)
         self.affine = np.array(attrs["affine"], np.float64)
@@ -117,8 +124,8 @@ class Responses:
         again = f"run `boldreams prepare --subject {attrs['subject']}`"
         if files.fingerprint(attrs["request"]) != attrs["fingerprint"]:
             raise MismatchError(f"{path} does not match its fingerprint {attrs['fingerprint']}; delete it and {again}")
-        if missing := [session for session, _ in attrs["sessions"] if session not in store.done(SESSION)]:
-            raise BoldreamsError(f"{path} is incomplete: session {listing(missing)} to do; {again}")
+        if missing := to_do(store):
+            raise BoldreamsError(f"{path} is incomplete: {listing(missing)} to do; {again}")
         store.check_static()
         with _named_damage(path):
             return cls(store)
@@ -256,6 +263,8 @@ class Responses:
             "train": {"images": len(self.train_images), "trials": len(self.trial_test) - test},
             "test": {"images": len(self.test_images), "trials": test},
             "rois": self.areas.counts(),
+            "ceiling_source": self.ceiling_source,
+            "ceiling_images": self.ceiling_images,
             "responses": str(self.path),
             **({"preparation": preparation} if preparation else {}),
         }
@@ -271,6 +280,25 @@ class Responses:
             *counts["train"].values(),
             *counts["test"].values(),
         )
+
+
+def to_do(store: ResumableStore) -> list[str]:
+    """Units that are not done: sessions, and the estimate of their ceilings where the store is to have one."""
+    done = store.done(SESSION)
+    found = [f"session {session}" for session, _ in store.attributes["sessions"] if session not in done]
+    if ESTIMATED_OF in store.attributes and NCSNR not in store.done(CEILING):
+        found.append("noise ceilings")
+    return found
+
+
+def _ceiling_source(attrs: dict[str, Any]) -> tuple[str | None, int | None]:
+    """What noise ceilings come from, and of how many images' repeats where they are estimated."""
+    if (images := attrs.get(ESTIMATED_OF)) is not None:
+        return ESTIMATED, int(images)
+    request = attrs["request"]
+    if (said := request.get("ceiling")) is not None:
+        return str(said[0]), None
+    return (NCSNR if request.get("ncsnr") is not None else None), None
 
 
 @contextmanager

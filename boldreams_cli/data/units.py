@@ -44,13 +44,17 @@ class VoxelUnits:
             raise ChoiceError(f"shape is {shape}; it must be the three sides of the volume, 1 to {LARGEST_SIDE} each")
         outside = ((ijk < 0) | (ijk >= shape)).any(1)
         if outside.any():
-            raise ChoiceError(f"ijk: {int(outside.sum())} voxels lie outside a volume of shape {shape}")
+            raise ChoiceError(
+                f"ijk: {int(outside.sum())} voxels lie outside a volume of shape {shape}; indices are counted from 0"
+            )
         repeated = len(ijk) - len(np.unique(np.ravel_multi_index(tuple(ijk.T), shape)))
         if repeated:
             raise ChoiceError(f"ijk: {repeated} voxels are there more than once")
         affine = np.asarray(self.affine, np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.det(affine):
             raise ChoiceError("affine must be (4, 4), finite and invertible: voxel indices to mm")
+        if not np.allclose(affine[3], (0, 0, 0, 1)):
+            raise ChoiceError("affine must be (4, 4) with 0 0 0 1 as its last row, not column: voxel indices to mm")
         for name, value in (("ijk", ijk), ("affine", affine), ("shape", shape)):
             object.__setattr__(self, name, value)
 

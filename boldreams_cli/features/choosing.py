@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, logger
+from boldreams_cli.data.identity import of_named_images
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.feature_store import FeatureStore, stores
+
+
+def with_images(held: Sequence[FeatureStore], names: str | None) -> list[FeatureStore]:
+    """Those of some stores whose images are these; see `the_store`."""
+    return [store for store in held if of_named_images(store.spec["stimuli"]) == names]
 
 
 def the_store(cache: Path, backbone: str, features: str | None, names: str | None = None) -> FeatureStore:
@@ -18,8 +25,8 @@ def the_store(cache: Path, backbone: str, features: str | None, names: str | Non
     cache : that holds it.
     backbone : its name.
     features : fingerprint of the store; None where there is one.
-    names : hash of the names of the images that it must be of, where a data file has its own; None where images are
-        numbered the same in all of a data set.
+    names : of the images that it must be of, as `data.choosing.names_of` gives them; None where images are numbered
+        the same in all of a data set.
 
     Raises
     ------
@@ -29,7 +36,7 @@ def the_store(cache: Path, backbone: str, features: str | None, names: str | Non
         If there is none.
     """
     there = [store for store in stores(cache, backbone) if features in (None, store.fingerprint)]
-    found = [store for store in there if store.spec["stimuli"].get("names") == names]
+    found = with_images(there, names)
     if not found:
         wanted = f"store {features}" if features else "store"
         others = " with the images of this subject" if there else ""

@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import h5py
@@ -162,21 +163,21 @@ def test_captions_there_are_none(run: Run, made: Path, file: Path) -> None:
     assert "has no captions" in refused.err
 
 
-def test_another_list_of_images_has_a_store_of_its_own(
-    run: Run, made: Path, file: Path, random_alexnet: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("called", ["other {}", "{:03d}"], ids=["other names", "the same names"])
+def test_other_images_have_a_store_of_their_own(run: Run, made: Path, file: Path, tmp_path: Path, called: str) -> None:
     """An index means another picture there: maps of one are never read for the other."""
     other = tmp_path / "other.h5"
     other.write_bytes(file.read_bytes())
     with h5py.File(other, "a") as opened:
         opened.attrs["subject"] = "study-S2"
-        names = [f"other {number}" for number in range(IMAGES)]
+        names = [called.format(number) for number in range(IMAGES)]
         paths = [str(file.parent / "pictures" / f"{number:03d}.jpg") for number in reversed(range(IMAGES))]
         for key, values in (("images/name", names), ("images/path", paths)):
             del opened[key]
             opened[key] = values
     refused = run("fit", "--data", other, "--percent", 10, "--readout", "ridge", "--cache", made, code=3)
     assert "with the images of this subject" in refused.err
+    shutil.rmtree(next(made.glob("responses/study-S2-*")))
     numbered = run("fit", "--subject", 1, "--percent", 10, "--cache", made, code=3)
     assert "with the images of this subject" in numbered.err
 
@@ -196,6 +197,14 @@ def test_a_file_that_changed_or_is_another_subjects_is_named(run: Run, made: Pat
     assert "exclude each other" in run("info", "--data", file, "--nsd-root", tmp_path, "--cache", made, code=2).err
     unknown = run("fit", "--subject", "nobody", "--percent", 10, "--cache", made, code=2).err
     assert "give its file with --data FILE" in unknown
+
+
+def test_a_number_is_of_the_root_where_both_are_in_the_environment(
+    run: Run, file: Path, random_alexnet: Path, tmp_path: Path
+) -> None:
+    common = ("extract", "--backbone", "alexnet", "--weights", random_alexnet, "--cache", tmp_path, "--dry-run")
+    assert run(*common, "--json", BOLDREAMS_DATA=file).json["images"] == IMAGES
+    assert run(*common, "--json", "--subject", 1, BOLDREAMS_DATA=file).json["images"] != IMAGES
 
 
 def test_validate_says_the_same_as_prepare(run: Run, file: Path, tmp_path: Path) -> None:

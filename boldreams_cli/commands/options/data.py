@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +56,18 @@ def nsd_option(command: Command) -> Command:
         if data is not None and nsd_root is not None:
             if source("data") is source("nsd_root") is ParameterSource.COMMANDLINE:
                 raise ChoiceError("--data and --nsd-root exclude each other; give one of them")
-            if isinstance(kwargs.get("subject"), int):  # a number is of that root; both are in the environment
+            if any(isinstance(subject, int) for subject in _asked(kwargs)):  # of that root; both are in the environment
                 data = None
         command(*args, nsd_root=nsd_root if data is None else data, **kwargs)
 
     return run
+
+
+def _asked(given: Mapping[str, Any]) -> tuple[Subject | None, ...]:
+    """Subjects that a command was given, in whichever way it takes them."""
+    one = given.get("subject")
+    several = one if isinstance(one, tuple) else (one,)  # of a sweep
+    return (*several, *given.get("subjects", ()), getattr(given.get("choice"), "subject", None))
 
 
 def subject_option(required: bool = False) -> Callable[[Command], Command]:

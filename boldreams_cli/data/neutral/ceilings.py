@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+HIGH_NCSNR = 10  # a single presentation of which 99 % were signal
+
 
 def ncsnr_of(values: NDArray[np.floating], kind: str, repeats: NDArray[np.integer]) -> NDArray[np.float32]:
     """Signal-to-noise ratio from a ceiling.
@@ -34,3 +36,11 @@ def undefined(values: NDArray[np.floating], kind: str) -> int:
     """How many units have a value that is no ceiling, apart from those that are NaN."""
     wrong = (values < 0) if kind == "ncsnr" else (values < 0) | (values >= 100)
     return int((wrong | np.isinf(values)).sum())
+
+
+def unlikely(values: NDArray[np.floating], kind: str) -> str:
+    """Say what is unlikely about a ceiling's unit; empty if nothing is."""
+    largest = float(np.max(values, where=np.isfinite(values), initial=0))
+    if kind == "ncsnr":
+        return f"the largest ncsnr is {largest:g}; is it a percentage?" if largest > HIGH_NCSNR else ""
+    return f"the largest is {largest:g} %; is it a share, to be multiplied by 100?" if 0 < largest <= 1 else ""

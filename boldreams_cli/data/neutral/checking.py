@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, progress
 from boldreams_cli.data.neutral import ceilings, contents, images
-from boldreams_cli.data.neutral.contents import BLOCK_BYTES
+from boldreams_cli.data.neutral.betas import BETAS, BLOCK_BYTES, Block, blocks
 from boldreams_cli.data.neutral.images import PIXELS
 from boldreams_cli.data.neutral.reading import REMEDY, DataFile, Reading
 from boldreams_cli.data.pictures import check_picture
+from boldreams_cli.data.reliability import ESTIMATED
 from boldreams_cli.files import reading
 
 NAMED = 3  # picture files that are named, of those that cannot be read
@@ -52,24 +54,30 @@ def check(path: Path) -> Checked:
     _look_at_images(data, found)
     facts = _facts(data)
     facts |= found.part(lambda: _look_at_betas(data, found)) or {}
-    _look_at_the_rest(data, found, facts)
+    _look_at_trials(data, found, facts)
+    _look_at_areas(data, found)
+    _look_at_ceiling(data, found, facts)
     return Checked(path, found.errors, found.warnings, facts)
 
 
 def _facts(data: DataFile) -> dict[str, Any]:
     test = contents.test_images(data)[data.trials.image]
-    areas = contents.areas_of(data)
+    areas, sessions = contents.areas_of(data), contents.choose_sessions(data, None)
+    repeats = contents.repeats_of(data, sessions)
+    estimated = data.ceiling is None and repeats.enough
+    kind = None if data.ceiling is None else data.ceiling.kind
     return {
         "subject": data.subject,
         "units": len(data.units),
         "kind": data.units.plural,
         "trials": len(test),
         "images": len(data.images.names),
-        "sessions": [] if data.trials.session is None else contents.choose_sessions(data, None),
+        "sessions": [] if data.trials.session is None else sessions,
         "train": _counted(data, ~test),
         "test": _counted(data, test) | {"marked": data.trials.test is not None},
         "zscore": contents.zscoring(data),
-        "ceiling": None if data.ceiling is None else data.ceiling.kind,
+        "ceiling": ESTIMATED if estimated else kind,
+        "repeated_images": repeats.images,
         "rois": areas.counts(),
     }
 
@@ -84,67 +92,125 @@ def _look_at_images(data: DataFile, found: Reading) -> None:
         return
     if gone := images.missing(data):
         found.errors.append(gone)
-    bad = []
+    bad, oblong = [], 0
     for path in data.images.paths:
         try:
-            check_picture(path)
+            width, height = check_picture(path)
+            oblong += width != height
         except BoldreamsError as error:
             if path.is_file():
                 bad.append(str(error))
     found.errors += [f"{data.path}: images/path: {said}" for said in bad[:NAMED]]
     if len(bad) > NAMED:
         found.errors.append(f"{data.path}: images/path: {len(bad) - NAMED} more are no pictures that can be read")
+    if oblong:
+        found.warn(f"images/path: {oblong} pictures are not square; networks see the middle square of them")
 
 
 def _look_at_pixels(data: DataFile, found: Reading) -> None:
     """Count images of one colour."""
+    plain: list[int] = []
     with reading(data.path, REMEDY), h5py.File(data.path, "r") as file:
         pixels = file[PIXELS]
-        plain = [place for place in range(len(pixels)) if (image := pixels[place]).min() == image.max()]
+        step = max(1, BLOCK_BYTES // math.prod(pixels.shape[1:]))
+        for start in range(0, len(pixels), step):
+            block = pixels[start : start + step]
+            plain += (start + np.flatnonzero(block.min((1, 2, 3)) == block.max((1, 2, 3)))).tolist()
     if plain:
         names = ", ".join(data.images.names[place] for place in plain[:NAMED])
-        found.warn(f"{PIXELS}: {len(plain)} images are of one grey ({names}); extract will refuse them")
+        found.warn(f"{PIXELS}: {len(plain)} images are of one grey ({names}): was their part never written?")
+
+
+@dataclass
+class _Extremes:
+    """Smallest and largest beta of each unit in each session (one where there are none), and which are finite."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    finite: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, sessions: int, units: int) -> _Extremes:
+        """Of nothing yet."""
+        return cls(np.full((sessions, units), np.inf), np.full((sessions, units), -np.inf), np.ones(units, bool))
+
+    def take_in(self, block: Block, session: NDArray[np.int64]) -> None:
+        """Look at some betas; (rows of the block,) place of each one's session."""
+        values, part = np.asarray(block.values, np.float64), block.columns
+        self.finite[part] &= np.isfinite(values).all(0)
+        for place in np.unique(session):
+            own = values[session == place]
+            self.low[place, part] = np.fmin(self.low[place, part], own.min(0))
+            self.high[place, part] = np.fmax(self.high[place, part], own.max(0))
 
 
 def _look_at_betas(data: DataFile, found: Reading) -> dict[str, int]:
-    """Count units that cannot be used: not finite, or the same in all trials."""
-    finite = np.ones(len(data.units), bool)
-    low, high = np.full(len(data.units), np.inf), np.full(len(data.units), -np.inf)
-    with reading(data.path, REMEDY), h5py.File(data.path, "r") as file:
-        betas = file["betas"]
-        step = max(1, BLOCK_BYTES // (8 * betas.shape[1]))
-        with progress("validate", len(betas), "trials") as shown:
-            for start in range(0, len(betas), step):
-                block = np.asarray(betas[start : start + step], np.float64)
-                finite &= np.isfinite(block).all(0)
-                low, high = np.fmin(low, block.min(0)), np.fmax(high, block.max(0))
-                shown.advance(len(block))
-    counts = {"not_finite": int((~finite).sum()), "constant": int((finite & (low == high)).sum())}
-    if counts["not_finite"]:
-        found.warn(f"betas: {counts['not_finite']} units have values that are not finite; they will be left out")
-    if counts["constant"]:
-        found.warn(f"betas: {counts['constant']} units are the same in all trials; they will be left out")
+    """Count units that cannot be used: not finite, or the same in all trials that are z-scored together."""
+    by_session = contents.zscoring(data) == "session" and data.trials.session is not None
+    session = data.trials.session if by_session else np.zeros(len(data.trials.image), np.int64)
+    names, places = np.unique(session, return_inverse=True)
+    seen = _Extremes.of(len(names), len(data.units))
+    total = len(places) * len(data.units)
+    with (
+        reading(data.path, REMEDY),
+        h5py.File(data.path, "r") as file,
+        progress("validate", total, "betas") as shown,
+    ):
+        for block in blocks(file[BETAS], np.arange(len(places))):
+            seen.take_in(block, places[block.first : block.end])
+            shown.advance(block.values.size)
+    finite, same = seen.finite, seen.low.min(0) == seen.high.max(0)
+    sometimes = (seen.low == seen.high).any(0) & ~same
+    counts = {"not_finite": int((~finite).sum()), "constant": int((finite & same).sum())}
+    counts["constant_in_a_session"] = int((finite & sometimes).sum()) if by_session else 0
+    said = {
+        "not_finite": "have values that are not finite",
+        "constant": "are the same in all trials",
+        "constant_in_a_session": "are the same in all trials of a session",
+    }
+    for name, count in counts.items():
+        if count:
+            found.warn(f"betas: {count} units {said[name]}; they will be left out")
     if sum(counts.values()) == len(finite):
         found.errors.append(f"{data.path}: betas: no unit has finite betas that vary")
     return counts
 
 
-def _look_at_the_rest(data: DataFile, found: Reading, facts: dict[str, Any]) -> None:
-    marks, names = data.trials, data.images.names
+def _look_at_trials(data: DataFile, found: Reading, facts: dict[str, Any]) -> None:
+    marks, names, test = data.trials, data.images.names, facts["test"]["images"]
     if unseen := len(names) - len(np.unique(marks.image)):
-        found.warn(f"trial/image: {unseen} of {len(names)} images are in no trial")
+        first = "" if (marks.image == 0).any() else "; the first is one of them: indices are counted from 0"
+        found.warn(f"trial/image: {unseen} of {len(names)} images are in no trial{first}")
     if marks.test is None:
-        found.warn(f"trial/test is missing: {facts['test']['images']} of the images shown will be held out as the test")
+        found.warn(f"trial/test is missing: {test} of the images shown will be held out as the test")
+    if test < contents.LEAST_TEST:
+        found.warn(f"trial/test: {test} images are the test; a correlation over so few says nothing")
+    if lonely := contents.lonely_sessions(data, contents.choose_sessions(data, None)):
+        found.errors.append(lonely)
+
+
+def _look_at_areas(data: DataFile, found: Reading) -> None:
     if not data.areas:
         found.warn("areas is missing: --roi will have nothing to choose from")
     if empty := [area.names[label] for area in data.areas for label in area.names if not (area.labels == label).any()]:
         found.warn(f"areas: {len(empty)} have no unit: {', '.join(empty[:NAMED])}")
-    if data.ceiling is None:
-        found.warn("ceiling is missing: there will be no noise ceilings")
+
+
+def _look_at_ceiling(data: DataFile, found: Reading, facts: dict[str, Any]) -> None:
+    ceiling, repeated = data.ceiling, facts["repeated_images"]
+    if ceiling is None:
+        if facts["ceiling"] == ESTIMATED:
+            found.warn(f"ceiling is missing: it will be estimated from the repeats of {repeated} images")
+        else:
+            few = f"only {repeated} images are" if repeated else "no image is"
+            found.warn(f"ceiling is missing, and {few} in several trials: there will be no noise ceilings")
         return
-    if wrong := ceilings.undefined(data.ceiling.values, data.ceiling.kind):
-        found.warn(f"ceiling: {wrong} values are no {data.ceiling.kind} ceiling; they count as not known")
-    if data.ceiling.kind == "test-set" and facts["test"]["images"] == facts["test"]["trials"] and marks.repeats is None:
+    if wrong := ceilings.undefined(ceiling.values, ceiling.kind):
+        found.warn(f"ceiling: {wrong} values are no {ceiling.kind} ceiling; they count as not known")
+    if odd := ceilings.unlikely(ceiling.values, ceiling.kind):
+        found.warn(f"ceiling: {odd}")
+    one_each = facts["test"]["images"] == facts["test"]["trials"] and data.trials.repeats is None
+    if ceiling.kind == "test-set" and one_each:
         found.warn(
             "ceiling: test-set, but every test image has one trial and trial/repeats is missing: taken as of one "
             "presentation"

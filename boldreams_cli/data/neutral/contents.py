@@ -1,30 +1,30 @@
-"""What a subject's responses are made from in a data file: their identity, trials, areas, ceilings and betas."""
+"""What a subject's responses are made from in a data file but betas: their identity, trials, areas, ceilings."""
 
 from __future__ import annotations
 
 import hashlib
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing
+from boldreams_cli.console import BoldreamsError, ChoiceError, listing
 from boldreams_cli.data import identity
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.dataset import Contents, Trials
+from boldreams_cli.data.neutral.betas import ONLY, betas_identity, rows_of
 from boldreams_cli.data.neutral.ceilings import ncsnr_of
-from boldreams_cli.data.neutral.images import names_identity
-from boldreams_cli.data.neutral.reading import REMEDY, DataFile
+from boldreams_cli.data.neutral.images import FileStimuli
+from boldreams_cli.data.neutral.reading import DataFile
+from boldreams_cli.data.reliability import ESTIMATED, Repeats
 from boldreams_cli.data.sessions import parse_sessions
 from boldreams_cli.data.units import VertexUnits
-from boldreams_cli.files import reading, to_json
+from boldreams_cli.files import to_json
 
-ONLY = 1  # the number of the session, where there are none
 HELD_OUT = 0.1  # share of the images that is the test, where no trial is marked
-SAMPLED_ROWS = 8  # of a session's betas, for their identity
-BLOCK_BYTES = 2**26  # of betas read at once
+LEAST_TEST = 3  # images of a test; a correlation over two is 1 or -1 whatever they are
+ESTIMATE = 1  # version of how ceilings are estimated
 
 
 def choose_sessions(data: DataFile, sessions: str | None) -> list[int]:
@@ -45,17 +45,10 @@ def choose_sessions(data: DataFile, sessions: str | None) -> list[int]:
     return asked
 
 
-def rows_of(data: DataFile, session: int) -> NDArray[np.int64]:
-    """Rows of betas that are a session's, in their order."""
-    if data.trials.session is None:
-        return np.arange(len(data.trials.image))
-    return np.flatnonzero(data.trials.session == session)
-
-
 def test_images(data: DataFile) -> NDArray[np.bool_]:
-    """(images,) those of the test: as marked; where nothing is, a tenth of those shown, chosen by their names alone.
+    """(images,) those of the test: as marked; where nothing is, a tenth of those shown, and three at least.
 
-    So the same images are held out whatever the sessions and the order of the file.
+    These are chosen by their names alone: the same whatever the sessions and the order of the file.
     """
     shown = np.unique(data.trials.image)
     test = np.zeros(len(data.images.names), bool)
@@ -63,7 +56,8 @@ def test_images(data: DataFile) -> NDArray[np.bool_]:
         test[data.trials.image[data.trials.test]] = True
         return test
     drawn = [hashlib.sha256(data.images.names[image].encode()).hexdigest() for image in shown]
-    test[shown[np.argsort(drawn, kind="stable")[: max(1, round(HELD_OUT * len(shown)))]]] = True
+    count = min(len(shown) - 1, max(LEAST_TEST, round(HELD_OUT * len(shown))))
+    test[shown[np.argsort(drawn, kind="stable")[:count]]] = True
     return test
 
 
@@ -79,8 +73,8 @@ def areas_of(data: DataFile, chosen: NDArray[np.bool_] | slice = slice(None)) ->
     named = {f"labels-{place}": item for place, item in enumerate(data.areas)}
     groups: dict[str, tuple[str, tuple[str | int, ...]]] = {}
     for volume, item in named.items():
-        for label, name in item.names.items():
-            groups.setdefault(name, (volume, (label,)))
+        for label, name in item.names.items():  # of labels that share a name, as left and right may, all are the area
+            groups[name] = (volume, (*groups.get(name, (volume, ()))[1], label))
     units = data.units
     return Areas(
         labels={volume: item.labels[chosen] for volume, item in named.items()},
@@ -111,42 +105,61 @@ def request_for(data: DataFile, sessions: str | None, mask: str | None) -> dict[
     ------
     ChoiceError
         If a session or the mask is not there.
+    BoldreamsError
+        If a picture's file is missing.
     """
     chosen, marks = choose_sessions(data, sessions), data.trials
     known = [array for array in (marks.session, marks.test, marks.repeats) if array is not None]
     units = data.units
     meshes = [units.space, units.vertices] if isinstance(units, VertexUnits) else [list(units.shape)]
-    ceiling = data.ceiling
     request: dict[str, Any] = {
         "dataset": "file",
         "subject": data.subject,
         "sessions": chosen,
         "mask": None if mask is None else identity.content(inside(data, mask)),
-        "images": names_identity(data.images),
+        "images": images_identity(data),
         "trials": [identity.content(array) for array in (marks.image, *known)],
-        "test": "held out" if marks.test is None else "marked",
+        "test": ["held out", HELD_OUT, LEAST_TEST] if marks.test is None else "marked",
         "zscore": zscoring(data),
         "units": [*meshes, identity.content(units.ijk), identity.content(units.affine)],
         "areas": [[item.names, identity.content(item.labels)] for item in data.areas],
-        "ceiling": None if ceiling is None else [ceiling.kind, identity.content(ceiling.values)],
+        "ceiling": _ceiling_identity(data, chosen),
         "degrees": data.degrees,
-        "betas": _betas_identity(data, chosen),
+        "betas": betas_identity(data, chosen),
     }
     read: dict[str, Any] = to_json(request)  # as it is when it was stored and read
     return read
 
 
-def _betas_identity(data: DataFile, sessions: list[int]) -> dict[str, Any]:
-    """Session -> its trials, and a hash of a sample of its betas."""
-    found = {}
-    with reading(data.path, REMEDY), h5py.File(data.path, "r") as file:
-        for session in sessions:
-            rows = rows_of(data, session)
-            sample = hashlib.sha256()
-            for row in rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLED_ROWS).astype(int))]:
-                sample.update(np.asarray(file["betas"][int(row)], np.float32).tobytes())
-            found[str(session)] = {"trials": len(rows), "sample": sample.hexdigest()[: identity.DIGITS]}
-    return found
+def images_identity(data: DataFile) -> dict[str, Any]:
+    """Names, sizes and a hash of a sample of the images: what feature stores have for the same pictures."""
+    with FileStimuli(data) as stimuli:
+        return stimuli.identity()
+
+
+def _ceiling_identity(data: DataFile, sessions: Sequence[int]) -> list[Any] | None:
+    """Kind and content of the ceiling, or that it is estimated; None where there is none."""
+    if data.ceiling is not None:
+        return [data.ceiling.kind, identity.content(data.ceiling.values)]
+    return [ESTIMATED, ESTIMATE] if repeats_of(data, sessions).enough else None
+
+
+def repeats_of(data: DataFile, sessions: Sequence[int]) -> Repeats:
+    """Images with several trials in some sessions."""
+    return Repeats.of(data.trials.image[np.concatenate([rows_of(data, session) for session in sessions])])
+
+
+def lonely_sessions(data: DataFile, sessions: Sequence[int]) -> str:
+    """Say which sessions have one trial, where betas are z-scored by session: all of them would be NaN."""
+    if zscoring(data) != "session":
+        return ""
+    lonely = [session for session in sessions if len(rows_of(data, session)) == 1]
+    if not lonely:
+        return ""
+    return (
+        f"{data.path}: trial/session: session {listing(lonely)} has one trial, which cannot be z-scored by session; "
+        "leave it out with --sessions, or give it the number of another"
+    )
 
 
 def plan_trials(data: DataFile, sessions: list[int]) -> Trials:
@@ -172,8 +185,10 @@ def plan_trials(data: DataFile, sessions: list[int]) -> Trials:
 
 def contents(data: DataFile, request: dict[str, Any], mask: str | None) -> Contents:
     """All of the subject's responses but the betas; see `request_for` for what is raised."""
+    if lonely := lonely_sessions(data, request["sessions"]):
+        raise BoldreamsError(lonely)
     chosen, trials = inside(data, mask), plan_trials(data, request["sessions"])
-    ceiling, units = data.ceiling, data.units
+    ceiling, units, repeats = data.ceiling, data.units, repeats_of(data, request["sessions"])
     ncsnr = np.full(int(chosen.sum()), np.nan, np.float32)
     if ceiling is not None:
         ncsnr = ncsnr_of(ceiling.values[chosen], ceiling.kind, _test_repeats(trials))
@@ -185,6 +200,7 @@ def contents(data: DataFile, request: dict[str, Any], mask: str | None) -> Conte
         ncsnr,
         file=data.path.resolve(),
         vertices=units.vertices if isinstance(units, VertexUnits) else None,
+        ncsnr_of=repeats.images if ceiling is None and repeats.enough else None,
     )
 
 
@@ -193,47 +209,3 @@ def _test_repeats(trials: Trials) -> NDArray[np.int64]:
     weights = np.ones(len(trials.images), np.int64) if trials.repeats is None else trials.repeats
     totals = np.bincount(trials.images[trials.test], weights=weights[trials.test])
     return totals[totals > 0].astype(np.int64)
-
-
-def read_betas(
-    data: DataFile, session: int, voxels: NDArray[np.int32], stop: StopFlag | None = None
-) -> NDArray[np.float32]:
-    """(trials, V) betas of one session, as the file has them, of units by how they are filed.
-
-    Raises
-    ------
-    BoldreamsError
-        If the file is damaged.
-    StoppedError
-        If a signal came.
-    """
-    rows, columns = rows_of(data, session), _columns(data, voxels)
-    betas = np.empty((len(rows), len(columns)), np.float32)
-    with reading(data.path, REMEDY), h5py.File(data.path, "r") as file:
-        dataset = file["betas"]
-        as_they_are = np.array_equal(columns, np.arange(dataset.shape[1]))
-        most = max(1, BLOCK_BYTES // (4 * dataset.shape[1]))
-        for first, end in _runs(rows, most):
-            block = dataset[int(rows[first]) : int(rows[end - 1]) + 1]
-            betas[first:end] = block if as_they_are else block[:, columns]
-            if stop is not None:
-                stop.check("the betas were not read to the end")
-    return betas
-
-
-def _columns(data: DataFile, voxels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Columns of betas of some units; all of them are in the order of the file."""
-    there = np.ravel_multi_index(tuple(data.units.ijk.T), data.units.shape)
-    wanted = np.ravel_multi_index(tuple(voxels.T), data.units.shape)
-    order = np.argsort(there)
-    places = np.minimum(np.searchsorted(there[order], wanted), len(order) - 1)
-    columns = order[places]
-    if (there[columns] != wanted).any():
-        raise BoldreamsError(f"{data.path} lacks units that its responses were made of; run boldreams prepare again")
-    return columns
-
-
-def _runs(rows: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
-    """Spans of `rows` that follow one another in the file, none longer than `most`."""
-    edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
-    return [(start, min(start + most, end)) for begin, end in pairwise(edges) for start in range(begin, end, most)]

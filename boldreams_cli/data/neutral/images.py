@@ -21,6 +21,9 @@ from boldreams_cli.data.pictures import read_picture
 from boldreams_cli.files import reading
 
 SAMPLES = 64  # images whose content is hashed for the identity; whoever computes from images hashes all that it reads
+PATCH = (
+    16  # pixels along the side of what is hashed of each where they lie in the data file: chunks may be of any shape
+)
 PIXELS = "images/pixels"
 
 
@@ -73,15 +76,11 @@ class FileStimuli:
         numbers = [int(number) for number in ids]
         if wrong := [number for number in numbers if not 0 <= number < self.count]:
             raise ChoiceError(f"no image {listing(wrong)}; those of {self.data.path} go from 0 to {self.count - 1}")
-        images = [self._one(number) for number in numbers]
         # Whether it is a list must not depend on which images are read together: what was read is hashed.
-        return np.stack(images) if self.data.images.paths is None else images
-
-    def _one(self, number: int) -> NDArray[np.uint8]:
         if self.data.images.paths is not None:
-            return read_picture(self.data.images.paths[number])
+            return [read_picture(self.data.images.paths[number]) for number in numbers]
         with reading(self.data.path, REMEDY):
-            return np.asarray(self._file[PIXELS][number])
+            return _pixels(self._file[PIXELS], np.array(numbers, np.int64))
 
     def identity(self) -> dict[str, Any]:
         """What identifies the images wherever they lie: names, sizes, and the content of a sample."""
@@ -89,10 +88,28 @@ class FileStimuli:
         sample = hashlib.sha256()
         paths = self.data.images.paths
         for number in chosen:
-            sample.update(self._one(number).tobytes() if paths is None else paths[number].read_bytes())
+            with reading(self.data.path if paths is None else paths[number], REMEDY):
+                sample.update(_middle(self._file[PIXELS], number) if paths is None else paths[number].read_bytes())
         sizes = list(self._file[PIXELS].shape) if paths is None else [path.stat().st_size for path in paths]
         said = {"sizes": _hash(json.dumps(sizes).encode()), "sample": sample.hexdigest()[: identity.DIGITS]}
         return names_identity(self.data.images) | said
+
+
+def _pixels(dataset: Any, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """(n, height, width, 3) of n images; those that follow one another are read at once: a chunk may hold several."""
+    order = np.argsort(numbers, kind="stable")
+    images = np.empty((len(numbers), *dataset.shape[1:]), np.uint8)
+    for run in np.split(order, np.flatnonzero(np.diff(numbers[order]) > 1) + 1):
+        if len(run):
+            first, last = int(numbers[run[0]]), int(numbers[run[-1]])
+            images[run] = dataset[first : last + 1][numbers[run] - first]
+    return images
+
+
+def _middle(dataset: Any, number: int) -> bytes:
+    """The pixels in the middle of an image."""
+    top, left = (max(0, side - PATCH) // 2 for side in dataset.shape[1:3])
+    return bytes(np.ascontiguousarray(dataset[number, top : top + PATCH, left : left + PATCH]).data)
 
 
 def stamp(data: DataFile) -> dict[str, int]:

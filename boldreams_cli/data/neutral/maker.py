@@ -15,12 +15,12 @@ from boldreams_cli.data import preparing
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.checking import check_betas
 from boldreams_cli.data.dataset import Contents
-from boldreams_cli.data.neutral import contents, images
+from boldreams_cli.data.neutral import betas, contents, images
 from boldreams_cli.data.neutral.images import FileStimuli
 from boldreams_cli.data.neutral.reading import DataFile, open_file, subject_of
 from boldreams_cli.data.neutral.writing import write
 from boldreams_cli.data.outside import OutsideTest
-from boldreams_cli.data.responses import Responses
+from boldreams_cli.data.responses import PLACE, Responses
 from boldreams_cli.data.retinotopy import Retinotopy
 from boldreams_cli.data.subjects import Subject
 
@@ -58,6 +58,12 @@ class DataFiles:
     def subjects(self) -> list[Subject]:
         """The one subject."""
         return [subject_of(self.root)]
+
+    def lacking(self, subject: Subject) -> str:
+        """The file, where it is another's, or pictures, where their files are gone."""
+        if subject != subject_of(self.root):
+            return f"{self.root} is not of subject {subject}"
+        return images.missing(self.data)
 
     def of_request(self, request: dict[str, Any]) -> DataFiles:
         """Itself: there is one kind of betas."""
@@ -101,14 +107,18 @@ class DataFiles:
         names = self.data.images.names
         return names.index(name) if name in names else None
 
+    def image_label(self, image: int) -> str:
+        """Its name."""
+        names = self.data.images.names
+        return names[image] if 0 <= image < len(names) else str(image)
+
     def stimuli(self) -> FileStimuli:
         """Open the images."""
         return FileStimuli(self.data)
 
     def stimuli_identity(self) -> dict[str, Any]:
         """Names, sizes and a hash of a sample."""
-        with self.stimuli() as stimuli:
-            return stimuli.identity()
+        return contents.images_identity(self.data)
 
     def stimuli_stamp(self) -> dict[str, int]:
         """Size and time of change of all that holds the images."""
@@ -152,7 +162,7 @@ class DataFiles:
         stop: StopFlag | None = None,
     ) -> NDArray[np.float32]:
         """(trials, V) betas of one session."""
-        return contents.read_betas(self._of(subject), session, voxels, stop)
+        return betas.read_betas(self._of(subject), session, voxels, stop)
 
     def prepare(
         self,
@@ -171,12 +181,22 @@ class DataFiles:
         """
         stop = StopFlag() if stop is None else stop
         data = self._of(subject)
-        if gone := images.missing(data):
-            raise BoldreamsError(gone)
         responses = Responses.open(preparing.prepare(self, subject, cache, sessions, mask, stop))
         check_betas(responses, self, stop)
         logger.info("%s", SCALED[contents.zscoring(data)])
         if data.trials.test is None:
             logger.info("no trial is marked as test: %d images are held out", len(responses.test_images))
+        if len(responses.test_images) < contents.LEAST_TEST:
+            logger.warning("%d images are the test: a correlation over so few says nothing", len(responses.test_images))
+        self._note_place(responses)
         responses.log_counts()
         return responses
+
+    def _note_place(self, responses: Responses) -> None:
+        """Note where the file lies now, so that it is found there from now on."""
+        place = self.root.resolve()
+        if preparing.file_of(responses.path) != place:
+            try:
+                responses.store.add(PLACE, "file", path=str(place))
+            except BoldreamsError as error:  # a cache that is only read
+                logger.debug("%s", error)

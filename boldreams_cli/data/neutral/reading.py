@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,25 +140,27 @@ class Reading:
         units = self.part(lambda: _units(file))
         if shape is not None and units is not None and len(units) != shape[1]:
             kind = "ijk" if isinstance(units, VoxelUnits) else "vertex"
-            self.errors.append(f"{self.path}: units/{kind} has {len(units)} units, betas {shape[1]}")
+            turned = f", and {shape[0]} trials; {fields.TURNED}" if len(units) == shape[0] else ""
+            self.errors.append(f"{self.path}: units/{kind} has {len(units)} units, betas {shape[1]}{turned}")
         degrees = self.part(lambda: _degrees(file))
-        zscored = self._zscored(file)
+        zscored = self.part(lambda: self._zscored(file))
         if shape is None or images is None:
             return None
         marks = self.part(lambda: _trials(file, shape[0], images.names))
         areas = self.part(lambda: _areas(file, shape[1]))
         ceiling = self.part(lambda: _ceiling(file, shape[1]))
-        if self.errors or marks is None or areas is None or units is None or subject is None:
+        if self.errors or marks is None or areas is None or units is None or subject is None or zscored is None:
             return None
         return DataFile(self.path, subject, zscored, marks, images, units, areas, ceiling, degrees)
 
     def _zscored(self, file: Any) -> bool:
         betas = file.get("betas")
         said = betas.attrs.get("zscored") if isinstance(betas, h5py.Dataset) else None
-        said = file.attrs.get("zscored") if said is None else said
-        if said is None:
+        found = fields.values(file, "zscored") if said is None else np.asarray(said)
+        if found is None:
             self.warn("betas has no attribute zscored: they are taken as not z-scored")
-        return bool(np.any(said)) if said is not None else False
+            return False
+        return fields.flag("zscored", found)
 
 
 def subject_of(path: Path) -> str:
@@ -214,27 +216,31 @@ def _shape_of_betas(file: Any, path: Path) -> tuple[int, int]:
         raise FieldError(f"betas is missing: (trials, units) float32; the file holds {listing(file)}")
     if betas.ndim != 2 or not all(betas.shape) or betas.dtype.kind not in "fiu":
         raise FieldError(f"betas is {betas.shape} {betas.dtype}; it must be (trials, units) float32")
+    fields.check_own("betas", betas)
     check_declared(path, betas.size * betas.dtype.itemsize)
     return int(betas.shape[0]), int(betas.shape[1])
 
 
 def _images(file: Any, path: Path) -> ImageList:
-    names = fields.texts(fields.needed(file, "images/name", "a name of each image").reshape(-1))
+    names = fields.texts("images/name", fields.needed(file, "images/name", "a name of each image"))
     if len(set(names)) < len(names) or not all(names):
         raise FieldError("images/name has a name twice, or an empty one")
     found, pixels = fields.values(file, "images/path"), file.get("images/pixels")
     if found is not None:
-        paths = fields.texts(found.reshape(-1))
+        paths = fields.texts("images/path", found)
         if len(paths) != len(names):
             raise FieldError(f"images/path has {len(paths)} entries, images/name {len(names)}")
-        return ImageList(names, [(path.parent / item).resolve() for item in paths])
+        folder = path.parent.absolute()  # not resolved: that asks the disk for every picture
+        return ImageList(names, [folder / item for item in paths])
     if not isinstance(pixels, h5py.Dataset):
         raise FieldError("images/path is missing, and so is images/pixels: one of them says what was seen")
     right = pixels.ndim == 4 and pixels.shape[3] == 3 and pixels.dtype == np.uint8
     if not right or len(pixels) != len(names) or not all(pixels.shape):
+        turned = f"; {fields.TURNED}" if pixels.shape[::3] == (3, len(names)) else ""
         raise FieldError(
-            f"images/pixels is {pixels.shape} {pixels.dtype}; it must be ({len(names)}, height, width, 3) uint8"
+            f"images/pixels is {pixels.shape} {pixels.dtype}; it must be ({len(names)}, height, width, 3) uint8{turned}"
         )
+    fields.check_own("images/pixels", pixels)
     if max(pixels.shape[1:3]) > LARGEST_SIDE:
         raise FieldError(f"images/pixels is {pixels.shape}; no side may be above {LARGEST_SIDE}")
     check_declared(path, pixels.size)
@@ -245,7 +251,7 @@ def _trials(file: Any, count: int, names: list[str]) -> TrialMarks:
     shown = fields.needed(file, "trial/image", "the image of each trial")
     if fields.is_text(shown):
         places = {name: place for place, name in enumerate(names)}
-        asked = fields.texts(shown.reshape(-1))
+        asked = fields.texts("trial/image", shown)
         if unknown := sorted({name for name in asked if name not in places}):
             raise FieldError(f"trial/image names {len(unknown)} images that images/name lacks: {listing(unknown, 3)}")
         shown = np.array([places[name] for name in asked])
@@ -275,6 +281,8 @@ def _named(images: list[int], names: list[str]) -> str:
 def _units(file: Any) -> Units:
     try:
         if (ijk := fields.values(file, "units/ijk")) is not None:
+            if ijk.ndim == 2 and ijk.shape[0] == 3 != ijk.shape[1]:
+                raise FieldError(f"units/ijk has shape {ijk.shape}; it must be (units, 3); {fields.TURNED}")
             affine = fields.needed(file, "units/affine", "(4, 4), voxel indices to mm")
             shape = fields.needed(file, "units/shape", "the three sides of the volume")
             return VoxelUnits(ijk, affine, tuple(shape.reshape(-1)))
@@ -285,33 +293,52 @@ def _units(file: Any) -> Units:
         if space is None or side is None:
             raise FieldError(f"units/{'space' if space is None else 'hemisphere'} is missing: vertices need it")
         meshes = fields.values(file, "units/vertices")
-        counts = None if meshes is None else tuple(int(count) for count in meshes.reshape(-1))
-        sides = [HEMISPHERES.get(name.strip().lower(), name) for name in fields.texts(side)]
-        return VertexUnits(space, np.array(sides), vertex, counts)  # type: ignore[arg-type]
+        counts = None if meshes is None else fields.whole("units/vertices", meshes, 2, 0)
+        sides = [HEMISPHERES.get(name.strip().lower(), name) for name in fields.texts("units/hemisphere", side)]
+        return VertexUnits(space, np.array(sides), fields.vector(vertex), counts)  # type: ignore[arg-type]
     except ChoiceError as error:
         raise FieldError(f"units/{error}") from error
 
 
 def _areas(file: Any, units: int) -> list[AreaLabels]:
     found: list[AreaLabels] = []
+    known: dict[str, str] = {}
+    for key, item in _labelled(file):
+        if not isinstance(item, h5py.Dataset):
+            raise FieldError(f"{key} is a group; it must be ({units},)")
+        if item.size != units:  # before it is read
+            fields.check_shape(key, item, (units,))
+        area = _boolean(key, item, units) if key.startswith("areas/") else _numbered(key, item, units)
+        for name in set(area.names.values()):
+            if (other := known.setdefault(name, key)) != key:
+                raise FieldError(f"{key} has an area {name!r}, and so has {other}; rename one of them")
+        found.append(area)
+    return found
+
+
+def _labelled(file: Any) -> Iterator[tuple[str, Any]]:
+    """Whatever lies in the two groups that name areas, by its key."""
     for group in ("areas", "labels"):
         there = file.get(group)
         for name in there if isinstance(there, h5py.Group) else ():
-            key, item = f"{group}/{name}", there[name]
-            if not isinstance(item, h5py.Dataset):
-                raise FieldError(f"{key} is a group; it must be ({units},)")
-            if group == "areas":
-                inside = fields.flags(key, item[()], units).astype(np.int16)
-                found.append(AreaLabels(inside, {1: _area(key, name)}))
-                continue
-            labels = fields.whole(key, item[()], units, -(2**15), 2**15 - 1).astype(np.int16)
-            if "names" not in item.attrs:
-                raise FieldError(f"{key} has no attribute names: of label 1, 2, ... in this order")
-            names = fields.texts(np.atleast_1d(np.asarray(item.attrs["names"])))
-            if labels.max() > len(names):
-                raise FieldError(f"{key} goes to {labels.max()}, and its attribute names has {len(names)} names")
-            found.append(AreaLabels(labels, {place: _area(key, text) for place, text in enumerate(names, 1)}))
-    return found
+            yield f"{group}/{name}", there.get(name)
+
+
+def _boolean(key: str, item: Any, units: int) -> AreaLabels:
+    inside = fields.flags(key, item[()], units).astype(np.int16)
+    return AreaLabels(inside, {1: _area(key, key.removeprefix("areas/"))})
+
+
+def _numbered(key: str, item: Any, units: int) -> AreaLabels:
+    labels = fields.whole(key, item[()], units, -(2**15), 2**15 - 1).astype(np.int16)
+    if "names" not in item.attrs:
+        raise FieldError(f"{key} has no attribute names: of label 1, 2, ... in this order")
+    names = fields.texts(f"{key}, its attribute names,", np.asarray(item.attrs["names"]))
+    if labels.max() > len(names):
+        raise FieldError(f"{key} goes to {labels.max()}, and its attribute names has {len(names)} names")
+    # A label that no unit has may go without a name.
+    used = {place: text for place, text in enumerate(names, 1) if text or (labels == place).any()}
+    return AreaLabels(labels, {place: _area(key, text) for place, text in used.items()})
 
 
 def _area(key: str, name: str) -> str:
@@ -322,15 +349,20 @@ def _area(key: str, name: str) -> str:
 
 
 def _ceiling(file: Any, units: int) -> Ceiling | None:
-    found = file.get("ceiling")
-    if not isinstance(found, h5py.Dataset):
+    found = fields.find(file, "ceiling")
+    if found is None:
+        if "ceiling" in file:
+            raise FieldError(f"ceiling is a group; it must be ({units},)")
         return None
-    fields.check_shape("ceiling", found, (units,))
-    kind = found.attrs.get("kind", file.attrs.get("ceiling_kind"))
-    kind = kind.decode() if isinstance(kind, bytes) else kind
+    array = fields.vector(np.asarray(found))
+    fields.check_shape("ceiling", array, (units,))
+    if array.dtype.kind not in "iuf":
+        raise FieldError(f"ceiling must hold numbers, not {array.dtype}")
+    said = getattr(found, "attrs", {}).get("kind")
+    kind = fields.text(file, "ceiling_kind") if said is None else fields.texts("ceiling", np.asarray(said))[0]
     if kind not in CEILING_KINDS:
         raise FieldError(f"ceiling has the attribute kind {kind!r}; it must be one of {listing(CEILING_KINDS)}")
-    return Ceiling(np.asarray(found[()], np.float32), str(kind))
+    return Ceiling(array.astype(np.float32), kind)
 
 
 def _degrees(file: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,35 +22,17 @@ CEILING_KINDS = ("ncsnr", "single-trial", "test-set")
 TEXT = h5py.string_dtype()
 
 
-def write(
-    path: Path,
-    *,
-    subject: str,
-    betas: NDArray[Any] | Iterable[NDArray[Any]],
-    trial_image: NDArray[np.integer],
-    image_names: Sequence[str],
-    image_paths: Sequence[str | Path] | None = None,
-    pixels: NDArray[np.uint8] | Iterable[NDArray[np.uint8]] | None = None,
-    zscored: bool,
-    sessions: NDArray[np.integer] | None = None,
-    test: NDArray[np.bool_] | None = None,
-    repeats: NDArray[np.integer] | None = None,
-    units: VoxelUnits | VertexUnits,
-    areas: Mapping[str, NDArray[np.bool_]] = {},
-    ceiling: NDArray[np.floating] | None = None,
-    ceiling_kind: CeilingKind | None = None,
-    source: str = "",
-) -> None:
-    """Write one subject's responses and images.
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """One subject's responses and images, as `write` takes them by name.
 
     Parameters
     ----------
-    path : of the file; one that is there is replaced.
     subject : name, of letters, digits, dots, - and _.
     betas : (trials, units), or blocks of trials one after another, of which one is in memory at a time.
     trial_image : (trials,) 0-based index of the image shown.
     image_names : of each image, no two the same.
-    image_paths : of each image's file, absolute or relative to the folder of `path`; or
+    image_paths : of each image's file, absolute or relative to the folder of the file that is written; or
     pixels : (images, height, width, 3) uint8, or blocks of images one after another.
     zscored : whether betas are z-scored already; if not, `prepare` does it, by session where there are sessions.
     sessions : (trials,) in which session each trial was, 1 to 999; trials of a session need not lie together.
@@ -59,46 +42,90 @@ def write(
     areas : name -> (units,) bool.
     ceiling : (units,) what noise allows, NaN where it is not known.
     ceiling_kind : ``ncsnr``, or the percent of variance that is explainable, of a ``single-trial`` or the ``test-set``.
+    degrees : of visual angle that the images spanned, with fixation in their middle.
     source : where the data come from, for people.
+    """
+
+    subject: str
+    betas: NDArray[Any] | Iterable[NDArray[Any]]
+    trial_image: NDArray[np.integer]
+    image_names: Sequence[str]
+    image_paths: Sequence[str | Path] | None = None
+    pixels: NDArray[np.uint8] | Iterable[NDArray[np.uint8]] | None = None
+    zscored: bool
+    sessions: NDArray[np.integer] | None = None
+    test: NDArray[np.bool_] | None = None
+    repeats: NDArray[np.integer] | None = None
+    units: VoxelUnits | VertexUnits
+    areas: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    ceiling: NDArray[np.floating] | None = None
+    ceiling_kind: CeilingKind | None = None
+    degrees: float | None = None
+    source: str = ""
+
+    def small(self) -> dict[str, NDArray[Any]]:
+        """Arrays by their keys, but betas, images and units; ChoiceError where one is not what it must be."""
+        index = _whole("trial_image", self.trial_image, len(np.ravel(self.trial_image)))
+        self._check_images(index)
+        count = len(self.units)
+        found = {"trial/image": index, **_marks(self.sessions, self.test, self.repeats, index)}
+        for name, area in self.areas.items():
+            found[f"areas/{check_area(name)}"] = _flags(f"areas[{name!r}]", area, count)
+        if self.degrees is not None:
+            if not 0 < self.degrees < 180:
+                raise ChoiceError(f"degrees is {self.degrees}; it must be above 0 and below 180")
+            found["degrees"] = np.array(float(self.degrees))
+        kinds = (None, *CEILING_KINDS)
+        if (self.ceiling is None) != (self.ceiling_kind is None) or self.ceiling_kind not in kinds:
+            said = ", ".join(CEILING_KINDS)
+            raise ChoiceError(f"ceiling_kind is {self.ceiling_kind!r}; with a ceiling give one of {said}")
+        if self.ceiling is not None:
+            found["ceiling"] = _ceiling(self.ceiling, count)
+        return found
+
+    def _check_images(self, index: NDArray[np.int32]) -> None:
+        images = len(self.image_names)
+        if not len(index) or index.min() < 0 or index.max() >= images:
+            raise ChoiceError(f"trial_image must hold at least one trial, and numbers from 0 to {images - 1}")
+        if len(set(self.image_names)) < images or not all(self.image_names):
+            raise ChoiceError("image_names must be of one character or more, and no two the same")
+        if (self.image_paths is None) == (self.pixels is None):
+            raise ChoiceError("give one of image_paths and pixels")
+        if self.image_paths is not None and len(self.image_paths) != images:
+            raise ChoiceError(f"image_paths has {len(self.image_paths)} entries, image_names {images}")
+
+
+def write(path: Path, **given: Any) -> None:
+    """Write one subject's responses and images, whole or not at all; a file that is there is replaced.
+
+    Parameters
+    ----------
+    path : of the file.
+    **given : all of `Given`, by name.
 
     Raises
     ------
     ChoiceError
         If an array has another shape or type, or holds what it cannot; the message names it. Nothing is written then.
     """
-    trials, images, count = len(np.ravel(trial_image)), len(image_names), len(units)
-    index = _whole("trial_image", trial_image, trials)
-    if not trials or index.min() < 0 or index.max() >= images:
-        raise ChoiceError(f"trial_image must hold at least one trial, and numbers from 0 to {images - 1}")
-    if len(set(image_names)) < images or not all(image_names):
-        raise ChoiceError("image_names must be of one character or more, and no two the same")
-    if (image_paths is None) == (pixels is None):
-        raise ChoiceError("give one of image_paths and pixels")
-    if image_paths is not None and len(image_paths) != images:
-        raise ChoiceError(f"image_paths has {len(image_paths)} entries, image_names {images}")
-    if (ceiling is None) != (ceiling_kind is None) or ceiling_kind not in (None, *CEILING_KINDS):
-        raise ChoiceError(f"ceiling_kind is {ceiling_kind!r}; with a ceiling give one of {', '.join(CEILING_KINDS)}")
-    arrays: dict[str, NDArray[Any]] = {"trial/image": index, **_marks(sessions, test, repeats, index)}
-    for name, area in areas.items():
-        arrays[f"areas/{check_area(name)}"] = _flags(f"areas[{name!r}]", area, count)
+    own = Given(**given)
+    arrays, images = own.small(), len(own.image_names)
     with written_whole(Path(path)) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs.update(
-            {"format": FORMAT, "version": VERSION, "subject": check_name(subject), "source": source, "notes": ""}
-        )
+        file.attrs.update({"format": FORMAT, "version": VERSION, "subject": check_name(own.subject)})
+        file.attrs.update({"source": own.source, "notes": ""})
         file.create_group("areas", track_order=True)
         for name, array in arrays.items():
             file[name] = array
-        file.create_dataset("images/name", data=list(image_names), dtype=TEXT)
-        if image_paths is not None:
-            file.create_dataset("images/path", data=[Path(item).as_posix() for item in image_paths], dtype=TEXT)
-        elif pixels is not None:
-            _blocks(file, "images/pixels", pixels, images, (None, None, 3), "uint8")
-        _write_units(file.create_group("units"), units)
-        if ceiling is not None:
-            file["ceiling"] = _ceiling(ceiling, count)
-            file["ceiling"].attrs["kind"] = ceiling_kind
-        _blocks(file, "betas", betas, trials, (count,), "float32")
-        file["betas"].attrs["zscored"] = bool(zscored)
+        if own.ceiling is not None:
+            file["ceiling"].attrs["kind"] = own.ceiling_kind
+        file.create_dataset("images/name", data=list(own.image_names), dtype=TEXT)
+        if own.image_paths is not None:
+            file.create_dataset("images/path", data=[Path(item).as_posix() for item in own.image_paths], dtype=TEXT)
+        elif own.pixels is not None:
+            _blocks(file, "images/pixels", own.pixels, images, (None, None, 3), "uint8")
+        _write_units(file.create_group("units"), own.units)
+        _blocks(file, "betas", own.betas, len(arrays["trial/image"]), (len(own.units),), "float32")
+        file["betas"].attrs["zscored"] = bool(own.zscored)
 
 
 def check_area(name: str) -> str:
@@ -111,6 +138,8 @@ def check_area(name: str) -> str:
     """
     if not name.strip() or name != name.strip() or set(name) & set(",/\\") or name.endswith((".nii", ".nii.gz")):
         raise ChoiceError(f"area {name!r}: a name holds no comma and no slash, and is no file's")
+    if name == "all":
+        raise ChoiceError(f"area {name!r}: so all units together are called; give it another name")
     return name
 
 
@@ -127,6 +156,9 @@ def _marks(
         marked = found["trial/test"] = _flags("test", test, len(index))
         if both := np.intersect1d(index[marked], index[~marked]).size:
             raise ChoiceError(f"test: {both} images have trials that are marked and trials that are not")
+        if marked.all() or not marked.any():
+            said = "all trials" if marked.all() else "no trial"
+            raise ChoiceError(f"test marks {said}; mark some images, or leave it out to hold out a tenth")
     return found
 
 

@@ -48,6 +48,10 @@ class NSD:
         self.root = self.layout.root
         self._captions: dict[Path | None, caption_files.Captions] = {}
 
+    def lacking(self, subject: int) -> str:
+        """Its betas, where there are none."""
+        return "" if subject in self.subjects() else f"no betas of subject {subject} under {self.root}"
+
     def of_request(self, request: dict[str, Any]) -> NSD:
         """The same root, opened for the betas that a request was made of."""
         if request.get("preparation") == self.layout.choice.named:
@@ -82,6 +86,10 @@ class NSD:
     def image_named(self, name: str) -> int | None:
         """None: images have numbers only."""
         return None
+
+    def image_label(self, image: int) -> str:
+        """Its number."""
+        return str(image)
 
     def stimuli(self) -> Stimuli:
         """Open the images."""

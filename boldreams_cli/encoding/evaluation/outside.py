@@ -9,6 +9,7 @@ from torch import Tensor
 
 from boldreams_cli.console import ChoiceError, logger, progress, timed
 from boldreams_cli.data.outside import OutsideTest
+from boldreams_cli.data.reliability import ESTIMATED
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.repeats import means_of_repeats, ncsnr_of_repeats
 from boldreams_cli.encoding.evaluation.score import Measured, of_measured
@@ -68,6 +69,8 @@ def score_outside(
             betas=torch.from_numpy(means_of_repeats(test.betas, test.rows)),
             ncsnr=ncsnr_of_repeats(test.betas, test.rows).astype(np.float32),
             trials=lambda: (test.rows, test.betas),
+            ceiling_source=ESTIMATED,
+            ceiling_images=int((test.repeats > 1).sum()),
         )
         scores = of_measured(model, responses, measured, prediction, permutations, permutation_seed)
     scores.test, scores.test_identity = test.name, test.identity

@@ -11,8 +11,8 @@ def ncsnr_of_repeats(betas: NDArray[np.floating], rows: NDArray[np.integer]) -> 
 
     The noise is the variance within images, pooled over all (weighted by repeats - 1). The signal is the variance of
     the images' means, less the noise that is left in them: noise * mean(1 / repeats). So each image counts once, as it
-    does in a correlation over images; NSD's own ncsnr takes the variance of all trials, in which images that were
-    shown more often count more.
+    does in a correlation over images; NSD's own ncsnr (`data.reliability`) takes the variance of all trials, in which
+    images that were shown more often count more.
 
     Parameters
     ----------

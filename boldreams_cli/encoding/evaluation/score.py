@@ -91,6 +91,7 @@ class Measured:
     ncsnr : (voxels,) float32, NaN where it is not known.
     trials : () -> (T,) place of each trial's image among the images, and its betas (T, voxels).
     averaged : presentations that the rows of betas are averages of; each of one by default.
+    ceiling_source, ceiling_images : where `ncsnr` comes from, as `Responses` has it.
     """
 
     images: NDArray[np.integer]
@@ -99,6 +100,8 @@ class Measured:
     ncsnr: NDArray[np.float32]
     trials: Callable[[], tuple[NDArray[np.integer], NDArray[np.float32]]]
     averaged: NDArray[np.integer] = field(default_factory=lambda: np.ones(1, np.int64))
+    ceiling_source: str | None = None
+    ceiling_images: int | None = None
 
 
 def of_prediction(
@@ -112,7 +115,11 @@ def of_prediction(
         return shown, responses.read_betas(responses.trial_test, slice(None))
 
     betas = torch.from_numpy(responses.mean_betas(images))
-    measured = Measured(images, responses.repeats(images), betas, responses.ncsnr, trials)
+    measured = Measured(
+        *(images, responses.repeats(images), betas, responses.ncsnr, trials),
+        ceiling_source=responses.ceiling_source,
+        ceiling_images=responses.ceiling_images,
+    )
     if responses.trial_repeats is not None:
         measured = replace(measured, averaged=responses.trial_repeats[responses.trial_test])
     return of_measured(model, responses, measured, prediction, permutations, permutation_seed)
@@ -149,6 +156,8 @@ def of_measured(
         permutations=permutations,
         permutation_seed=permutation_seed if permutations else 0,
         measures=measures.measured(prediction, betas),
+        ceiling_source=measured.ceiling_source,
+        ceiling_images=measured.ceiling_images,
     )
 
 

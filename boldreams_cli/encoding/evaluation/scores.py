@@ -46,6 +46,8 @@ class Scores:
     influences : of each image on each area.
     permutations : of the images that `p` comes from; 0 where it comes from `r_se`.
     permutation_seed : of their draws.
+    ceiling_source : what ceilings come from; None where there are none.
+    ceiling_images : of which images' repeats; None where they are not estimated.
     fields : what the fitted receptive fields are, and how they agree with measured ones.
     files : that were written.
     test : which images were predicted, where they are of another kind than those of the training; else empty.
@@ -66,6 +68,8 @@ class Scores:
     influences: Influences
     permutations: int = 0
     permutation_seed: int = 0
+    ceiling_source: str | None = None
+    ceiling_images: int | None = None
     fields: Retinotopic = field(default_factory=Retinotopic)
     files: list[Path] = field(default_factory=list)
     test: str = ""
@@ -149,6 +153,8 @@ class Scores:
             "voxels_q05": int((self.q < FOUND).sum()),
             "permutations": self.permutations,
             "permutation_seed": self.permutation_seed,
+            "ceiling_source": self.ceiling_source,
+            "ceiling_images": self.ceiling_images,
             "retinotopy": self.fields.comparison,
             "retinotopy_note": self.fields.note,
             "measured_fields": self.fields.source,

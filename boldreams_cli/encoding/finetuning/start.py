@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, listing, logger
+from boldreams_cli.data.choosing import names_of
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
@@ -21,6 +22,7 @@ from boldreams_cli.encoding.inputs.ranking import rank_filters, rank_images
 from boldreams_cli.encoding.model.spec import ModelSpec, with_key
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
+from boldreams_cli.features.choosing import with_images
 from boldreams_cli.features.feature_store import FeatureStore, stores
 from boldreams_cli.features.ranking import filter_count
 
@@ -76,6 +78,7 @@ def prepare(source: Source, settings: FinetuneSettings, device: torch.device, st
     preprocessing = backbone.entry.preprocessing
     shown = np.unique(responses.trial_images)
     images = resized_images(source.cache, source.dataset, preprocessing, shown, stop)
+    held = with_images(held, names_of(responses.request))  # a number may mean another picture in others
     order = rank_for(backbone, held, images, responses.train_images, device, stop)
     return Start(responses, images, backbone, make_spec(backbone, order, images, responses, settings, device))
 

@@ -14,6 +14,7 @@ from PIL import Image
 from boldreams_cli.console import BoldreamsError
 from boldreams_cli.data.neutral.checking import check
 from boldreams_cli.data.neutral.reading import open_file
+from boldreams_cli.data.opening import open_dataset
 
 from .conftest import Arrays, Write
 
@@ -21,6 +22,29 @@ from .conftest import Arrays, Write
 def replaced(file: Any, key: str, value: Any) -> None:
     del file[key]
     file[key] = value
+
+
+def shifted() -> np.ndarray:
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = -3, 4, 5
+    return affine
+
+
+def references(file: Any) -> np.ndarray:
+    """As MATLAB stores a cell array of strings."""
+    return np.array([file["betas"].ref] * 8, dtype=h5py.ref_dtype)
+
+
+def labelled(file: Any, names: list[str]) -> None:
+    file["labels/atlas"] = np.arange(12) % 3
+    file["labels/atlas"].attrs["names"] = names
+
+
+def virtual(file: Any) -> None:
+    layout = h5py.VirtualLayout((16, 12), np.float32)
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "betas", (16, 12))
+    del file["betas"]
+    file.create_virtual_dataset("betas", layout).attrs["zscored"] = False
 
 
 def without_attribute(file: Any, key: str, name: str) -> None:
@@ -59,6 +83,28 @@ def without_attribute(file: Any, key: str, name: str) -> None:
         (lambda f: f.attrs.modify("version", 2), "version is 2"),
         (lambda f: f.attrs.modify("subject", "01"), "subject '01' reads as a number"),
         (lambda f: f.attrs.create("degrees", -1.0), "degrees must be one number"),
+        (lambda f: replaced(f, "betas", f["betas"][()].T), "units/ijk has 12 units, betas 16, and 12 trials; it looks"),
+        (
+            lambda f: replaced(f, "units/ijk", f["units/ijk"][()].T),
+            "units/ijk has shape (3, 12); it must be (units, 3); it",
+        ),
+        (
+            lambda f: replaced(f, "units/affine", shifted().T),
+            "units/affine must be (4, 4) with 0 0 0 1 as its last row",
+        ),
+        (lambda f: replaced(f, "images/pixels", f["images/pixels"][()].T), "images/pixels is (3, 20, 20, 8) uint8; it"),
+        (lambda f: f["betas"].attrs.modify("zscored", "perhaps"), "zscored must be true or false, not 'perhaps'"),
+        (lambda f: replaced(f, "images/name", references(f)), "images/name must hold text, not Reference; cells of"),
+        (lambda f: replaced(f, "images/name", np.arange(8) / 2), "images/name must hold text, not float"),
+        (lambda f: replaced(f, "ceiling", ["a"] * 12), "ceiling must hold numbers"),
+        (lambda f: replaced(f, "areas/V1", np.ones((3, 4), bool)), "areas/V1 has shape (3, 4)"),
+        (lambda f: f.create_dataset("areas/all", data=np.ones(12, bool)), "areas/all: area 'all'"),
+        (lambda f: f.create_group("areas/visual"), "areas/visual is a group"),
+        (lambda f: labelled(f, ["V1", "V2"]), "labels/atlas has an area 'V1', and so has areas/V1"),
+        (lambda f: labelled(f, ["", "V2"]), "labels/atlas: area ''"),
+        (lambda f: labelled(f, ["left"]), "labels/atlas goes to 2, and its attribute names has 1 names"),
+        (lambda f: virtual(f), "betas points to numbers in other files"),
+        (lambda f: replaced(f, "trial/session", np.arange(16) // 15 + 1), "trial/session: session 2 has one trial"),
         (lambda f: f["betas"].write_direct(np.full((16, 12), np.nan, np.float32)), "betas: no unit has finite betas"),
     ],
 )
@@ -119,7 +165,7 @@ def test_what_people_write_otherwise_is_read(arrays: Arrays, tmp_path: Path) -> 
     found = check(path)
     assert found.errors == []
     assert found.facts["rois"] == {"first": 4, "second": 4}
-    assert found.facts["test"] == {"images": 1, "trials": 2, "marked": False}
+    assert found.facts["test"] == {"images": 3, "trials": 6, "marked": False}
     assert any("ceiling is missing" in line for line in found.warnings)
 
 
@@ -136,3 +182,69 @@ def test_what_is_odd_is_counted(written: Write, arrays: Arrays) -> None:
     assert "betas: 1 units are the same in all trials" in said
     assert "ceiling: 2 values are no single-trial ceiling" in said
     assert "areas: 1 have no unit: none" in said
+
+
+def test_what_matlab_and_julia_write_is_read(arrays: Arrays, tmp_path: Path) -> None:
+    """Vectors of two axes, doubles, flags as words or bytes, strings of fixed length."""
+    path = tmp_path / "S3.h5"
+    with h5py.File(path, "w") as file:
+        file["betas"] = arrays["betas"].astype(np.float64)
+        file["betas"].attrs["zscored"] = "false"
+        file["trial/image"], file["trial/session"] = arrays["trial_image"][None] * 1.0, arrays["sessions"][:, None]
+        file["trial/test"] = arrays["test"][None].astype(np.uint8)
+        file["images/name"] = np.array([name.encode() for name in arrays["image_names"]], "S12")[None]
+        file["images/pixels"] = arrays["pixels"]
+        file["units/vertex"], file["units/hemisphere"] = np.arange(12.0)[None], np.array([b"lh"] * 12)[:, None]
+        file["units"].attrs["space"], file["units"].attrs["vertices"] = np.bytes_("fsaverage5"), [[10242, 10242]]
+        file["areas/V1"], file["ceiling"] = np.eye(12)[:1], np.full((12, 1), 0.5)
+        file["ceiling"].attrs["kind"] = np.array([b"ncsnr"])
+    data = open_file(path)
+    assert (data.zscored, data.units.plural) == (False, "vertices")
+    assert np.array_equal(data.trials.image, arrays["trial_image"])
+    assert data.trials.session is not None
+    assert np.array_equal(data.trials.session, arrays["sessions"])
+    assert data.images.names == arrays["image_names"]
+    assert data.ceiling is not None
+    assert data.ceiling.values.shape == (12,)
+    found = check(path)
+    assert (found.errors, found.facts["rois"]) == ([], {"V1": 1})
+    for word, said in (("True", True), ("no", False), (np.uint8(1), True), (np.array([False]), False)):
+        with h5py.File(path, "a") as file:
+            file["betas"].attrs["zscored"] = word
+        assert open_file(path).zscored is said
+
+
+def test_labels_that_share_a_name_are_one_area(written: Write) -> None:
+    path = written(areas={})
+    with h5py.File(path, "a") as file:
+        file["labels/atlas"] = np.repeat([0, 1, 2, 4], 3)
+        file["labels/atlas"].attrs["names"] = ["V1", "V1", "", "V2"]
+    areas = open_dataset(path).areas("CSI1")
+    assert areas.counts() == {"V1": 6, "V2": 3}
+    assert areas.select("V1").tolist() == [False] * 3 + [True] * 6 + [False] * 3
+    assert check(path).errors == []
+
+
+def test_units_that_are_constant_in_a_session_and_small_tests_are_said(written: Write, arrays: Arrays) -> None:
+    betas = arrays["betas"].copy()
+    betas[arrays["sessions"] == 3, 4] = 2
+    found = check(written(betas=betas))
+    assert (found.facts["constant"], found.facts["constant_in_a_session"]) == (0, 1)
+    said = "\n".join(found.warnings)
+    assert "betas: 1 units are the same in all trials of a session; they will be left out" in said
+    assert "trial/test: 2 images are the test; a correlation over so few says nothing" in said
+    given = check(written(betas=betas, zscored=True))
+    assert given.facts["constant_in_a_session"] == 0
+
+
+def test_indices_that_begin_at_one_are_odd(written: Write, arrays: Arrays) -> None:
+    shown = np.tile(np.arange(1, 8), 3)[:16]
+    found = check(written(trial_image=shown, test=shown < 3))
+    assert any("1 of 8 images are in no trial; the first is one of them: indices" in line for line in found.warnings)
+
+
+def test_oblong_pictures_are_counted(written: Write, tmp_path: Path) -> None:
+    for number in range(8):
+        Image.new("RGB", (30, 30 if number else 40), (number, 9, 9)).save(tmp_path / f"{number}.jpg")
+    found = check(written(pixels=None, image_paths=[f"{number}.jpg" for number in range(8)]))
+    assert any("images/path: 1 pictures are not square" in line for line in found.warnings)

@@ -8,15 +8,17 @@ import h5py
 import numpy as np
 import pytest
 import scipy.stats
+from PIL import Image
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError
 from boldreams_cli.data.checking import check_inputs
-from boldreams_cli.data.choosing import responses_for, root_of
+from boldreams_cli.data.choosing import names_of, responses_for, root_of
+from boldreams_cli.data.identity import of_named_images
 from boldreams_cli.data.neutral.ceilings import ncsnr_of
 from boldreams_cli.data.neutral.contents import test_images as images_of_the_test
 from boldreams_cli.data.neutral.maker import DataFiles
 from boldreams_cli.data.neutral.reading import open_file
-from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.data.opening import label_of, open_dataset
 from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.encoding.evaluation.predict import find_images
 from boldreams_cli.encoding.evaluation.statistics import noise_ceiling
@@ -142,6 +144,48 @@ def test_a_file_that_moved_is_the_same_and_one_that_changed_is_named(
     written("moved.h5", areas={"V1": np.arange(12) < 5})
     with pytest.raises(MismatchError, match="areas"):
         responses_and_check(cache, moved)
+
+
+def test_a_file_that_moved_is_found_once_it_was_prepared_there(written: Write, tmp_path: Path) -> None:
+    path, cache = written(), tmp_path / "cache"
+    made = open_dataset(path).prepare("CSI1", cache)
+    moved = path.rename(tmp_path / "moved.h5")
+    assert root_of(cache, "CSI1", None) == path  # where it was
+    assert open_dataset(moved).prepare("CSI1", cache).path == made.path
+    assert root_of(cache, "CSI1", None) == moved
+    lines = len(made.store.lines())
+    open_dataset(moved).prepare("CSI1", cache)
+    assert len(made.store.lines()) == lines
+
+
+def test_the_same_names_of_other_pictures_are_other_images(written: Write, arrays: Arrays, tmp_path: Path) -> None:
+    """An index means another picture there: maps of the one must not be taken for the other's."""
+    one = open_dataset(written()).request("CSI1")
+    other = open_dataset(written("other.h5", pixels=arrays["pixels"][::-1])).request("CSI1")
+    assert names_of(one) != names_of(other)
+    assert names_of(one) == of_named_images(open_dataset(tmp_path / "own.h5").stimuli_identity())
+    assert names_of({"dataset": "nsd"}) is None
+
+
+def test_without_its_pictures_responses_are_taken_as_they_were_made(written: Write, tmp_path: Path) -> None:
+    for number in range(8):
+        Image.new("RGB", (8, 8), (number, 9, 9)).save(tmp_path / f"{number}.png")
+    path, cache = written(pixels=None, image_paths=[f"{number}.png" for number in range(8)]), tmp_path / "cache"
+    made = responses_for(cache, "CSI1", path)
+    (tmp_path / "3.png").unlink()
+    assert responses_for(cache, "CSI1", path).path == made.path
+    check_inputs(made, open_dataset(path))
+    with pytest.raises(BoldreamsError, match=r"images/path: there is no .*3\.png"):
+        responses_for(tmp_path / "other", "CSI1", path)
+    assert not (tmp_path / "other").exists()
+
+
+def test_labels_of_images_are_their_names(written: Write, experiment: Path, tmp_path: Path) -> None:
+    path = written()
+    assert [label_of(path, image) for image in (0, 7, 8)] == ["picture 0", "picture 7", "8"]
+    written(image_names=[f"other {number}" for number in range(8)])  # in its place
+    assert label_of(path, 0) == "other 0"
+    assert [label_of(root, 12) for root in (None, experiment, tmp_path / "gone.h5")] == ["12", "12", "12"]
 
 
 def responses_and_check(cache: Path, path: Path) -> None:

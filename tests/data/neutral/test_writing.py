@@ -39,6 +39,10 @@ def test_what_was_written_is_read(written: Write, arrays: Arrays) -> None:
         assert np.array_equal(file["images/pixels"][:], arrays["pixels"])
 
 
+def test_the_visual_angle_is_kept(written: Write) -> None:
+    assert open_file(written(degrees=8.4)).degrees == 8.4
+
+
 def test_blocks_give_the_same_file_as_arrays(written: Write, arrays: Arrays) -> None:
     betas, pixels = arrays["betas"], arrays["pixels"]
     path = written(betas=(betas[start : start + 5] for start in range(0, 16, 5)), pixels=iter(pixels))
@@ -63,6 +67,10 @@ def test_blocks_give_the_same_file_as_arrays(written: Write, arrays: Arrays) -> 
         ({"sessions": np.zeros(16, int)}, "sessions goes from 0"),
         ({"test": np.arange(16) < 8, "trial_image": np.repeat(np.arange(8), 2)[::-1] % 4}, "test: 4 images"),
         ({"test": np.zeros(16)}, "test is .* bool"),
+        ({"test": np.zeros(16, bool)}, "test marks no trial"),
+        ({"test": np.ones(16, bool)}, "test marks all trials"),
+        ({"degrees": 0.0}, "degrees is 0.0"),
+        ({"areas": {"all": np.ones(12, bool)}}, "area 'all'"),
         ({"repeats": np.zeros(16, int)}, "repeats goes from 0"),
         ({"areas": {"V1": np.ones(11, bool)}}, r"areas\['V1'\] is \(11,\)"),
         ({"areas": {"V1,V2": np.ones(12, bool)}}, "area 'V1,V2'"),
@@ -93,6 +101,7 @@ def test_a_file_that_was_there_outlives_a_refusal(written: Write) -> None:
         (lambda: VoxelUnits(np.zeros((2, 3)), np.eye(4), (2, 2, 2)), "1 voxels are there more than once"),
         (lambda: VoxelUnits(np.array([[0, 0, 2]]), np.eye(4), (2, 2, 2)), "1 voxels lie outside"),
         (lambda: VoxelUnits(np.array([[0, 0, 1]]), np.zeros((4, 4)), (2, 2, 2)), "affine"),
+        (lambda: VoxelUnits(np.array([[0, 0, 1]]), np.eye(4) + np.eye(4, k=-3), (2, 2, 2)), "0 0 0 1 as its last row"),
         (lambda: VertexUnits("", np.array(["L"]), np.array([0])), "space is empty"),
         (lambda: VertexUnits("fsaverage", np.array(["l"]), np.array([0])), "'l'"),
         (lambda: VertexUnits("fsaverage", np.array(["L", "L"]), np.array([1, 1])), "1 vertices are there more"),
