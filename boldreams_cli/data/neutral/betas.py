@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, StopFlag
+from boldreams_cli.console import BoldreamsError, StopFlag, logger
 from boldreams_cli.data import identity
 from boldreams_cli.data.neutral.reading import REMEDY, DataFile
 from boldreams_cli.files import reading
@@ -20,6 +20,7 @@ BETAS = "betas"
 ONLY = 1  # the number of the session, where there are none
 SAMPLED_ROWS, SAMPLED_COLUMNS = 8, 16  # of a session's betas, for their identity
 BLOCK_BYTES = 2**26  # of betas read at once
+NEVER_WRITTEN = "0 in all units: was a part of the file never written?"  # what HDF5 gives for what is not there
 
 
 class Block(NamedTuple):
@@ -100,6 +101,8 @@ def read_betas(
                 found[block.first : block.end, wanted] = block.values[:, columns[wanted] - block.columns.start]
             if stop is not None:
                 stop.check("the betas were not read to the end")
+    if zeros := int((~found.any(1)).sum()):
+        logger.warning("%s: betas: %d trials are %s", data.path, zeros, NEVER_WRITTEN)
     return found
 
 

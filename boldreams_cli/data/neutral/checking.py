@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, progress
 from boldreams_cli.data.neutral import ceilings, contents, images
-from boldreams_cli.data.neutral.betas import BETAS, BLOCK_BYTES, Block, blocks
+from boldreams_cli.data.neutral.betas import BETAS, BLOCK_BYTES, NEVER_WRITTEN, Block, blocks
 from boldreams_cli.data.neutral.images import PIXELS
 from boldreams_cli.data.neutral.reading import REMEDY, DataFile, Reading
 from boldreams_cli.data.pictures import check_picture
@@ -123,21 +123,27 @@ def _look_at_pixels(data: DataFile, found: Reading) -> None:
 
 @dataclass
 class _Extremes:
-    """Smallest and largest beta of each unit in each session (one where there are none), and which are finite."""
+    """Smallest and largest beta of each unit in each session (one where there are none).
+
+    And which units are finite, and which trials have a beta that is not 0.
+    """
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     finite: NDArray[np.bool_]
+    written: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, sessions: int, units: int) -> _Extremes:
+    def of(cls, sessions: int, units: int, trials: int) -> _Extremes:
         """Of nothing yet."""
-        return cls(np.full((sessions, units), np.inf), np.full((sessions, units), -np.inf), np.ones(units, bool))
+        low = np.full((sessions, units), np.inf)
+        return cls(low, -low, np.ones(units, bool), np.zeros(trials, bool))
 
     def take_in(self, block: Block, session: NDArray[np.int64]) -> None:
         """Look at some betas; (rows of the block,) place of each one's session."""
         values, part = np.asarray(block.values, np.float64), block.columns
         self.finite[part] &= np.isfinite(values).all(0)
+        self.written[block.first : block.end] |= values.any(1)
         for place in np.unique(session):
             own = values[session == place]
             self.low[place, part] = np.fmin(self.low[place, part], own.min(0))
@@ -149,7 +155,7 @@ def _look_at_betas(data: DataFile, found: Reading) -> dict[str, int]:
     by_session = contents.zscoring(data) == "session" and data.trials.session is not None
     session = data.trials.session if by_session else np.zeros(len(data.trials.image), np.int64)
     names, places = np.unique(session, return_inverse=True)
-    seen = _Extremes.of(len(names), len(data.units))
+    seen = _Extremes.of(len(names), len(data.units), len(places))
     total = len(places) * len(data.units)
     with (
         reading(data.path, REMEDY),
@@ -171,6 +177,8 @@ def _look_at_betas(data: DataFile, found: Reading) -> dict[str, int]:
     for name, count in counts.items():
         if count:
             found.warn(f"betas: {count} units {said[name]}; they will be left out")
+    if zeros := int((~seen.written).sum()):
+        found.warn(f"betas: {zeros} trials are {NEVER_WRITTEN}")
     if sum(counts.values()) == len(finite):
         found.errors.append(f"{data.path}: betas: no unit has finite betas that vary")
     return counts

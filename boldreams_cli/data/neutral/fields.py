@@ -52,9 +52,9 @@ def needed(file: Any, key: str, what: str) -> NDArray[Any]:
     return found
 
 
-def check_own(key: str, dataset: Any) -> None:
+def check_own(file: Any, key: str, dataset: Any) -> None:
     """Raise FieldError for a dataset whose numbers lie in other files: these change, or go, and nobody notices."""
-    if dataset.is_virtual or dataset.external:
+    if dataset.is_virtual or dataset.external or dataset.file.filename != file.filename:
         raise FieldError(f"{key} points to numbers in other files; write them into this one")
 
 

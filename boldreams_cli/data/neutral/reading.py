@@ -216,7 +216,7 @@ def _shape_of_betas(file: Any, path: Path) -> tuple[int, int]:
         raise FieldError(f"betas is missing: (trials, units) float32; the file holds {listing(file)}")
     if betas.ndim != 2 or not all(betas.shape) or betas.dtype.kind not in "fiu":
         raise FieldError(f"betas is {betas.shape} {betas.dtype}; it must be (trials, units) float32")
-    fields.check_own("betas", betas)
+    fields.check_own(file, "betas", betas)
     check_declared(path, betas.size * betas.dtype.itemsize)
     return int(betas.shape[0]), int(betas.shape[1])
 
@@ -240,7 +240,7 @@ def _images(file: Any, path: Path) -> ImageList:
         raise FieldError(
             f"images/pixels is {pixels.shape} {pixels.dtype}; it must be ({len(names)}, height, width, 3) uint8{turned}"
         )
-    fields.check_own("images/pixels", pixels)
+    fields.check_own(file, "images/pixels", pixels)
     if max(pixels.shape[1:3]) > LARGEST_SIDE:
         raise FieldError(f"images/pixels is {pixels.shape}; no side may be above {LARGEST_SIDE}")
     check_declared(path, pixels.size)

@@ -47,6 +47,13 @@ def virtual(file: Any) -> None:
     file.create_virtual_dataset("betas", layout).attrs["zscored"] = False
 
 
+def linked(file: Any) -> None:
+    with h5py.File(Path(file.filename).with_name("elsewhere.h5"), "w") as other:
+        other["pixels"] = file["images/pixels"][()]
+    del file["images/pixels"]
+    file["images/pixels"] = h5py.ExternalLink("elsewhere.h5", "pixels")
+
+
 def without_attribute(file: Any, key: str, name: str) -> None:
     del file[key].attrs[name]
 
@@ -104,6 +111,7 @@ def without_attribute(file: Any, key: str, name: str) -> None:
         (lambda f: labelled(f, ["", "V2"]), "labels/atlas: area ''"),
         (lambda f: labelled(f, ["left"]), "labels/atlas goes to 2, and its attribute names has 1 names"),
         (lambda f: virtual(f), "betas points to numbers in other files"),
+        (lambda f: linked(f), "images/pixels points to numbers in other files"),
         (lambda f: replaced(f, "trial/session", np.arange(16) // 15 + 1), "trial/session: session 2 has one trial"),
         (lambda f: f["betas"].write_direct(np.full((16, 12), np.nan, np.float32)), "betas: no unit has finite betas"),
     ],

@@ -9,11 +9,13 @@ import h5py
 import numpy as np
 import pytest
 
+from boldreams_cli.console import logger
 from boldreams_cli.data.neutral import betas as reading
 from boldreams_cli.data.neutral.betas import betas_identity, blocks, read_betas, rows_of
 from boldreams_cli.data.neutral.checking import check
 from boldreams_cli.data.neutral.images import FileStimuli
 from boldreams_cli.data.neutral.reading import open_file
+from boldreams_cli.data.opening import open_dataset
 
 from .conftest import Arrays, Write
 
@@ -97,6 +99,29 @@ def test_images_of_one_grey_are_counted(written: Write, arrays: Arrays) -> None:
     pixels[[2, 5]] = 7
     found = check(written(pixels=pixels))
     assert any("images/pixels: 2 images are of one grey (picture 2, picture 5)" in line for line in found.warnings)
+
+
+@pytest.mark.parametrize("chunks", [(4, 12), (16, 3)], ids=str)
+def test_what_was_never_written_is_said(
+    written: Write,
+    arrays: Arrays,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    chunks: tuple[int, int],
+) -> None:
+    """HDF5 gives zeros for what a writer that was killed left out."""
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 12 * 4 * 4)
+    path = written()
+    with h5py.File(path, "a") as file:
+        del file["betas"]
+        betas = file.create_dataset("betas", (16, 12), np.float32, chunks=chunks)
+        betas[:13], betas.attrs["zscored"] = arrays["betas"][:13], False
+    assert any("betas: 3 trials are 0 in all units" in line for line in check(path).warnings)
+    monkeypatch.setattr(logger, "propagate", True)
+    with caplog.at_level("WARNING", logger="boldreams"):
+        open_dataset(path).prepare("CSI1", tmp_path / "cache")
+    assert "trials are 0 in all units: was a part of the file never written?" in caplog.text
 
 
 def test_doubles_and_halves_are_read(written: Write, arrays: Arrays) -> None:
