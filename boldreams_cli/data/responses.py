@@ -70,7 +70,6 @@ class Responses:
         self.affine = np.array(attrs["affine"], np.float64)
         self._betas: Any = open_array(store.path / "betas")
         self.voxels: NDArray[np.int32] = read_array(store, "voxels")
-        self.ncsnr: NDArray[np.float32] = read_array(store, "ncsnr")
         self.trial_images: NDArray[np.int32] = read_array(store, "trial_images")
         self.trial_sessions: NDArray[np.int16] = read_array(store, "trial_sessions")
         self.trial_test: NDArray[np.bool_] = read_array(store, "trial_test")
@@ -87,6 +86,13 @@ class Responses:
             overrides=attrs["overrides"],
             space=attrs.get("space"),
         )
+
+    @cached_property
+    def ncsnr(self) -> NDArray[np.float32]:
+        """(V,) signal-to-noise ratio of a single presentation; read when it is asked for, as it is made of the betas."""
+        with _named_damage(self.path):
+            found: NDArray[np.float32] = read_array(self.store, NCSNR)
+        return found
 
     @cached_property
     def units(self) -> Units:
@@ -125,7 +131,7 @@ class Responses:
         if files.fingerprint(attrs["request"]) != attrs["fingerprint"]:
             raise MismatchError(f"{path} does not match its fingerprint {attrs['fingerprint']}; delete it and {again}")
         if missing := to_do(store):
-            raise BoldreamsError(f"{path} is incomplete: {listing(missing)} to do; {again}")
+            raise BoldreamsError(f"{path} is incomplete: {missing} to do; {again}")
         store.check_static()
         with _named_damage(path):
             return cls(store)
@@ -282,13 +288,13 @@ class Responses:
         )
 
 
-def to_do(store: ResumableStore) -> list[str]:
-    """Units that are not done: sessions, and the estimate of their ceilings where the store is to have one."""
+def to_do(store: ResumableStore) -> str:
+    """Say which sessions are not done, or that ceilings are to be estimated from them; empty where all is."""
     done = store.done(SESSION)
-    found = [f"session {session}" for session, _ in store.attributes["sessions"] if session not in done]
-    if ESTIMATED_OF in store.attributes and NCSNR not in store.done(CEILING):
-        found.append("noise ceilings")
-    return found
+    if missing := [session for session, _ in store.attributes["sessions"] if session not in done]:
+        return f"session {listing(missing)}"
+    waits = ESTIMATED_OF in store.attributes and NCSNR not in store.done(CEILING)
+    return "noise ceilings" if waits else ""
 
 
 def _ceiling_source(attrs: dict[str, Any]) -> tuple[str | None, int | None]:

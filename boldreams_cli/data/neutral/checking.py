@@ -152,10 +152,11 @@ class _Extremes:
 
 def _look_at_betas(data: DataFile, found: Reading) -> dict[str, int]:
     """Count units that cannot be used: not finite, or the same in all trials that are z-scored together."""
-    by_session = contents.zscoring(data) == "session" and data.trials.session is not None
-    session = data.trials.session if by_session else np.zeros(len(data.trials.image), np.int64)
-    names, places = np.unique(session, return_inverse=True)
-    seen = _Extremes.of(len(names), len(data.units), len(places))
+    session = data.trials.session if contents.zscoring(data) == "session" else None
+    none = np.zeros(len(data.trials.image), np.int64)
+    places = none if session is None else np.unique(session, return_inverse=True)[1]
+    trials = np.bincount(places)
+    seen = _Extremes.of(len(trials), len(data.units), len(places))
     total = len(places) * len(data.units)
     with (
         reading(data.path, REMEDY),
@@ -166,9 +167,9 @@ def _look_at_betas(data: DataFile, found: Reading) -> dict[str, int]:
             seen.take_in(block, places[block.first : block.end])
             shown.advance(block.values.size)
     finite, same = seen.finite, seen.low.min(0) == seen.high.max(0)
-    sometimes = (seen.low == seen.high).any(0) & ~same
+    sometimes = (seen.low == seen.high)[trials > 1].any(0) & ~same
     counts = {"not_finite": int((~finite).sum()), "constant": int((finite & same).sum())}
-    counts["constant_in_a_session"] = int((finite & sometimes).sum()) if by_session else 0
+    counts["constant_in_a_session"] = int((finite & sometimes).sum())
     said = {
         "not_finite": "have values that are not finite",
         "constant": "are the same in all trials",

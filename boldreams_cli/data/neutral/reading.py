@@ -142,6 +142,8 @@ class Reading:
             kind = "ijk" if isinstance(units, VoxelUnits) else "vertex"
             turned = f", and {shape[0]} trials; {fields.TURNED}" if len(units) == shape[0] else ""
             self.errors.append(f"{self.path}: units/{kind} has {len(units)} units, betas {shape[1]}{turned}")
+            if turned:  # nothing else of it fits either
+                return None
         degrees = self.part(lambda: _degrees(file))
         zscored = self.part(lambda: self._zscored(file))
         if shape is None or images is None:

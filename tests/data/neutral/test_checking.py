@@ -100,7 +100,7 @@ def without_attribute(file: Any, key: str, name: str) -> None:
             "units/affine must be (4, 4) with 0 0 0 1 as its last row",
         ),
         (lambda f: replaced(f, "images/pixels", f["images/pixels"][()].T), "images/pixels is (3, 20, 20, 8) uint8; it"),
-        (lambda f: f["betas"].attrs.modify("zscored", "perhaps"), "zscored must be true or false, not 'perhaps'"),
+        (lambda f: f["betas"].attrs.create("zscored", "perhaps"), "zscored must be true or false, not 'perhaps'"),
         (lambda f: replaced(f, "images/name", references(f)), "images/name must hold text, not Reference; cells of"),
         (lambda f: replaced(f, "images/name", np.arange(8) / 2), "images/name must hold text, not float"),
         (lambda f: replaced(f, "ceiling", ["a"] * 12), "ceiling must hold numbers"),

@@ -180,12 +180,12 @@ def test_without_its_pictures_responses_are_taken_as_they_were_made(written: Wri
     assert not (tmp_path / "other").exists()
 
 
-def test_labels_of_images_are_their_names(written: Write, experiment: Path, tmp_path: Path) -> None:
+def test_labels_of_images_are_their_names(written: Write, tmp_path: Path) -> None:
     path = written()
     assert [label_of(path, image) for image in (0, 7, 8)] == ["picture 0", "picture 7", "8"]
     written(image_names=[f"other {number}" for number in range(8)])  # in its place
     assert label_of(path, 0) == "other 0"
-    assert [label_of(root, 12) for root in (None, experiment, tmp_path / "gone.h5")] == ["12", "12", "12"]
+    assert [label_of(root, 12) for root in (None, tmp_path, tmp_path / "gone.h5")] == ["12", "12", "12"]
 
 
 def responses_and_check(cache: Path, path: Path) -> None:
