@@ -44,7 +44,6 @@ class Responses:
     shape : (X, Y, Z) of the subject's volumes.
     affine : (4, 4) float64, voxel indices to mm.
     voxels : (V, 3) int32, indices x, y, z.
-    ncsnr : (V,) float32, NaN where unknown.
     trial_images : (T,) int32, 0-based ids, as the data set numbers its images.
     trial_sessions : (T,) int16.
     trial_test : (T,) bool, true for trials of test images, which no fit looks at.
@@ -89,7 +88,7 @@ class Responses:
 
     @cached_property
     def ncsnr(self) -> NDArray[np.float32]:
-        """(V,) signal-to-noise ratio of a single presentation; read when it is asked for, as it is made of the betas."""
+        """(V,) float32, NaN where unknown; read when it is asked for, since it may be made of the betas."""
         with _named_damage(self.path):
             found: NDArray[np.float32] = read_array(self.store, NCSNR)
         return found
