@@ -177,7 +177,7 @@ def test_other_images_have_a_store_of_their_own(run: Run, made: Path, file: Path
             opened[key] = values
     refused = run("fit", "--data", other, "--percent", 10, "--readout", "ridge", "--cache", made, code=3)
     assert "with the images of this subject" in refused.err
-    shutil.rmtree(next(made.glob("responses/study-S2-*")))
+    shutil.rmtree(next(made.glob("responses/study-S2-*.zarr")))
     numbered = run("fit", "--subject", 1, "--percent", 10, "--cache", made, code=3)
     assert "with the images of this subject" in numbered.err
 
