@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from boldreams_cli.data.opening import label_of
 from boldreams_cli.encoding.evaluation.predict import Wanted
-
-
-def label_of(nsd_root: Path | None, image: int) -> str:
-    """What a data set calls an image."""
-    return str(image)
 
 
 def called(image: Wanted, nsd_root: Path | None) -> str:

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import StopFlag, logger
+from boldreams_cli.data.opening import label_of
 from boldreams_cli.encoding.evaluation.predict import Wanted
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import digest, fingerprint, write_npz
-from boldreams_cli.interpret.labels import label_of
 from boldreams_cli.interpret.products import (
     Description,
     Product,

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli import plots
+from boldreams_cli.data.opening import label_of
 from boldreams_cli.interpret.dreams import parameterization
 from boldreams_cli.interpret.dreams.natural import Natural, pictures
-from boldreams_cli.interpret.labels import label_of
 from boldreams_cli.interpret.products import title_of_model
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError, logger
+from boldreams_cli.data.opening import label_of
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import fingerprint, write_npz, write_text
 from boldreams_cli.interpret.dreams import closeness, drawing, parameterization, spectra
@@ -23,7 +24,6 @@ from boldreams_cli.interpret.dreams.loop import COLUMNS, Dream, Dreamer, Setting
 from boldreams_cli.interpret.dreams.measured import Largest, largest_measured
 from boldreams_cli.interpret.dreams.natural import Natural, Sources, best_natural
 from boldreams_cli.interpret.dreams.objectives import Objective
-from boldreams_cli.interpret.labels import label_of
 from boldreams_cli.interpret.products import (
     Description,
     Product,
