@@ -71,6 +71,7 @@ def convert(
             areas=found.areas,
             ceiling=found.ceiling,
             ceiling_kind=found.ceiling_kind,
+            degrees=found.degrees,
             source=f"{importer.title}: {found.source}",
         )
     return _said(output, found, index, test, int((~keep).sum()))

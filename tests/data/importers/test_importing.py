@@ -58,6 +58,8 @@ def test_the_new_file_holds_what_the_data_set_holds(run: Run, mini: Miniature, t
         assert result["units"] == mini.betas.shape[1]
         assert result["rois"] == {name: int(area[:].sum()) for name, area in file["areas"].items()}
         assert all(result["rois"].values())
+        spanned = {"algonauts2023": 8.4, "things": 10, "bold5000": 4.6, "mosaic": 8.4}.get(mini.dataset)
+        assert (float(file["degrees"][()]) if "degrees" in file else None) == spanned
     assert {path: path.stat().st_mtime_ns for path in mini.source.rglob("*")} == before, "the source is only read"
     assert [path.name for path in tmp_path.iterdir()] == ["new.h5"]
 
