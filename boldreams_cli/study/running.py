@@ -335,6 +335,7 @@ class Group:
         else:
             files.append(self.store.path / "zarr.json")
         files.append(self.responses.path / "zarr.json")
+        maps = {} if cell.finetune else {"store": self.store.path.name, "edition": model.spec.edition}
         study.note(
             number,
             DONE,
@@ -342,6 +343,7 @@ class Group:
             key=model.spec.key,
             files=stamps(list(dict.fromkeys(files)), study.cache),
             responses=self.responses.path.name,
+            **maps,
             scores={name: value for name, value in summary.items() if name not in ("files", "model")},
         )
 

@@ -22,7 +22,7 @@ from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
 from boldreams_cli.data.choosing import at_hand, names_of, responses_for, root_of
 from boldreams_cli.data.opening import is_data_file
 from boldreams_cli.data.subjects import Subject, folder_of
-from boldreams_cli.features.choosing import the_store
+from boldreams_cli.features.choosing import the_store, with_images
 from boldreams_cli.features.feature_store import FeatureStore, folder_name, stores
 from boldreams_cli.files import fingerprint, write_text
 from boldreams_cli.study.grid import Cell
@@ -216,8 +216,8 @@ def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> list[Need]:
 def _store(study: Study, backbone: str, names: str | None) -> FeatureStore | None:
     """The cache's store of a backbone with the images of these names; None where there is none to choose from."""
     features = study.settings.get("features")
-    there = (store.spec["stimuli"].get("names") for store in stores(study.cache, backbone))
-    return the_store(study.cache, backbone, features, names) if features or names in there else None
+    there = with_images(stores(study.cache, backbone), names)
+    return the_store(study.cache, backbone, features, names) if features or there else None
 
 
 def _names(study: Study, subject: Subject) -> str | None:

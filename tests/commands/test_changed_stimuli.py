@@ -58,3 +58,12 @@ def test_a_model_of_other_stimuli_is_not_taken_for_one_of_these(run: Run, own: P
     assert listing(Path(old["model"])) == kept
     run("score", "--model", new["model"], "--cache", own, "--nsd-root", root)
     assert run(*FIT, "--cache", own, "--nsd-root", root).json["seconds"] == 0, "it is there already"
+
+
+def test_a_sweep_fits_cells_again_whose_maps_are_of_other_stimuli(run: Run, own: Path, root: Path) -> None:
+    sweep = ("sweep", *FIT[1:-1], "--backbone", "alexnet", "--cache", own, "--nsd-root", root, "--json")
+    (old,) = run(*sweep).json["models"]
+    made_anew_of_others(own)
+    (new,) = run(*sweep).json["models"]
+    assert new["model"] != old["model"]
+    assert run(*sweep).json["models"] == [new]

@@ -156,7 +156,7 @@ def test_dream_and_attribute_go_through_the_finetuned_network(run: Run, whole: P
 
 
 def test_options_of_finetuning_are_refused_without_it(run: Run, tmp_path: Path) -> None:
-    done = run("fit", "--warmup", 5, "--devices", 2, code=2, BOLDREAMS_CACHE=tmp_path)
+    done = run("fit", "--subject", 1, "--warmup", 5, "--devices", 2, code=2, BOLDREAMS_CACHE=tmp_path)
     assert "only --finetune takes --warmup, --devices" in done.err
     done = run(*FIT, "--early-stop", 2, code=2, BOLDREAMS_CACHE=tmp_path)
     assert "--validation-fraction" in done.err

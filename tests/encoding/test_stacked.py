@@ -24,8 +24,9 @@ from boldreams_cli.encoding.readouts.base import Problem
 from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
 from boldreams_cli.encoding.readouts.settings import choose_readout
 from boldreams_cli.encoding.readouts.stacked import Stacked, StackedSettings
+from tests.stopping import StopAfter
 
-from .made_up import LAYERS, PLENTY, StopAfter, predict, problem, solve
+from .made_up import LAYERS, PLENTY, predict, problem, solve
 
 LITTLE = 5_000_000  # bytes with which 600 voxels take several spans
 FEW = StackedSettings(grid=3, centres=2, sizes=(0.3,), penalties=(0.01, 0.1, 1.0, 10.0), compress="none")

@@ -249,7 +249,7 @@ def _attributed(subject: Subject) -> dict[str, list[tuple[str, list[tuple[Model,
     for model in subject.models:
         for kept in sorted(model.products, key=lambda kept: kept.date):
             if kept.kind == "attribution":
-                image = str(kept.description["image"]).rsplit("/", 1)[-1]
+                image = str(kept.description.get("image_label", kept.description["image"])).rsplit("/", 1)[-1]
                 place = found.setdefault(str(kept.description["roi"]), {}).setdefault(image + _other_method(kept), {})
                 place[model.label] = (model, kept)
     order = [*EARLY, *ECCENTRICITY, *CATEGORY]
