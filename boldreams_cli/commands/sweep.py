@@ -50,6 +50,9 @@ MANIFEST = click.Path(path_type=Path)
 @options.option("--manifest", type=MANIFEST, default=None, metavar="FILE", help="Run cells of a study by its manifest.")
 @options.option("--cell", default=None, metavar="I|I-J|I,J", help="Which cells of --manifest to run (default: all).")
 @options.option("--status", type=MANIFEST, default=None, metavar="FILE", help="Say how far the study of a manifest is.")
+@options.option(
+    "--together", type=click.IntRange(1), default=1, help="Cells to run side by side on a CPU, where memory holds them."
+)
 @options.memory_option
 @options.device_option
 def sweep(
@@ -66,6 +69,7 @@ def sweep(
     manifest: Path | None,
     cell: str | None,
     status: Path | None,
+    together: int,
     memory: int,
     device: str,
     output: Output,
@@ -100,7 +104,7 @@ def sweep(
         elif executor == "slurm":
             _submit(study, sbatch, limit, shards, stop, output)
         else:
-            _run(study, numbers, stop, output)
+            _run(study, numbers, together, stop, output)
 
 
 def _asked(
@@ -119,13 +123,13 @@ def _asked(
     return Study.make(cache, name or named, grid, nsd_root, device, memory)
 
 
-def _run(study: Study, numbers: list[int], stop: StopFlag, output: Output) -> None:
+def _run(study: Study, numbers: list[int], together: int, stop: StopFlag, output: Output) -> None:
     """Run cells here, and say how far the study is; the exit code is that of these cells."""
     from boldreams_cli.study.sweep import Known, look, run
 
     known = Known(study)
     try:
-        run(study, numbers, functools.partial(options.pick_device, study.device), study.memory, stop, known)
+        run(study, numbers, functools.partial(options.pick_device, study.device), study.memory, stop, known, together)
     except StoppedError:
         _show(look(study, known=known), output)
         raise

@@ -110,13 +110,21 @@ class Group:
     device : to compute on.
     memory : bytes to use at most, about.
     stop : looked at while fitting.
+    together : cells to run side by side at most.
     """
 
     def __init__(
-        self, study: Study, subject: Subject, backbone: str, device: torch.device, memory: int, stop: StopFlag
+        self,
+        study: Study,
+        subject: Subject,
+        backbone: str,
+        device: torch.device,
+        memory: int,
+        stop: StopFlag,
+        together: int = 1,
     ) -> None:
         self.study, self.subject, self.backbone = study, subject, backbone
-        self.device, self.memory, self.stop = device, memory, stop
+        self.device, self.memory, self.stop, self.together = device, memory, stop, together
         self._pooled = True
 
     @cached_property
@@ -218,7 +226,7 @@ class Group:
 
     def _side_by_side(self, needs: Sequence[int]) -> tuple[int, int]:
         """How many fits that need so much memory run at once, and the memory of each."""
-        threads = torch.get_num_threads()
+        threads = min(torch.get_num_threads(), self.together)
         if len(needs) < 2 or threads == 1 or self.device.type != "cpu":
             return 1, 0
         return side_by_side(needs, threads, usable(self.memory), self.inputs.kept_bytes(self._pooled))

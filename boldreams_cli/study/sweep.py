@@ -206,6 +206,7 @@ def run(
     memory: int,
     stop: StopFlag,
     known: Known | None = None,
+    together: int = 1,
 ) -> None:
     """Fit and score the cells that are not done; one that fails does not keep the others from being done.
 
@@ -217,6 +218,7 @@ def run(
     memory : bytes to use at most, about.
     stop : looked at while fitting.
     known : of an earlier look in this process.
+    together : cells to run side by side, each with a share of the threads, where memory holds them.
 
     Raises
     ------
@@ -241,4 +243,4 @@ def run(
     study.save()
     logger.info("%s: %d of %d cells to do", study.name, len(todo), len(study.cells))
     for (subject, backbone), some in groups(study, todo).items():
-        running.Group(study, subject, backbone, device(), memory, stop).run(some)
+        running.Group(study, subject, backbone, device(), memory, stop, together).run(some)
