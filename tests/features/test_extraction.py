@@ -16,6 +16,7 @@ from boldreams_cli.features.extraction_pass import cast
 from boldreams_cli.features.ranking import filter_order, filter_std
 from boldreams_cli.features.source import Source
 from boldreams_cli.stores import ResumableStore
+from tests.stopping import StopAt
 
 IMAGES = np.arange(40)
 
@@ -69,28 +70,12 @@ def test_a_second_run_computes_nothing(backbone: Backbone, source: Source, tmp_p
     assert (again["computed"], again["skipped"], again["images_per_second"]) == (0, 40, 0)
 
 
-class StopAfter(StopFlag):
-    """A signal that comes after some looks at the flag."""
-
-    def __init__(self, looks: int) -> None:
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self) -> bool:
-        import signal
-
-        self.looks -= 1
-        if self.looks <= 0:
-            self.signal = signal.SIGTERM
-        return self.signal is not None
-
-
 def test_stopped_and_resumed_equals_uninterrupted(backbone: Backbone, source: Source, tmp_path: Path) -> None:
     whole = run(backbone, source, tmp_path / "whole")
     with pytest.raises(StoppedError, match="16 images are done; run the same command"):
-        run(backbone, source, tmp_path / "parts", stop=StopAfter(4))
+        run(backbone, source, tmp_path / "parts", stop=StopAt(4))
     with pytest.raises(StoppedError, match="16 images are done"):  # in the middle of a unit, after a batch
-        run(backbone, source, tmp_path / "parts", stop=StopAfter(2))
+        run(backbone, source, tmp_path / "parts", stop=StopAt(2))
     rest = run(backbone, source, tmp_path / "parts")
     assert rest.computed == 24
     for name, values in everything(whole).items():
@@ -166,7 +151,7 @@ def test_the_second_pass_leaves_the_means_that_filters_were_chosen_by(
     with pytest.raises(StoppedError):
         run(backbone, source, tmp_path, keep=10, shard=(0, 2))
     with pytest.raises(StoppedError):
-        run(backbone, source, tmp_path, keep=10, shard=(1, 2), stop=StopAfter(4))
+        run(backbone, source, tmp_path, keep=10, shard=(1, 2), stop=StopAt(4))
     store = make_plan(backbone, source, tmp_path, "float16", 10).path
     before = {path: path.read_bytes() for path in store.glob("layers/*/mean/c/*/0")}
     loud = replace(source, read=lambda ids: 255 - source.read(ids))  # as if on another device
