@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from functools import cached_property
@@ -111,6 +111,7 @@ class Group:
     memory : bytes to use at most, about.
     stop : looked at while fitting.
     together : cells to run side by side at most.
+    done : what is noted of a cell that is done; asked again when its lock is held.
     """
 
     def __init__(
@@ -122,8 +123,9 @@ class Group:
         memory: int,
         stop: StopFlag,
         together: int = 1,
+        done: Callable[[int], object | None] = lambda _: None,
     ) -> None:
-        self.study, self.subject, self.backbone = study, subject, backbone
+        self.study, self.subject, self.backbone, self.done = study, subject, backbone, done
         self.device, self.memory, self.stop, self.together = device, memory, stop, together
         self._pooled = True
 
@@ -279,6 +281,8 @@ class Group:
     def _cell(self, number: int, memory: int) -> None:
         """One cell, its outcome noted; its lock is held."""
         self.stop.check("finished cells are kept")
+        if self.done(number) is not None:  # another process did it after this one looked
+            return
         cell = self.study.cells[number]
         with self.study.logged(number):
             logger.info("cell %d: %s", number, cell)

@@ -243,4 +243,4 @@ def run(
     study.save()
     logger.info("%s: %d of %d cells to do", study.name, len(todo), len(study.cells))
     for (subject, backbone), some in groups(study, todo).items():
-        running.Group(study, subject, backbone, device(), memory, stop, together).run(some)
+        running.Group(study, subject, backbone, device(), memory, stop, together, known.done).run(some)

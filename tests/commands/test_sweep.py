@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.model.folder import find_models
 from boldreams_cli.study import sweep as study_sweep
 from boldreams_cli.study.manifest import Study
+from boldreams_cli.study.running import Group
 
 from ..conftest import COMMAND, Run
 from .conftest import listing
@@ -105,6 +108,12 @@ def test_a_rerun_looks_at_the_data_once(run: Run, own: Path, monkeypatch: pytest
     monkeypatch.setattr(study_sweep, "_responses_of", lambda study, of: (looked.append(of), plain(study, of))[1])
     assert run("sweep", *GRID, "--cache", own, "--json").json["cells"]["done"] == 2
     assert looked == [1]
+
+    files = listing(own)
+    study = Study.load(next((own / "studies").iterdir()))
+    group = Group(study, 1, "alexnet", torch.device("cpu"), 2**30, StopFlag(), done=study_sweep.Known(study).done)
+    group.run([0, 1])  # as a process does that looked before another one did them
+    assert {name for name in files if files[name] != listing(own).get(name) and "/locks/" not in name} == set()
 
 
 @pytest.mark.parametrize("damage", ["model removed", "weights", "scores removed", "map removed", "other betas"])

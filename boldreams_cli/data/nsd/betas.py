@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from boldreams_cli.data.nsd.chunks import (
     UNITS_PER_PERCENT,
     check_integers,
     fill_by_chunk,
+    opened_betas,
     reading_betas,
 )
 from boldreams_cli.data.nsd.layout import Files, Layout
@@ -30,19 +29,7 @@ from boldreams_cli.files import check_declared
 
 PAPER_SESSIONS = range(1, 38)
 Shape = tuple[int, int, int]
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The dataset ``betas`` (trials, Z, Y, X) of an HDF5 or MATLAB v7.3 file."""
-    with reading_betas(path), h5py.File(path, "r") as file:
-        dataset = file.get("betas")
-        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 4:
-            there = listing(f"{name} {getattr(item, 'shape', '')}".strip() for name, item in file.items())
-            raise BoldreamsError(f"{path} has no dataset betas (trials, Z, Y, X); it holds {there}; download it again")
-        check_integers(path, dataset.dtype)
-        check_declared(path, dataset.size * dataset.dtype.itemsize)
-        yield dataset
+AXES = ("trials", "Z", "Y", "X")  # of betas in HDF5
 
 
 def _nifti(path: Path) -> Any:
@@ -67,7 +54,7 @@ def header(path: Path) -> tuple[Shape, int]:
         with reading_betas(path):
             x, y, z, trials = (int(length) for length in _nifti(path).shape)
     else:
-        with _opened(path) as dataset:
+        with opened_betas(path, AXES) as dataset:
             trials, z, y, x = (int(length) for length in dataset.shape)
     return (x, y, z), trials
 
@@ -162,7 +149,7 @@ def read_session(
         with reading_betas(path):
             _fill_from_nifti(betas, path, voxels, stop)
     else:
-        with _opened(path) as dataset:
+        with opened_betas(path, AXES) as dataset:
             _fill_from_hdf5(betas, dataset, voxels, stop)
     betas /= UNITS_PER_PERCENT
     return betas

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, StopFlag
-from boldreams_cli.files import reading
+from boldreams_cli.console import BoldreamsError, StopFlag, listing
+from boldreams_cli.files import check_declared, reading
 
 UNITS_PER_PERCENT = 300  # NSD stores percent signal change x 300 as int16
 BLOCK_BYTES = 64_000_000  # what reading a session takes beside its result
@@ -34,6 +36,32 @@ def check_integers(path: Path, dtype: np.dtype[Any]) -> None:
         raise BoldreamsError(
             f"{path} holds {dtype} betas; NSD's are int16 (percent signal change x 300); download it again"
         )
+
+
+@contextmanager
+def opened_betas(path: Path, axes: tuple[str, ...]) -> Iterator[Any]:
+    """The dataset ``betas`` of an HDF5 or MATLAB v7.3 file.
+
+    Parameters
+    ----------
+    path : of the file.
+    axes : what each axis is.
+
+    Raises
+    ------
+    BoldreamsError
+        If there is no such dataset, it has other axes, holds no integers or more than the file, or is damaged.
+    """
+    with reading_betas(path), h5py.File(path, "r") as file:
+        dataset = file.get("betas")
+        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != len(axes):
+            there = listing(f"{name} {getattr(item, 'shape', '')}".strip() for name, item in file.items())
+            raise BoldreamsError(
+                f"{path} has no dataset betas ({', '.join(axes)}); it holds {there}; download it again"
+            )
+        check_integers(path, dataset.dtype)
+        check_declared(path, dataset.size * dataset.dtype.itemsize)
+        yield dataset
 
 
 def fill_by_chunk(betas: NDArray[np.float32], dataset: Any, offsets: NDArray[np.integer], stop: StopFlag) -> bool:

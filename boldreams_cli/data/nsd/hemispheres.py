@@ -8,28 +8,26 @@ change as it is, NaN where data are missing. On a subject's own surface (``nativ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, StopFlag, listing
+from boldreams_cli.console import BoldreamsError, StopFlag
 from boldreams_cli.data.nsd.chunks import (
     BLOCK_BYTES,
     KEPT,
     UNITS_PER_PERCENT,
-    check_integers,
     fill_by_chunk,
+    opened_betas,
     reading_betas,
 )
 from boldreams_cli.data.nsd.layout import Files
 from boldreams_cli.files import check_declared, reading
 
+AXES = ("trials", "vertices")  # of betas in HDF5
 Vertices = tuple[int, int]  # of the left and the right hemisphere
 LABELS = np.iinfo(np.int16)
 
@@ -69,7 +67,7 @@ def _header(path: Path) -> tuple[int, int]:
         with reading_betas(path):
             vertices, _, _, trials = (int(length) for length in _mgh(path).shape)
     else:
-        with _opened(path) as dataset:
+        with opened_betas(path, AXES) as dataset:
             trials, vertices = (int(length) for length in dataset.shape)
     return vertices, trials
 
@@ -84,19 +82,6 @@ def _mgh(path: Path) -> Any:
         raise BoldreamsError(f"{path} holds {proxy.dtype} betas; NSD's are floats (percent signal change)")
     check_declared(path, math.prod(int(length) for length in proxy.shape) * proxy.dtype.itemsize)
     return proxy
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The dataset ``betas`` (trials, vertices) of an HDF5 file."""
-    with reading_betas(path), h5py.File(path, "r") as file:
-        dataset = file.get("betas")
-        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 2:
-            there = listing(f"{name} {getattr(item, 'shape', '')}".strip() for name, item in file.items())
-            raise BoldreamsError(f"{path} has no dataset betas (trials, vertices); it holds {there}; download it again")
-        check_integers(path, dataset.dtype)
-        check_declared(path, dataset.size * dataset.dtype.itemsize)
-        yield dataset
 
 
 def read_session(files: Files, places: NDArray[np.integer], stop: StopFlag | None = None) -> NDArray[np.float32]:
@@ -147,7 +132,7 @@ def _read_mgh(path: Path, vertex: NDArray[np.integer], stop: StopFlag) -> NDArra
 
 def _read_hdf5(path: Path, vertex: NDArray[np.integer], stop: StopFlag) -> NDArray[np.float32]:
     """All trials of a vertex lie together: chunk by chunk, or where that cannot be, block by block of vertices."""
-    with _opened(path) as dataset:
+    with opened_betas(path, AXES) as dataset:
         trials = dataset.shape[0]
         betas = np.empty((trials, len(vertex)), np.float32)
         offsets = np.stack([np.zeros_like(vertex), vertex], axis=1)
