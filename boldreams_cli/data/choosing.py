@@ -23,7 +23,7 @@ from boldreams_cli.zarr_files import attributes
 def responses_for(
     cache: Path,
     subject: Subject,
-    nsd_root: Path | None,
+    data_root: Path | None,
     sessions: str | None = None,
     mask: str | None = None,
     stop: StopFlag | None = None,
@@ -43,10 +43,10 @@ def responses_for(
     BoldreamsError
         If they must be prepared and there is no root, or as `Dataset.prepare`.
     """
-    nsd_root = root_of(cache, subject, nsd_root)
-    dataset = at_hand(nsd_root, subject, betas)
+    data_root = root_of(cache, subject, data_root)
+    dataset = at_hand(data_root, subject, betas)
     if dataset is None:
-        return _cached(cache, subject, nsd_root, sessions, mask, betas)
+        return _cached(cache, subject, data_root, sessions, mask, betas)
     request = dataset.request(subject, sessions, mask)
     path, known = store_path(cache, request), complete_stores(cache, subject)
     if path not in known:
@@ -89,11 +89,11 @@ def root_of(cache: Path, subject: Subject, root: Path | None) -> Path | None:
     return next((file for file in found if file.is_file()), found[0] if found else None)
 
 
-def at_hand(nsd_root: Path | None, subject: Subject, betas: str | None = None) -> Dataset | None:
+def at_hand(data_root: Path | None, subject: Subject, betas: str | None = None) -> Dataset | None:
     """The data set, if all that a request of the subject is made of is there: it may be deleted once it is prepared."""
-    if nsd_root is None or not nsd_root.exists():
+    if data_root is None or not data_root.exists():
         return None
-    dataset = open_dataset(nsd_root, betas)
+    dataset = open_dataset(data_root, betas)
     if lacking := dataset.lacking(subject):
         logger.debug("%s", lacking)
         return None
@@ -121,18 +121,18 @@ def _check_betas_kept(path: Path, request: dict[str, Any], default: bool) -> Non
 
 
 def _cached(
-    cache: Path, subject: Subject, nsd_root: Path | None, sessions: str | None, mask: str | None, betas: str | None
+    cache: Path, subject: Subject, data_root: Path | None, sessions: str | None, mask: str | None, betas: str | None
 ) -> Responses:
     cached = [path for path in complete_stores(cache, subject) if _matches(path, sessions, mask, betas)]
     if not cached:
-        if isinstance(subject, str) and (nsd_root is None or not is_data_file(nsd_root)):
+        if isinstance(subject, str) and (data_root is None or not is_data_file(data_root)):
             there = {str(of) for path in (cache / "responses").glob("*.zarr") if (of := subject_of_store(path.name))}
             raise ChoiceError(
                 f"no such responses of subject {subject} in {cache}; give its file with --data FILE, or a number as "
                 f"1, 01 or subj01; subjects prepared: {listing(sorted(there))} (--subject, --sessions, --mask)"
             )
-        dataset = open_dataset(nsd_root, betas)
-        if nsd_root is not None and is_data_file(nsd_root) and (lacking := dataset.lacking(subject)):
+        dataset = open_dataset(data_root, betas)
+        if data_root is not None and is_data_file(data_root) and (lacking := dataset.lacking(subject)):
             raise BoldreamsError(lacking)
         if others := dataset.preparations(subject):
             raise ChoiceError(
@@ -172,7 +172,7 @@ def _matches(path: Path, sessions: str | None, mask: str | None, betas: str | No
     return Path(mask).is_file() and attrs["request"]["mask"] == identity.whole(Path(mask))
 
 
-def areas_of(subject: Subject, cache: Path, nsd_root: Path | None) -> Areas:
+def areas_of(subject: Subject, cache: Path, data_root: Path | None) -> Areas:
     """Areas of a subject: of its cached responses where there is one set of them, else read from the root.
 
     Raises
@@ -182,10 +182,10 @@ def areas_of(subject: Subject, cache: Path, nsd_root: Path | None) -> Areas:
     BoldreamsError
         If there is neither.
     """
-    nsd_root = root_of(cache, subject, nsd_root)
-    cached, dataset = complete_stores(cache, subject), at_hand(nsd_root, subject)
+    data_root = root_of(cache, subject, data_root)
+    cached, dataset = complete_stores(cache, subject), at_hand(data_root, subject)
     if len(cached) != 1:
-        return (dataset or open_dataset(nsd_root)).areas(subject)
+        return (dataset or open_dataset(data_root)).areas(subject)
     responses = Responses.open(cached[0])
     if dataset is not None:
         check_inputs(responses, dataset)

@@ -8,14 +8,14 @@ from boldreams_cli.data.opening import label_of
 from boldreams_cli.encoding.evaluation.predict import Wanted
 
 
-def called(image: Wanted, nsd_root: Path | None) -> str:
+def called(image: Wanted, data_root: Path | None) -> str:
     """Its name or number in the data set; of a file, the file's name.
 
     Parameters
     ----------
     image : from `find_images`.
-    nsd_root : of the data set that ids are of.
+    data_root : of the data set that ids are of.
     """
-    if image.nsd_id is not None:
-        return label_of(nsd_root, image.nsd_id)
+    if image.image_id is not None:
+        return label_of(data_root, image.image_id)
     return image.file.name if image.file is not None else str(image.name)

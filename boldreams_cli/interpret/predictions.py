@@ -63,8 +63,8 @@ def product_of(
 
 
 def _identity(image: Wanted) -> Any:
-    if image.nsd_id is not None:
-        return image.nsd_id
+    if image.image_id is not None:
+        return image.image_id
     return ["file", digest(image.file)] if image.file is not None else ["caption", image.caption]
 
 
@@ -83,7 +83,7 @@ def keep(
     images: Sequence[Wanted],
     predict: Callable[[], NDArray[np.float32]],
     overwrite: bool = False,
-    nsd_root: Path | None = None,
+    data_root: Path | None = None,
 ) -> Description:
     """Predict and write, unless it is done.
 
@@ -93,7 +93,7 @@ def keep(
     model, images : that it is of.
     predict : gives (images, voxels).
     overwrite : whether to predict again, and to replace other predictions in a file that the user named.
-    nsd_root : of the data set, which may have names for its images.
+    data_root : of the data set, which may have names for its images.
 
     Returns
     -------
@@ -112,8 +112,8 @@ def keep(
         write_npz(
             folder / f"{stem}{SUFFIX}",
             betas=betas,
-            images=np.array([-1 if image.nsd_id is None else image.nsd_id for image in images], np.int32),
-            names=np.array([str(i.name) if i.nsd_id is None else label_of(nsd_root, i.nsd_id) for i in images]),
+            images=np.array([-1 if image.image_id is None else image.image_id for image in images], np.int32),
+            names=np.array([str(i.name) if i.image_id is None else label_of(data_root, i.image_id) for i in images]),
             voxels=model.weights.voxels,
         )
         return said_of_model(model) | {"images": names, "voxels": betas.shape[1]}

@@ -114,7 +114,7 @@ def compare(
     b: FittedModel,
     responses: Responses,
     cache: Path,
-    nsd_root: Path | None,
+    data_root: Path | None,
     device: torch.device,
     memory: int,
 ) -> Comparison:
@@ -125,13 +125,13 @@ def compare(
     a, b : fitted, of the same responses (`check_comparable`).
     responses : of both.
     cache : that holds the feature stores, and the folder of the comparison.
-    nsd_root : of the images, for finetuned models.
+    data_root : of the images, for finetuned models.
     device : to compute on.
     memory : bytes that maps may take.
     """
     images = responses.test_images
     with timed("predictions of both models"):
-        mine, other = (_predicted(model, images, cache, nsd_root, device, memory) for model in (a, b))
+        mine, other = (_predicted(model, images, cache, data_root, device, memory) for model in (a, b))
     betas = torch.from_numpy(responses.mean_betas(images))
     result = paired(mine, other, betas, memberships(responses.areas))
     if ALL not in result.members:
@@ -144,14 +144,14 @@ def _predicted(
     model: FittedModel,
     images: NDArray[np.integer],
     cache: Path,
-    nsd_root: Path | None,
+    data_root: Path | None,
     device: torch.device,
     memory: int,
 ) -> torch.Tensor:
     if not model.spec.finetuned:
         store_of(model, cache).rows(images)  # refused here, rather than computed again from images
-    wanted = [Wanted(nsd_id=int(image)) for image in images]
-    return torch.from_numpy(predict(model, wanted, cache, nsd_root, device, memory))
+    wanted = [Wanted(image_id=int(image)) for image in images]
+    return torch.from_numpy(predict(model, wanted, cache, data_root, device, memory))
 
 
 def check_comparable(a: FittedModel, b: FittedModel, cache: Path) -> None:

@@ -40,7 +40,7 @@ class Study:
     key : hash of the grid.
     cells : in order; their numbers are those of the job array.
     settings : of all fits.
-    nsd_root : of the data; None where the cache holds all that is needed.
+    data_root : of the data; None where the cache holds all that is needed.
     device, memory : as typed.
     """
 
@@ -48,7 +48,7 @@ class Study:
     key: str
     cells: tuple[Cell, ...]
     settings: dict[str, Any]
-    nsd_root: Path | None
+    data_root: Path | None
     device: str
     memory: int
 
@@ -68,7 +68,7 @@ class Study:
         return self.folder / MANIFEST
 
     @classmethod
-    def make(cls, cache: Path, name: str | None, grid: Grid, nsd_root: Path | None, device: str, memory: int) -> Study:
+    def make(cls, cache: Path, name: str | None, grid: Grid, data_root: Path | None, device: str, memory: int) -> Study:
         """The study of a grid; nothing is written.
 
         Raises
@@ -87,7 +87,7 @@ class Study:
                 f"the study {name} is of another grid, of {len(there.cells)} cells; choose another --name (what is "
                 "fitted counts in any study)"
             )
-        return cls(folder, grid.key, tuple(grid.cells()), grid.settings, nsd_root, device, memory)
+        return cls(folder, grid.key, tuple(grid.cells()), grid.settings, data_root, device, memory)
 
     @classmethod
     def load(cls, path: Path) -> Study:
@@ -110,7 +110,7 @@ class Study:
             key=found["key"],
             cells=tuple(Cell(**cell) for cell in found["cells"]),
             settings=found["settings"],
-            nsd_root=None if root is None else Path(root),
+            data_root=None if root is None else Path(root),
             device=found["device"],
             memory=found["memory"],
         )
@@ -121,7 +121,7 @@ class Study:
             "format": FORMAT,
             "study": self.name,
             "key": self.key,
-            "nsd_root": None if self.nsd_root is None else str(self.nsd_root.absolute()),
+            "nsd_root": None if self.data_root is None else str(self.data_root.absolute()),
             "device": self.device,
             "memory": self.memory,
             "settings": self.settings,

@@ -149,7 +149,7 @@ class Sizes:
 def _responses(study: Study, subject: Subject) -> Path:
     """The prepared responses of a subject."""
     settings = study.settings
-    dataset = at_hand(root_of(study.cache, subject, study.nsd_root), subject, settings.get("betas"))
+    dataset = at_hand(root_of(study.cache, subject, study.data_root), subject, settings.get("betas"))
     known = complete_stores(study.cache, subject)
     if dataset is not None:
         path = store_path(study.cache, dataset.request(subject, settings.get("sessions"), settings.get("mask")))

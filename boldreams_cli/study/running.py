@@ -135,7 +135,7 @@ class Group:
         settings = self.study.settings
         return KeptResponses(
             responses_for(
-                *(self.study.cache, self.subject, self.study.nsd_root),
+                *(self.study.cache, self.subject, self.study.data_root),
                 *(settings.get("sessions"), settings.get("mask"), self.stop),
                 betas=settings.get("betas"),
             )
@@ -292,7 +292,7 @@ class Group:
                 with held(model.folder, self.stop):  # a study of other cells, or a user, may score it too
                     summary = saved_summary(model)
                     if summary is None:
-                        root = root_of(self.study.cache, self.subject, self.study.nsd_root)
+                        root = root_of(self.study.cache, self.subject, self.study.data_root)
                         scores = scoring.score(*(model, self.responses, self.study.cache, root, self.device, memory))
                         with DRAWING:
                             save(scores)
@@ -320,7 +320,7 @@ class Group:
                     *(study.cache, self.device, memory, self.stop),
                     inputs=self.inputs,
                 ).model
-            root, settings = root_of(study.cache, cell.subject, study.nsd_root), study.settings
+            root, settings = root_of(study.cache, cell.subject, study.data_root), study.settings
             source = Source(
                 *(
                     study.cache,

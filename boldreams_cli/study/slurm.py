@@ -189,7 +189,7 @@ def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> list[Need]:
     for (subject, backbone), some in groups(study, numbers).items():
         if all(study.cells[number].finetune for number in some):
             continue
-        root = root_of(study.cache, subject, study.nsd_root)
+        root = root_of(study.cache, subject, study.data_root)
         own = root is not None and is_data_file(root)  # which has one kind of betas
         sessions, betas = study.settings.get("sessions"), None if own else study.settings.get("betas")
         dataset = at_hand(root, subject, betas)
@@ -197,7 +197,7 @@ def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> list[Need]:
             images = dataset.images(subject, sessions)
         else:
             mask = study.settings.get("mask")
-            owned = responses_for(study.cache, subject, study.nsd_root, sessions, mask, stop, betas)
+            owned = responses_for(study.cache, subject, study.data_root, sessions, mask, stop, betas)
             images = owned.trial_images
         names = _names(study, subject)
         store = _store(study, backbone, names)
@@ -224,10 +224,10 @@ def _names(study: Study, subject: Subject) -> str | None:
     """Hash of the names of a subject's images; None where a data set numbers its images for all."""
     if isinstance(subject, int):
         return None
-    dataset = at_hand(root_of(study.cache, subject, study.nsd_root), subject)
+    dataset = at_hand(root_of(study.cache, subject, study.data_root), subject)
     sessions, mask = study.settings.get("sessions"), study.settings.get("mask")
     if dataset is None:
-        return names_of(responses_for(study.cache, subject, study.nsd_root, sessions, mask).request)
+        return names_of(responses_for(study.cache, subject, study.data_root, sessions, mask).request)
     return names_of(dataset.request(subject, sessions, mask))
 
 

@@ -65,7 +65,7 @@ def _responses_of(study: Study, subject: Subject) -> str | None:
     from boldreams_cli.data.preparing import store_path
 
     settings = study.settings
-    root = root_of(study.cache, subject, study.nsd_root)
+    root = root_of(study.cache, subject, study.data_root)
     dataset: Dataset | None = at_hand(root, subject, settings.get("betas"))
     if dataset is None:
         return None

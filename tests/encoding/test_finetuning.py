@@ -256,7 +256,7 @@ def test_validation_images_are_training_images_and_never_test_images(
 ) -> None:
     start = prepare(source_of(small, tmp_path), SETTINGS, CPU, StopFlag())
     trials = ImageTrials(small.responses, start.images, fraction, 0, GB, tmp_path)
-    held, kept = (set(trials.nsd_ids[chosen].tolist()) for chosen in (trials.held_out, trials.training))
+    held, kept = (set(trials.image_ids[chosen].tolist()) for chosen in (trials.held_out, trials.training))
     assert held
     assert not held & kept
     assert held | kept == set(small.responses.train_images.tolist())

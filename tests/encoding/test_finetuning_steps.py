@@ -66,9 +66,9 @@ def betas_and_images(small: Small) -> tuple[Tensor, np.ndarray, np.ndarray]:
 
 
 def steps_an_epoch(small: Small, held_out: float = 0.0) -> int:
-    _, nsd_ids, _ = betas_and_images(small)
+    _, image_ids, _ = betas_and_images(small)
     images = small.responses.train_images
-    trained = ~np.isin(nsd_ids, images[hold_out(images, held_out, 0)]) if held_out else np.ones(len(nsd_ids))
+    trained = ~np.isin(image_ids, images[hold_out(images, held_out, 0)]) if held_out else np.ones(len(image_ids))
     return -(-int(trained.sum()) // SETTINGS.batch_size)
 
 
@@ -77,10 +77,10 @@ def key_of(checkpoint: Path) -> str:
         return str(stored.metadata()["key"])
 
 
-def pixels_of(result: FinetuneResult, nsd_ids: np.ndarray) -> Tensor:
+def pixels_of(result: FinetuneResult, image_ids: np.ndarray) -> Tensor:
     resized = ResizedImages.find(result.model.folder.parents[3], result.model.spec.training["stimuli"])
     assert resized is not None
-    return torch.from_numpy(resized.read(nsd_ids))
+    return torch.from_numpy(resized.read(image_ids))
 
 
 @pytest.mark.parametrize("micro_batch", [None, 3])
@@ -88,13 +88,13 @@ def test_a_step_takes_the_gradient_of_the_mean_squared_error_of_its_batch(
     small: Small, tmp_path: Path, steps: list[Step], micro_batch: int | None
 ) -> None:
     result = run(small, tmp_path, ONE, micro_batch=micro_batch)
-    betas, nsd_ids, columns = betas_and_images(small)
+    betas, image_ids, columns = betas_and_images(small)
     network = Network(backbones.load("alexnet", "random"), result.model.spec, columns, 8, 0, CPU)
     batch = batch_order(len(betas), 8, 0, 0)[0]
     products = [
         torch.einsum("bac,av,cv->bv", maps, left, right)
         for maps, left, right in zip(
-            network.maps(pixels_of(result, nsd_ids[batch])), network.left, network.right, strict=True
+            network.maps(pixels_of(result, image_ids[batch])), network.left, network.right, strict=True
         )
     ]
     loss = (torch.stack(products).sum(0) + network.bias - betas[batch]).square().mean()
@@ -170,12 +170,12 @@ def test_betas_on_disk_change_nothing(
 
 def test_the_validation_loss_is_that_of_the_held_out_images(small: Small, tmp_path: Path) -> None:
     result = run(small, tmp_path, replace(ONE, validation_fraction=0.3))
-    betas, nsd_ids, columns = betas_and_images(small)
+    betas, image_ids, columns = betas_and_images(small)
     images = small.responses.train_images
-    chosen = np.isin(nsd_ids, images[hold_out(images, 0.3, 0)])
+    chosen = np.isin(image_ids, images[hold_out(images, 0.3, 0)])
     full = FullModel.rebuild(result.model, CPU)
     with torch.inference_mode():
-        predicted = full(pixels_of(result, nsd_ids).float() / 255)[:, columns]
+        predicted = full(pixels_of(result, image_ids).float() / 255)[:, columns]
     errors = (predicted - betas).square().mean(1)
     assert result.validation == pytest.approx([float(errors[chosen].mean())], rel=1e-4)
     assert float(errors[~chosen].mean()) != pytest.approx(result.validation[0], rel=1e-2)

@@ -241,7 +241,7 @@ def test_captions_are_predicted_as_from_the_store(ready: Ready) -> None:
     assert np.allclose(stored, through, rtol=1e-4, atol=1e-5)
     x = embedding(ready, ["a zebra"])[ready.model.spec.layers["last"]]
     expected = ready.model.weights.weights["last"] @ x + ready.model.weights.bias
-    wanted = [predict.Wanted(caption="a zebra"), predict.Wanted(nsd_id=int(images[0]))]
+    wanted = [predict.Wanted(caption="a zebra"), predict.Wanted(image_id=int(images[0]))]
     found = predict.predict(ready.model, wanted, ready.cache, None, CPU, MEMORY)
     assert np.allclose(found[0], expected.numpy(), rtol=1e-4, atol=1e-5)
     assert np.allclose(found[1], stored[0], rtol=1e-4, atol=1e-5)
@@ -253,7 +253,7 @@ def test_an_image_that_the_store_lacks_is_read_from_its_captions(ready: Ready) -
     other = next(number for number in ready.captions if number not in seen)
     found = predict.predict(
         ready.model,
-        [predict.Wanted(nsd_id=other)],
+        [predict.Wanted(image_id=other)],
         ready.cache,
         ready.dataset.root,
         CPU,

@@ -354,7 +354,7 @@ def test_default_images_are_each_areas_best_test_images(fitted: Fitted) -> None:
     betas = predict_stored(fitted.model, store_of(fitted.model, fitted.cache), images, CPU, 2**30)
     for area, roi in enumerate(attributor.rois):
         best = np.argsort(-betas[:, fitted.responses.areas.select(roi)].mean(1))[:3]
-        assert {job.image.nsd_id for job in jobs if area in job.areas} == set(images[best].tolist())
+        assert {job.image.image_id for job in jobs if area in job.areas} == set(images[best].tolist())
 
 
 def test_contrast_is_the_difference_of_two_areas(fitted: Fitted) -> None:
@@ -370,7 +370,7 @@ def test_contrast_is_the_difference_of_two_areas(fitted: Fitted) -> None:
     areas, images = fitted.responses.areas, fitted.responses.test_images
     betas = predict_stored(fitted.model, store_of(fitted.model, fitted.cache), images, CPU, 2**30)
     difference = betas[:, areas.select("V1")].mean(1) - betas[:, areas.select("faces")].mean(1)
-    assert jobs[0].image.nsd_id == images[difference.argmax()]
+    assert jobs[0].image.image_id == images[difference.argmax()]
 
 
 def test_silent_filter_gets_nothing(fitted: Fitted) -> None:
@@ -389,6 +389,6 @@ def test_stop_keeps_finished_images(fitted: Fitted, tmp_path: Path) -> None:
     jobs = attributor.best_test_images(fitted.cache, None, 3, StopFlag())
     with pytest.raises(StoppedError, match="finished maps"):
         record.attribute(attributor, jobs, record.Place(tmp_path, fitted.root), After(1))
-    first = f"image-{jobs[0].image.nsd_id:05d}"
+    first = f"image-{jobs[0].image.image_id:05d}"
     folder = tmp_path / "V1-steps-2"
     assert {path.name for path in folder.iterdir()} == {f"{first}.{suffix}" for suffix in ("npz", "png", "pdf", "json")}

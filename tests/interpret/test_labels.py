@@ -30,7 +30,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_is_called_by_its_name() -> None:
     assert labels.called(Wanted(file=Path("/somewhere/photo.jpg")), None) == "photo.jpg"
-    assert labels.called(Wanted(nsd_id=7), None) == "7"
+    assert labels.called(Wanted(image_id=7), None) == "7"
 
 
 @pytest.mark.usefixtures("named")

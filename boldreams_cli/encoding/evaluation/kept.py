@@ -27,7 +27,7 @@ class Scoring:
     model : fitted.
     responses : () -> of its subject; opened only where something is measured or compared.
     cache : that holds the model's feature store.
-    nsd_root : of its images and of measured receptive fields; None where it is not known.
+    data_root : of its images and of measured receptive fields; None where it is not known.
     device : to compute on.
     memory : bytes that maps may take.
     permutations : their number and seed, where each voxel's p must come from those.
@@ -37,7 +37,7 @@ class Scoring:
     model: FittedModel
     responses: Callable[[], Responses]
     cache: Path
-    nsd_root: Path | None
+    data_root: Path | None
     device: torch.device
     memory: int
     permutations: tuple[int, int] | None = None
@@ -58,9 +58,9 @@ class Scoring:
         drawn, summary = self.permutations, None
         if not self.overwrite:
             summary = score_files.saved_summary(self.model, drawn)
-        if summary is not None and self.nsd_root is not None:
+        if summary is not None and self.data_root is not None:
             # Scores of inputs that are others now are not shown as if they were of these.
-            source, root = summary["measured_fields"], self.nsd_root
+            source, root = summary["measured_fields"], self.data_root
             if not retinotopy.is_current(source, self.model, self.responses(), root):
                 logger.info("the scores were not compared with receptive fields measured under %s: made again", root)
                 drawn, summary = (summary["permutations"], summary["permutation_seed"]), None
@@ -68,7 +68,7 @@ class Scoring:
             logger.info(THERE)
         else:
             scores = score.score(
-                *(self.model, self.responses(), self.cache, self.nsd_root, self.device, self.memory), *(drawn or ())
+                *(self.model, self.responses(), self.cache, self.data_root, self.device, self.memory), *(drawn or ())
             )
             score_files.save(scores)
             summary = scores.summary()

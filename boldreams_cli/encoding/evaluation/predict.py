@@ -30,14 +30,14 @@ IMAGES_IN_A_PASS = 8
 class Wanted:
     """One image to predict: an image id or a file; or a caption."""
 
-    nsd_id: int | None = None
+    image_id: int | None = None
     file: Path | None = None
     caption: str | None = None
 
     @property
     def name(self) -> int | str:
         """Its image id, the path of its file, or the caption."""
-        return self.nsd_id if self.nsd_id is not None else self.caption or str(self.file)
+        return self.image_id if self.image_id is not None else self.caption or str(self.file)
 
 
 def find_images(asked: Sequence[str], root: Path | None, responses: Callable[[], Responses]) -> list[Wanted]:
@@ -60,11 +60,11 @@ def find_images(asked: Sequence[str], root: Path | None, responses: Callable[[],
         if item in ("test", "train"):
             owned = responses()
             ids = owned.test_images if item == "test" else owned.train_images
-            found += [Wanted(nsd_id=int(number)) for number in ids]
+            found += [Wanted(image_id=int(number)) for number in ids]
         elif (number := image_named(root, item)) is not None:
-            found.append(Wanted(nsd_id=number))
+            found.append(Wanted(image_id=number))
         elif item.isdecimal():
-            found.append(Wanted(nsd_id=int(item)))
+            found.append(Wanted(image_id=int(item)))
         elif path.is_dir():
             files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
             if not files:
@@ -83,7 +83,7 @@ def predict(
     model: FittedModel,
     images: Sequence[Wanted],
     cache: Path,
-    nsd_root: Path | None,
+    data_root: Path | None,
     device: torch.device,
     memory: int,
     weights: str | None = None,
@@ -96,7 +96,7 @@ def predict(
     model : fitted.
     images : from `find_images`, or captions.
     cache : that may hold the model's feature store, or the stimuli that it was finetuned on.
-    nsd_root : for image ids that the cache lacks.
+    data_root : for image ids that the cache lacks.
     device : to compute on.
     memory : bytes that stored maps may take.
     weights : of the backbone, where they are not at the place that the spec names.
@@ -119,23 +119,23 @@ def predict(
     stored = _stored(model, images, cache)
     if stored.any():
         store = FeatureStore(_store_path(model, cache))
-        ids = np.array([image.nsd_id for image, there in zip(images, stored, strict=True) if there])
+        ids = np.array([image.image_id for image, there in zip(images, stored, strict=True) if there])
         betas[stored] = predict_stored(model, store, ids, device, memory)
     rest = np.flatnonzero(~stored)
     if len(rest):
         asked = [images[int(index)] for index in rest]
         if reads == "captions":
-            betas[rest] = predict_captions(model, _captions(asked, nsd_root, captions_dir), device, weights)
+            betas[rest] = predict_captions(model, _captions(asked, data_root, captions_dir), device, weights)
         else:
-            betas[rest] = _through_network(model, asked, cache, nsd_root, device, weights)
+            betas[rest] = _through_network(model, asked, cache, data_root, device, weights)
     return betas
 
 
-def _captions(images: Sequence[Wanted], nsd_root: Path | None, captions_dir: Path | None) -> list[list[str]]:
+def _captions(images: Sequence[Wanted], data_root: Path | None, captions_dir: Path | None) -> list[list[str]]:
     """Captions of each image: its own, or COCO's."""
-    ids = [image.nsd_id for image in images if image.nsd_id is not None]
-    known = open_dataset(nsd_root).captions(ids, captions_dir) if ids else {}
-    return [known[image.nsd_id] if image.nsd_id is not None else [image.caption or ""] for image in images]
+    ids = [image.image_id for image in images if image.image_id is not None]
+    known = open_dataset(data_root).captions(ids, captions_dir) if ids else {}
+    return [known[image.image_id] if image.image_id is not None else [image.caption or ""] for image in images]
 
 
 def _store_path(model: FittedModel, cache: Path) -> Path:
@@ -151,23 +151,23 @@ def _stored(model: FittedModel, images: Sequence[Wanted], cache: Path) -> NDArra
     if store.edition != model.spec.edition:  # made anew of other stimuli: those are looked at, not these maps
         return np.zeros(len(images), dtype=bool)
     there = set(store.images[store.done()].tolist())
-    return np.array([image.nsd_id in there for image in images])
+    return np.array([image.image_id in there for image in images])
 
 
 def _through_network(
     model: FittedModel,
     images: Sequence[Wanted],
     cache: Path,
-    nsd_root: Path | None,
+    data_root: Path | None,
     device: torch.device,
     weights: str | None,
 ) -> NDArray[np.float32]:
     full = FullModel.rebuild(model, device, weights)
     with float32_products("fp32", device), torch.inference_mode():
-        return np.concatenate([full(pixels).cpu().numpy() for pixels in pixels_of(full, images, cache, nsd_root)])
+        return np.concatenate([full(pixels).cpu().numpy() for pixels in pixels_of(full, images, cache, data_root)])
 
 
-def pixels_of(full: FullModel, images: Sequence[Wanted], cache: Path, nsd_root: Path | None) -> Iterator[torch.Tensor]:
+def pixels_of(full: FullModel, images: Sequence[Wanted], cache: Path, data_root: Path | None) -> Iterator[torch.Tensor]:
     """Read images as the model sees them, a few at a time.
 
     Parameters
@@ -175,7 +175,7 @@ def pixels_of(full: FullModel, images: Sequence[Wanted], cache: Path, nsd_root: 
     full : the full model.
     images : image ids and files.
     cache : that may hold the resized stimuli that the model was finetuned on.
-    nsd_root : for other image ids.
+    data_root : for other image ids.
 
     Yields
     ------
@@ -185,30 +185,31 @@ def pixels_of(full: FullModel, images: Sequence[Wanted], cache: Path, nsd_root: 
     device = full.backbone.device
     with progress("predict", len(images), "images") as shown:
         for start in range(0, len(images), IMAGES_IN_A_PASS):
-            pixels = _pixels(images[start : start + IMAGES_IN_A_PASS], full, resized, nsd_root)
+            pixels = _pixels(images[start : start + IMAGES_IN_A_PASS], full, resized, data_root)
             yield pixels.to(device).float() / 255
             shown.advance(len(pixels))
 
 
 def _pixels(
-    images: Sequence[Wanted], full: FullModel, resized: ResizedImages | None, nsd_root: Path | None
+    images: Sequence[Wanted], full: FullModel, resized: ResizedImages | None, data_root: Path | None
 ) -> torch.Tensor:
     """Pixels of images at the backbone's size: those that finetuning resized, where it has them all."""
-    ids = np.array([-1 if image.nsd_id is None else image.nsd_id for image in images])
+    ids = np.array([-1 if image.image_id is None else image.image_id for image in images])
     if resized is not None and resized.holds(ids).all():
         return torch.from_numpy(resized.read(ids))
     resize = full.backbone.entry.preprocessing.resize
     # One at a time: pictures of different sizes do not stack before they are resized.
-    return torch.cat([resize(torch.from_numpy(picture)[None]) for picture in read_images(images, nsd_root)])
+    return torch.cat([resize(torch.from_numpy(picture)[None]) for picture in read_images(images, data_root)])
 
 
-def read_images(images: Sequence[Wanted], nsd_root: Path | None) -> list[NDArray[np.uint8]]:
+def read_images(images: Sequence[Wanted], data_root: Path | None) -> list[NDArray[np.uint8]]:
     """Read the pixels of images, each (height, width, 3) uint8."""
-    ids = [image.nsd_id for image in images if image.nsd_id is not None]
+    ids = [image.image_id for image in images if image.image_id is not None]
     stimuli: dict[int, NDArray[np.uint8]] = {}
     if ids:
-        with open_dataset(nsd_root).stimuli() as opened:
+        with open_dataset(data_root).stimuli() as opened:
             stimuli = dict(zip(ids, opened.read(ids), strict=True))
     return [
-        stimuli[image.nsd_id] if image.nsd_id is not None else read_picture(image.file or Path()) for image in images
+        stimuli[image.image_id] if image.image_id is not None else read_picture(image.file or Path())
+        for image in images
     ]

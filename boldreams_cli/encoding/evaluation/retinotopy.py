@@ -56,14 +56,14 @@ class Retinotopic:
         return {f"field_{name}" if name in ("x", "y") else name: values for name, values in maps.items()}
 
 
-def of_model(model: FittedModel, responses: Responses, nsd_root: Path | None) -> Retinotopic:
+def of_model(model: FittedModel, responses: Responses, data_root: Path | None) -> Retinotopic:
     """Maps of a model's fields, and how they agree with the fields measured in its subject.
 
     Parameters
     ----------
     model : fitted.
     responses : of its subject.
-    nsd_root : that may hold measured fields; None compares with nothing.
+    data_root : that may hold measured fields; None compares with nothing.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def of_model(model: FittedModel, responses: Responses, nsd_root: Path | None) ->
     maps = field_maps(model, responses)
     if maps is None:
         return Retinotopic(None, None, f"{_article(model.spec.readout)} readout has no receptive fields to compare")
-    measured, note = measured_fields(responses, nsd_root)
+    measured, note = measured_fields(responses, data_root)
     if measured is None:
         return Retinotopic(maps, None, note)
     areas = {name: responses.areas.select(name) for name in responses.areas.counts()}
@@ -88,7 +88,7 @@ def of_model(model: FittedModel, responses: Responses, nsd_root: Path | None) ->
     return Retinotopic(maps, comparison, "", measured.digest())
 
 
-def is_current(source: str, model: FittedModel, responses: Responses, nsd_root: Path) -> bool:
+def is_current(source: str, model: FittedModel, responses: Responses, data_root: Path) -> bool:
     """Whether a comparison was with the fields that are measured under a root now; so it is where there are none.
 
     Parameters
@@ -97,7 +97,7 @@ def is_current(source: str, model: FittedModel, responses: Responses, nsd_root: 
     """
     if model.spec.readout not in WITH_FIELDS:
         return True
-    measured, _ = measured_fields(responses, nsd_root)
+    measured, _ = measured_fields(responses, data_root)
     return measured is None or measured.digest() == source
 
 
@@ -107,15 +107,15 @@ def degrees_of(responses: Responses) -> float:
     return STIMULUS_DEGREES.get(str(responses.request.get("dataset")), float("nan")) if said is None else float(said)
 
 
-def measured_fields(responses: Responses, nsd_root: Path | None) -> tuple[Retinotopy | None, str]:
+def measured_fields(responses: Responses, data_root: Path | None) -> tuple[Retinotopy | None, str]:
     """Measured fields of a subject's voxels, or None and why."""
-    if nsd_root is None or not nsd_root.exists():
+    if data_root is None or not data_root.exists():
         return None, "no NSD root is at hand; with --nsd-root, fields are compared with those measured"
-    found = open_dataset(nsd_root).of_request(responses.request).retinotopy(responses.subject, responses.areas)
-    if found is None and nsd_root.is_file():
-        return None, f"{nsd_root} holds no measured fields"
+    found = open_dataset(data_root).of_request(responses.request).retinotopy(responses.subject, responses.areas)
+    if found is None and data_root.is_file():
+        return None, f"{data_root} holds no measured fields"
     if found is None:
-        return None, f"no measured fields (prf_eccentricity.nii.gz) of subject {responses.subject} under {nsd_root}"
+        return None, f"no measured fields (prf_eccentricity.nii.gz) of subject {responses.subject} under {data_root}"
     return found, ""
 
 

@@ -32,7 +32,7 @@ def score(
     model: FittedModel,
     responses: Responses,
     cache: Path,
-    nsd_root: Path | None,
+    data_root: Path | None,
     device: torch.device,
     memory: int,
     permutations: int = 0,
@@ -45,7 +45,7 @@ def score(
     model : fitted.
     responses : of the model's subject.
     cache : that holds the model's feature store; a finetuned model is scored from images instead.
-    nsd_root : of those images, where the cache does not hold them resized, and of measured receptive fields.
+    data_root : of those images, where the cache does not hold them resized, and of measured receptive fields.
     device : to compute on.
     memory : bytes that maps may take.
     permutations : of the images, for each voxel's probability; 0 takes it from the standard error over images.
@@ -64,13 +64,13 @@ def score(
     images = responses.test_images
     if not model.spec.finetuned:
         store_of(model, cache).rows(images)  # refused here, rather than computed again from images
-    wanted = [Wanted(nsd_id=int(image)) for image in images]
+    wanted = [Wanted(image_id=int(image)) for image in images]
     with timed(f"prediction of {len(images)} images"):
-        prediction = torch.from_numpy(predict(model, wanted, cache, nsd_root, device, memory))
+        prediction = torch.from_numpy(predict(model, wanted, cache, data_root, device, memory))
     with timed(f"correlations with {int(responses.trial_test.sum())} trials"):
         scores = of_prediction(model, responses, prediction, permutations, permutation_seed)
     with timed("receptive fields"):
-        scores.fields = retinotopy.of_model(model, responses, nsd_root)
+        scores.fields = retinotopy.of_model(model, responses, data_root)
     if count := len(scores.excluded):
         logger.warning(
             "%d of %d voxels have no correlation and are left out; scores.json names them",

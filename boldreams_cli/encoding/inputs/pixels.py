@@ -64,14 +64,14 @@ class ResizedImages:
         path = _path(cache, name)
         return cls(path) if path.with_suffix(".json").is_file() and path.is_file() else None
 
-    def holds(self, nsd_ids: NDArray[Any]) -> NDArray[np.bool_]:
+    def holds(self, image_ids: NDArray[Any]) -> NDArray[np.bool_]:
         """(n,) whether each image is here."""
-        return np.isin(nsd_ids, self.images)
+        return np.isin(image_ids, self.images)
 
-    def read(self, nsd_ids: NDArray[Any]) -> NDArray[np.uint8]:
+    def read(self, image_ids: NDArray[Any]) -> NDArray[np.uint8]:
         """(n, 3, size, size) of n images, all of which must be here, in the order asked."""
-        pixels = np.empty((len(nsd_ids), *self.shape[1:]), dtype=np.uint8)
-        for row, place in zip(pixels, np.searchsorted(self.images, nsd_ids), strict=True):
+        pixels = np.empty((len(image_ids), *self.shape[1:]), dtype=np.uint8)
+        for row, place in zip(pixels, np.searchsorted(self.images, image_ids), strict=True):
             os.preadv(self._file.fileno(), [row.data], self._first + int(place) * self._bytes)
             if self.sums and not self._compared[place]:
                 if google_crc32c.extend(0, row) != self.sums[int(place)]:

@@ -48,13 +48,13 @@ class ImageTrials:
         train = TrainingBetas(responses)
         self.included = train.included
         self.voxels = len(train.columns)
-        self.nsd_ids: NDArray[np.int32] = train.image_ids[train.images]
+        self.image_ids: NDArray[np.int32] = train.image_ids[train.images]
         held = hold_out(train.image_ids, held_out, seed)[train.images]
         self.held_out, self.training = np.flatnonzero(held), np.flatnonzero(~held)
         self._betas = self._read_betas(train, memory, scratch)
 
     def _read_betas(self, train: TrainingBetas, memory: int, scratch: Path) -> NDArray[np.float32]:
-        shape = (len(self.nsd_ids), self.voxels)
+        shape = (len(self.image_ids), self.voxels)
         needed = 4 * shape[0] * shape[1]
         if needed <= memory // 2:
             return train.trials(train.columns).numpy()
@@ -86,4 +86,4 @@ class ImageTrials:
         yield from read_ahead(self._read, order, device, BATCHES_AHEAD)
 
     def _read(self, trials: NDArray[Any]) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(self.images.read(self.nsd_ids[trials])), torch.from_numpy(self._betas[trials])
+        return torch.from_numpy(self.images.read(self.image_ids[trials])), torch.from_numpy(self._betas[trials])

@@ -127,11 +127,11 @@ class Attributor:
             "device": self.device.type,
             "versions": versions_that_matter(),
         }
-        name = f"image-{image.nsd_id:05d}" if image.nsd_id is not None else spelled(Path(str(image.file)).stem)
+        name = f"image-{image.image_id:05d}" if image.image_id is not None else spelled(Path(str(image.file)).stem)
         files = ("{stem}.npz", "{stem}.png", "{stem}.pdf")
         return Product("attribution", folder / self.folder_name(area), name, files, decides, chosen=chosen)
 
-    def best_test_images(self, cache: Path, nsd_root: Path | None, count: int, stop: StopFlag) -> list[Job]:
+    def best_test_images(self, cache: Path, data_root: Path | None, count: int, stop: StopFlag) -> list[Job]:
         """The test images that excite each target most, best first: by prediction from the store, or from pixels.
 
         Raises
@@ -149,7 +149,7 @@ class Attributor:
             raise ChoiceError("without the subject's responses no test images are known; name some with --image")
         images = self.responses.test_images
         if self.full.model.spec.finetuned:
-            predicted = self._predicted(images, cache, nsd_root, stop)
+            predicted = self._predicted(images, cache, data_root, stop)
         else:
             predicted = self.scores.stored(cache, images.tolist(), self.settings.memory, stop)
         best = np.argsort(-predicted.numpy(), axis=0, kind="stable")[:count]
@@ -157,14 +157,14 @@ class Attributor:
         for row in best:
             for area, image in enumerate(row):
                 chosen.setdefault(int(images[image]), []).append(area)
-        return [Job(Wanted(nsd_id=image), tuple(areas)) for image, areas in chosen.items()]
+        return [Job(Wanted(image_id=image), tuple(areas)) for image, areas in chosen.items()]
 
     @torch.inference_mode()
-    def _predicted(self, images: NDArray[Any], cache: Path, nsd_root: Path | None, stop: StopFlag) -> Tensor:
+    def _predicted(self, images: NDArray[Any], cache: Path, data_root: Path | None, stop: StopFlag) -> Tensor:
         """(images, targets) through the network."""
-        wanted, respond = [Wanted(nsd_id=int(image)) for image in images], self.scores.some(range(len(self.targets)))
+        wanted, respond = [Wanted(image_id=int(image)) for image in images], self.scores.some(range(len(self.targets)))
         parts = []
-        for pixels in pixels_of(self.full, wanted, cache, nsd_root):
+        for pixels in pixels_of(self.full, wanted, cache, data_root):
             stop.check("the best test images were not found yet")
             parts.append(respond(pixels).cpu())
         return torch.cat(parts)
@@ -173,7 +173,7 @@ class Attributor:
         """Every image for every target."""
         return [Job(image, tuple(range(len(self.targets)))) for image in images]
 
-    def pixels(self, image: Wanted, nsd_root: Path | None) -> Tensor:
+    def pixels(self, image: Wanted, data_root: Path | None) -> Tensor:
         """(3, size, size) in [0, 1], on the device, resized as `extract` does.
 
         Raises
@@ -181,7 +181,7 @@ class Attributor:
         BoldreamsError
             If the picture is damaged, or there are no stimuli.
         """
-        picture = torch.from_numpy(read_images([image], nsd_root)[0])[None]
+        picture = torch.from_numpy(read_images([image], data_root)[0])[None]
         return self.full.backbone.entry.preprocessing.resize(picture)[0].to(self.device).float() / 255
 
     def baseline(self, pixels: Tensor) -> Tensor:

@@ -105,13 +105,13 @@ class Place:
     Parameters
     ----------
     folder : of all targets.
-    nsd_root : to read image ids from.
+    data_root : to read image ids from.
     chosen : whether the user named the folder.
     overwrite : whether to compute again what is done, and to replace others in a folder that the user named.
     """
 
     folder: Path
-    nsd_root: Path | None
+    data_root: Path | None
     chosen: bool = False
     overwrite: bool = False
 
@@ -125,7 +125,7 @@ def attribute_by(
     if request.images:
         jobs = attributors[0].all_areas(request.images)
     else:  # the same for all methods
-        jobs = attributors[0].best_test_images(request.cache, place.nsd_root, request.count, stop)
+        jobs = attributors[0].best_test_images(request.cache, place.data_root, request.count, stop)
     for attributor in attributors:
         found = attribute(attributor, jobs, place, stop, check)
         made.results += found.results
@@ -174,7 +174,7 @@ def _attribute_one(
     attributor: Attributor, job: Job, place: Place, stop: StopFlag, checker: Checker | None
 ) -> tuple[dict[int, tuple[Description, Description | None]], bool]:
     """One image's attributions and checks by target, in their order, and whether anything had to be computed."""
-    pixels = attributor.pixels(job.image, place.nsd_root)
+    pixels = attributor.pixels(job.image, place.data_root)
     products = {area: attributor.product(place.folder, area, job.image, pixels, place.chosen) for area in job.areas}
     with ExitStack() as locks:
         for area in sorted(products, key=lambda area: str(products[area].folder)):  # in one order, so none waits for us
@@ -186,7 +186,7 @@ def _attribute_one(
         if missing:
             result = attributor.attribute(pixels, missing)
             for number, area in enumerate(missing):
-                one = _One(attributor, area, job.image, called(job.image, place.nsd_root), pixels, result, number)
+                one = _One(attributor, area, job.image, called(job.image, place.data_root), pixels, result, number)
                 found[area] = products[area].write(one.write, place.overwrite)
         done = {area: description for area, description in found.items() if description is not None}
         checks: dict[int, Description] = {}

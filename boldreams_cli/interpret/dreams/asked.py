@@ -143,14 +143,14 @@ class Asked:
         if self.start in ("test", "train") or Path(self.start).expanduser().is_dir():
             raise ChoiceError(f"--start takes one image id or picture, not {self.start}")
         try:
-            (wanted,) = find_images([self.start], sources.nsd_root, lambda: None)  # type: ignore[arg-type, return-value]
+            (wanted,) = find_images([self.start], sources.data_root, lambda: None)  # type: ignore[arg-type, return-value]
         except ChoiceError as error:
             raise ChoiceError(f"no image {self.start!r}: --start takes an image id or name, or a file") from error
-        (picture,) = read_images([wanted], sources.nsd_root)
+        (picture,) = read_images([wanted], sources.data_root)
         resized = full.backbone.entry.preprocessing.resize(torch.from_numpy(picture)[None])
         pixels = resized.to(full.backbone.device).float() / 255
         weight = WEIGHT if self.closeness is None else self.closeness
-        return Photograph(str(wanted.name), pixels, weight, called(wanted, sources.nsd_root))
+        return Photograph(str(wanted.name), pixels, weight, called(wanted, sources.data_root))
 
 
 def dream_all(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from boldreams_cli.interpret.dreams.record import Record
 
 
-def draw(folder: Path, record: Record, start: Mapping[str, Any] | None, nsd_root: Path | None) -> None:
+def draw(folder: Path, record: Record, start: Mapping[str, Any] | None, data_root: Path | None) -> None:
     """Draw all figures of a dream, each as .png and .pdf.
 
     Parameters
@@ -27,12 +27,12 @@ def draw(folder: Path, record: Record, start: Mapping[str, Any] | None, nsd_root
     folder : to write into.
     record : the dream.
     start : what became of the photograph, where it started from one.
-    nsd_root : to read natural images from.
+    data_root : to read natural images from.
     """
     request, target = record.request, record.request.target
     title = f"{', '.join([target.name, *_aim(record)])}, {title_of_model(request.model)}"
     natural = record.natural or {}
-    levels = {f"best {name} image, {label_of(nsd_root, best.image)}": best.score for name, best in natural.items()}
+    levels = {f"best {name} image, {label_of(data_root, best.image)}": best.score for name, best in natural.items()}
     if start is not None:
         levels["the photograph"] = start["score"]
     penalty = None if start is None else "penalty of distance"
@@ -45,18 +45,18 @@ def draw(folder: Path, record: Record, start: Mapping[str, Any] | None, nsd_root
         dreams += [(pixels, f"{number}, by what mattered") for number, pixels in enumerate(clear, 1)]
     beside = []
     if natural:
-        shown = pictures([item.image for item in natural.values()], target.full, nsd_root) or []
-        beside = list(zip(shown, natural_captions(natural, nsd_root, request.objective.name), strict=False))
+        shown = pictures([item.image for item in natural.values()], target.full, data_root) or []
+        beside = list(zip(shown, natural_captions(natural, data_root, request.objective.name), strict=False))
     if request.photograph is not None and start is not None:
         photograph = request.photograph.pixels[0].permute(1, 2, 0).cpu().numpy()
         plots.dream_difference(
             folder / "difference.png",
             (photograph, f"{request.photograph}: {start['response']:.2f}"),
             [(*pair, far) for pair, far in zip(dreams, start["feature_distance"], strict=True)],
-            f"{title}\n{_unit(record, nsd_root)}",
+            f"{title}\n{_unit(record, data_root)}",
         )
         beside.insert(0, (photograph, f"start, {request.photograph}: {start['response']:.2f}"))
-    plots.dream_sheet(folder / "sheet.png", dreams, beside, f"{title}\n{_unit(record, nsd_root)}")
+    plots.dream_sheet(folder / "sheet.png", dreams, beside, f"{title}\n{_unit(record, data_root)}")
 
 
 def _aim(record: Record) -> list[str]:
@@ -100,17 +100,17 @@ def _captions(record: Record) -> list[str]:
     return found
 
 
-def _unit(record: Record, nsd_root: Path | None) -> str:
+def _unit(record: Record, data_root: Path | None) -> str:
     target = record.request.target
     sides = record.sides
     unit = target.unit if sides is None else f"{target.unit} of {' and of '.join(sides)}"
     if record.largest is not None and any(record.beyond or []):
-        largest, image = record.largest, label_of(nsd_root, record.largest.image)
+        largest, image = record.largest, label_of(data_root, record.largest.image)
         unit += f"; * beyond all that was measured (at most {largest.beta:.2f}, image {image})"
     return unit
 
 
-def natural_captions(natural: Mapping[str, Natural], nsd_root: Path | None, objective: str = "mean") -> list[str]:
+def natural_captions(natural: Mapping[str, Natural], data_root: Path | None, objective: str = "mean") -> list[str]:
     """What is written over the natural images, in their order; the model was fitted to the training images."""
     found = []
     for name, best in natural.items():
@@ -119,5 +119,5 @@ def natural_captions(natural: Mapping[str, Natural], nsd_root: Path | None, obje
             value = best.response - best.score if objective == "contrast" else 2 * best.score - best.response
             other = f", {value:.2f}"
         fitted = " (fitted)" if name == "train" else ""
-        found.append(f"best {name} image, {label_of(nsd_root, best.image)}: {best.response:.2f}{other}{fitted}")
+        found.append(f"best {name} image, {label_of(data_root, best.image)}: {best.response:.2f}{other}{fitted}")
     return found

@@ -13,17 +13,17 @@ from boldreams_cli import plots
 from boldreams_cli.data.opening import open_dataset
 
 
-def draw(path: Path, nsd_root: Path, areas: Mapping[str, Mapping[str, Any]]) -> None:
+def draw(path: Path, data_root: Path, areas: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw each area's dream, the best natural test image, and words for the dream.
 
     Parameters
     ----------
     path : to write.
-    nsd_root : to read natural images from.
+    data_root : to read natural images from.
     areas : area -> ``images``, ``response`` and ``best_natural`` as the JSON object of ``dream`` has them, ``words``.
     """
     columns = []
-    with open_dataset(nsd_root).stimuli() as stimuli:
+    with open_dataset(data_root).stimuli() as stimuli:
         for area, item in areas.items():
             best = item["best_natural"]["test"]
             dreamt = np.asarray(Image.open(item["images"][0])) / 255

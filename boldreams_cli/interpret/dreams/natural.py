@@ -48,13 +48,13 @@ class Sources:
     ----------
     responses : of the model's subject, which name its images; None where the cache lacks them.
     cache : that may hold the model's feature store.
-    nsd_root : for pixels.
+    data_root : for pixels.
     memory : bytes that stored maps may take.
     """
 
     responses: Responses | None
     cache: Path
-    nsd_root: Path | None
+    data_root: Path | None
     memory: int
 
 
@@ -112,9 +112,9 @@ def _from_pixels(
     target: Target, images: NDArray[Any], sources: Sources, stop: StopFlag
 ) -> Mapping[str, NDArray[np.float32]]:
     """What `Target.stored` gives, through the network."""
-    wanted = [Wanted(nsd_id=int(image)) for image in images]
+    wanted = [Wanted(image_id=int(image)) for image in images]
     parts = []
-    for pixels in pixels_of(target.full, wanted, sources.cache, sources.nsd_root):
+    for pixels in pixels_of(target.full, wanted, sources.cache, sources.data_root):
         stop.check("the best natural images were not found yet")
         activity = target.activity(pixels)
         parts.append({name: value for name, value in activity.items() if name not in ("maps", "groups")})
@@ -139,13 +139,13 @@ def _read(path: Path) -> dict[str, Natural] | None:
         return None
 
 
-def pictures(images: Sequence[int], full: FullModel, nsd_root: Path | None) -> list[NDArray[np.float32]] | None:
+def pictures(images: Sequence[int], full: FullModel, data_root: Path | None) -> list[NDArray[np.float32]] | None:
     """Natural images at the backbone's input size, (H, W, 3) in [0, 1]; None (and a log line) without stimuli."""
-    if nsd_root is None:
+    if data_root is None:
         logger.info("natural images are not shown beside the dreams: no --nsd-root")
         return None
     try:
-        with open_dataset(nsd_root).stimuli() as stimuli:
+        with open_dataset(data_root).stimuli() as stimuli:
             read = stimuli.read(images)
     except BoldreamsError as error:
         logger.info("natural images are not shown beside the dreams: %s", error)

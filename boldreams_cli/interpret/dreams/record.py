@@ -183,7 +183,7 @@ def _make(request: Request, sources: Sources, product: Product, stop: StopFlag, 
         request.target.full.backbone.entry.preprocessing.size,
         settings.seed,
         request.device,
-        lambda: spectra.spectrum_of(model, sources.responses, sources.cache, sources.nsd_root, stop),
+        lambda: spectra.spectrum_of(model, sources.responses, sources.cache, sources.data_root, stop),
         None if request.photograph is None else request.photograph.pixels,
     )
     dreamer = Dreamer(request.target, request.objective, picture, settings, request.photograph)
@@ -203,7 +203,7 @@ def _make(request: Request, sources: Sources, product: Product, stop: StopFlag, 
         product.write_stopped(lambda folder, stem: keep(folder, stem) | record.write_images(folder))
         raise
     record = Record(request, dreamed, natural, largest)
-    return product.write(lambda folder, stem: record.write(folder, sources.nsd_root), overwrite)
+    return product.write(lambda folder, stem: record.write(folder, sources.data_root), overwrite)
 
 
 def shown(description: Description) -> Description:
@@ -299,16 +299,16 @@ class Record:
         """Of each image, whether its predicted response lies beyond all that was measured."""
         return None if self.largest is None else [bool(r > self.largest.beta) for r in self.dream.response]
 
-    def write(self, folder: Path, nsd_root: Path | None) -> Description:
+    def write(self, folder: Path, data_root: Path | None) -> Description:
         """Write all files of a dream; what to say of them."""
         images = self.write_images(folder)
         write_text(folder / "trace.csv", _table(self.dream.trace))
         start = None if self.request.photograph is None else compared(self.request, self.dream)
-        drawing.draw(folder, self, start, nsd_root)
+        drawing.draw(folder, self, start, data_root)
         device = self.request.device
         natural = self.natural or {}
         best = {
-            name: {"image": item.image, "image_label": label_of(nsd_root, item.image), "response": item.response}
+            name: {"image": item.image, "image_label": label_of(data_root, item.image), "response": item.response}
             for name, item in natural.items()
         }
         beat = {name: steps_to_beat(self.dream.trace, item.score) for name, item in natural.items()}

@@ -26,7 +26,7 @@ def spectrum_of(
     model: FittedModel,
     responses: Responses | None,
     cache: Path,
-    nsd_root: Path | None,
+    data_root: Path | None,
     stop: StopFlag,
     images: int = IMAGES,
 ) -> Spectrum:
@@ -37,7 +37,7 @@ def spectrum_of(
     model : whose backbone gives the size.
     responses : of its subject, which name its training images.
     cache : folder; the file is ``spectra/<fingerprint>.npz``.
-    nsd_root : to read stimuli from.
+    data_root : to read stimuli from.
     stop : looked at while it is measured; nothing of it is kept.
     images : of the sample, at most.
 
@@ -63,13 +63,13 @@ def spectrum_of(
                 return Spectrum(stored["magnitude"], stored["mean"])
         except DAMAGED_NPZ as error:
             raise BoldreamsError(f"{path} is damaged ({error}); delete it and run the command again") from error
-    if nsd_root is None:
+    if data_root is None:
         raise BoldreamsError(
             "--parameterization maco takes its spectrum from the subject's stimuli; give --nsd-root DIR "
             "(or BOLDREAMS_NSD_ROOT), or use --parameterization fourier"
         )
     sample = np.sort(np.random.default_rng(SEED).permutation(responses.train_images)[:images])
-    spectrum = _measure(open_dataset(nsd_root), sample, side, stop)
+    spectrum = _measure(open_dataset(data_root), sample, side, stop)
     write_npz(path, magnitude=spectrum.magnitude, mean=spectrum.mean, images=sample)
     logger.info("mean spectrum of %d training images: %s", len(sample), path)
     return spectrum

@@ -70,7 +70,7 @@ class Asked:
         model: FittedModel | None,
         areas: Areas | None,
         subject: Subject | None,
-        nsd_root: Path | None,
+        data_root: Path | None,
         cache: Path,
         device: torch.device,
         backbone: str = "",
@@ -83,12 +83,12 @@ class Asked:
         model : fitted; None for images without one.
         areas : of its subject, where they are known.
         subject : whose training images are compared with, without a model.
-        nsd_root, cache, device : to read from and to compute on.
+        data_root, cache, device : to read from and to compute on.
         backbone : whose classifier is meant, without a model.
         """
         clip = self.clip or record.CLIP
         means = Means(words, clip, self.weights, backbone, self.seed, device, cache, self.prompt)
         return [
-            record.Request(means, model, areas, image, roi, self.score, subject, self.reference, self.top, nsd_root)
+            record.Request(means, model, areas, image, roi, self.score, subject, self.reference, self.top, data_root)
             for image, roi in [*((image, None) for image in self.images), *((None, roi) for roi in self.rois)]
         ]

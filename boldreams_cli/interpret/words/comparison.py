@@ -91,7 +91,7 @@ class Means:
         return ClipMatcher(network, self.vocabulary, self.cache, self.prompt)
 
 
-def one_picture(image: str, nsd_root: Path | None) -> tuple[Wanted, Picture]:
+def one_picture(image: str, data_root: Path | None) -> tuple[Wanted, Picture]:
     """What ``--image`` means, the id or name of an image or a file, and its pixels: (height, width, 3).
 
     Raises
@@ -101,10 +101,10 @@ def one_picture(image: str, nsd_root: Path | None) -> tuple[Wanted, Picture]:
     BoldreamsError
         If it cannot be read.
     """
-    found = find_images([image], nsd_root, _no_word)
+    found = find_images([image], data_root, _no_word)
     if len(found) != 1:
         raise ChoiceError(f"--image takes one picture, and {image} holds {len(found)}")
-    return found[0], read_images(found, nsd_root)[0]
+    return found[0], read_images(found, data_root)[0]
 
 
 def _no_word() -> NoReturn:
@@ -121,14 +121,14 @@ class References:
     count : of them.
     files : the pictures, or
     ids : image ids, to be read from
-    nsd_root : the data set there.
+    data_root : the data set there.
     """
 
     identity: Any
     count: int
     files: tuple[Path, ...] = ()
     ids: tuple[int, ...] = ()
-    nsd_root: Path | None = None
+    data_root: Path | None = None
 
     @classmethod
     def in_folder(cls, folder: Path) -> References:
@@ -139,16 +139,16 @@ class References:
 
     @classmethod
     def of_training(
-        cls, model: FittedModel | None, subject: Subject, cache: Path, nsd_root: Path | None, seed: int
+        cls, model: FittedModel | None, subject: Subject, cache: Path, data_root: Path | None, seed: int
     ) -> References:
         """A sample of a subject's training images: those of the cached responses, else those under the root."""
-        dataset = open_dataset(nsd_root)
+        dataset = open_dataset(data_root)
         images = _training_images(model, subject, cache)
         if images is None:
             images = dataset.training_images(subject)
         sample = np.random.default_rng(seed).permutation(images)[:REFERENCES]
         identity = [dataset.stimuli_identity(), sample.tolist()]
-        return cls(identity, len(sample), ids=tuple(int(number) for number in sample), nsd_root=nsd_root)
+        return cls(identity, len(sample), ids=tuple(int(number) for number in sample), data_root=data_root)
 
     @contextmanager
     def pictures(self) -> Iterator[Iterator[Picture]]:
@@ -156,7 +156,7 @@ class References:
         if self.files:
             yield (read_picture(path) for path in self.files)
             return
-        with open_dataset(self.nsd_root).stimuli() as stimuli:
+        with open_dataset(self.data_root).stimuli() as stimuli:
             yield (stimuli.read([number])[0] for number in self.ids)
 
 

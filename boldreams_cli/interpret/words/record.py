@@ -66,7 +66,7 @@ class Request:
     subject : whose training images are the reference.
     reference : a folder of pictures in their place.
     top : words to show.
-    nsd_root : to read image ids from.
+    data_root : to read image ids from.
     """
 
     means: Means
@@ -78,7 +78,7 @@ class Request:
     subject: Subject | None
     reference: Path | None
     top: int
-    nsd_root: Path | None
+    data_root: Path | None
 
     @property
     def by_betas(self) -> bool:
@@ -297,8 +297,8 @@ def _by_pictures(request: Request) -> _Words:
         title = f"dream of {request.subject_name}" + (f" ({dream.name})" if dream.name != place else "")
         decides: dict[str, Any] = {"dream": dream.key}
     else:
-        image, pixels = one_picture(str(request.image), request.nsd_root)
-        shown, title = [pixels], called(image, request.nsd_root)
+        image, pixels = one_picture(str(request.image), request.data_root)
+        shown, title = [pixels], called(image, request.data_root)
         decides, place = {"pixels": hashed(pixels)}, spelled(title if image.file is None else image.file.stem)
         title = f"image {title}" if image.file is None else title
     references = _references(request) if request.score == "contrast" else None
@@ -323,7 +323,7 @@ def _references(request: Request) -> References:
     subject = request.model.spec.subject if request.model is not None else request.subject
     if subject is None:
         raise ChoiceError("--score contrast compares with a subject's training images: give --subject, or --reference")
-    return References.of_training(request.model, subject, request.means.cache, request.nsd_root, request.means.seed)
+    return References.of_training(request.model, subject, request.means.cache, request.data_root, request.means.seed)
 
 
 def _features(matcher: Matcher, references: References | None, cache: Path) -> Tensor | None:

@@ -222,6 +222,6 @@ def test_a_file_is_one_subjects(written: Write, tmp_path: Path) -> None:
 def test_images_are_found_by_name_before_number(written: Write) -> None:
     path = written(image_names=["7", "cat", *(f"picture {number}" for number in range(2, 8))])
     found = find_images(["cat", "7", "5", "picture 2"], path, lambda: None)
-    assert [wanted.nsd_id for wanted in found] == [1, 0, 5, 2]
+    assert [wanted.image_id for wanted in found] == [1, 0, 5, 2]
     with pytest.raises(ChoiceError, match="no image 'dog'"):
         find_images(["dog"], path, lambda: None)
