@@ -78,18 +78,31 @@ def in_a_process(arguments: list[str], environment: dict[str, str]) -> Done:
     return Done(process.returncode, process.stdout, process.stderr)
 
 
+def in_a_forked_one(arguments: list[str], environment: dict[str, str]) -> Done:
+    """Fork a process that has imported what commands do."""
+    from tests.forked import Forked
+
+    values = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")} | environment
+    process = Forked(arguments, values)
+    out, err = process.communicate()
+    assert process.returncode is not None
+    return Done(process.returncode, out, err)
+
+
 @pytest.fixture(scope="session")
 def run(experiment: Path) -> Run:
     """Run the installed command as a user would: run("fit", "--subject", 1, code=0).
 
-    In a process of its own where an environment variable must be seen by libraries when they are imported.
+    In a process of its own where an environment variable must be seen by libraries when they are imported, and in one
+    that is forked where it is the number of threads alone (tests/forked.py).
     """
 
     def call(*arguments: object, code: int = 0, **environment: object) -> Done:
         values = {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu"}
         values |= {key: str(value) for key, value in environment.items()}
-        alone = any(not name.startswith("BOLDREAMS_") for name in environment)
-        done = (in_a_process if alone else in_this_process)([*map(str, arguments)], values)
+        seen = {name for name in environment if not name.startswith("BOLDREAMS_")}
+        start = in_this_process if not seen else in_a_forked_one if seen == {"OMP_NUM_THREADS"} else in_a_process
+        done = start([*map(str, arguments)], values)
         assert done.code == code, f"{arguments}: exit code {done.code}\n{done.out}\n{done.err}"
         return done
 
