@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import BoldreamsError, Progress, StopFlag, listing, progress
+from boldreams_cli.console import BoldreamsError, Progress, StopFlag, progress
 from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.store_arrays import ids_hash
 from boldreams_cli.locks import Lock
@@ -217,7 +217,6 @@ class Pass:
             ids = self.store.images[start : min(start + self.batch_size, end)]
             images = self.source.read(ids)
             hashed.update(images)
-            _refuse_plain(images, ids)
             stimuli = torch.from_numpy(images)
             return (self.backbone.ready(stimuli) if gpu else stimuli,)
 
@@ -298,22 +297,3 @@ class _Found:
             refuse(float(low.amin()), float(high.amax()), self.dtype, layer)
         maps, means = ({name: value.numpy() for name, value in kind.items()} for kind in (self.maps, self.means))
         return maps, means
-
-
-def _refuse_plain(images: NDArray[Any], ids: NDArray[Any]) -> None:
-    """Refuse images of one colour: what a download with a hole looks like.
-
-    Raises
-    ------
-    BoldreamsError
-        If there is one; the message names it.
-    """
-    if images.ndim != 4 or images.dtype != np.uint8:
-        return  # tokens of captions
-    coarse = images[:, ::16, ::16]
-    for index in np.flatnonzero((coarse == coarse[:, :1, :1]).all((1, 2, 3))):
-        if (images[index] == images[index, 0, 0]).all():
-            raise BoldreamsError(
-                f"image {listing([int(ids[index])])} is of one colour: the stimulus file has a hole there; "
-                "download it again"
-            )

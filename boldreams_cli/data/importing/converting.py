@@ -113,7 +113,11 @@ def _pictures(found: Recording, skip_missing: bool) -> tuple[list[str], dict[str
         raise BoldreamsError(f"{said}; give the folder that holds them with --images{more}")
     if missing:
         logger.warning("%s; their trials are left out", said)
-    return list(found.shown), paths, np.array([name in paths for name in found.shown])
+    first: dict[Path, str] = {}  # of names that mean one file, the first one is its picture's
+    for name, path in paths.items():
+        first.setdefault(path, name)
+    shown = [first[paths[name]] if name in paths else name for name in found.shown]
+    return shown, paths, np.array([name in paths for name in found.shown])
 
 
 def _kept(found: Recording, keep: NDArray[np.bool_], advance: Any) -> Iterator[NDArray[np.float32]]:

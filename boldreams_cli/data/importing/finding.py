@@ -114,6 +114,8 @@ class Pictures:
             If there are several.
         """
         found = self._named.get(name.lower()) or self._stemmed.get(stem(name).lower(), [])
+        if len(found) > 1:  # names that differ by case alone are told apart where they are written so
+            found = [path for path in found if name in (path.name, stem(path.name))] or found
         if len(found) > 1 and self.prefer:
             found = [path for path in found if self.prefer in path.relative_to(self.folder).parts] or found
         if len(found) > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,20 +107,46 @@ def _look_at_images(data: DataFile, found: Reading) -> None:
         found.errors.append(f"{data.path}: images/path: {len(bad) - NAMED} more are no pictures that can be read")
     if oblong:
         found.warn(f"images/path: {oblong} pictures are not square; networks see the middle square of them")
+    _warn_of_copies("images/path", _digests_of_files(data.images.paths), data, found)
+
+
+def _digests_of_files(paths: list[Path]) -> dict[int, bytes]:
+    """Image -> hash of its file, of those whose size another one has too."""
+    sizes = {number: path.stat().st_size for number, path in enumerate(paths) if path.is_file()}
+    several = {size for size, count in Counter(sizes.values()).items() if count > 1}
+    return {
+        number: hashlib.sha256(paths[number].read_bytes()).digest() for number, size in sizes.items() if size in several
+    }
+
+
+def _warn_of_copies(key: str, digests: dict[int, bytes], data: DataFile, found: Reading) -> None:
+    """Count pictures that are there by two names: the one may be held out, and the other trained on."""
+    first: dict[bytes, int] = {}
+    copies = [(number, of) for number, digest in digests.items() if (of := first.setdefault(digest, number)) != number]
+    if copies:
+        names = data.images.names
+        said = ", ".join(f"{names[number]} of {names[of]}" for number, of in copies[:NAMED])
+        found.warn(
+            f"{key}: {len(copies)} pictures are copies of others ({said}): "
+            "one may be held out and the other trained on; give each picture one entry"
+        )
 
 
 def _look_at_pixels(data: DataFile, found: Reading) -> None:
     """Count images of one colour."""
     plain: list[int] = []
+    digests: dict[int, bytes] = {}
     with reading(data.path, REMEDY), h5py.File(data.path, "r") as file:
         pixels = file[PIXELS]
         step = max(1, BLOCK_BYTES // math.prod(pixels.shape[1:]))
         for start in range(0, len(pixels), step):
             block = pixels[start : start + step]
+            digests |= {start + row: hashlib.sha256(image.data).digest() for row, image in enumerate(block)}
             plain += (start + np.flatnonzero(block.min((1, 2, 3)) == block.max((1, 2, 3)))).tolist()
     if plain:
         names = ", ".join(data.images.names[place] for place in plain[:NAMED])
         found.warn(f"{PIXELS}: {len(plain)} images are of one grey ({names}): was their part never written?")
+    _warn_of_copies(PIXELS, {number: item for number, item in digests.items() if number not in plain}, data, found)
 
 
 @dataclass

@@ -198,7 +198,7 @@ def contents(data: DataFile, request: dict[str, Any], mask: str | None) -> Conte
         trials,
         areas_of(data, chosen),
         ncsnr,
-        file=data.path.resolve(),
+        file=data.path.absolute(),  # not what a link leads to: its pictures lie beside the link
         vertices=units.vertices if isinstance(units, VertexUnits) else None,
         ncsnr_of=repeats.images if ceiling is None and repeats.enough else None,
     )

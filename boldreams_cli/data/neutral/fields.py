@@ -39,9 +39,18 @@ def values(file: Any, key: str) -> NDArray[Any] | None:
     if found is None:
         return None
     try:
-        return np.asarray(found[()] if isinstance(found, h5py.Dataset) else found)
+        array = np.asarray(found[()] if isinstance(found, h5py.Dataset) else found)
     except (OSError, TypeError, ValueError) as error:
         raise FieldError(f"{key} cannot be read: {error}") from error
+    if isinstance(found, h5py.Dataset) and found.attrs.get("MATLAB_class") in (b"char", "char"):
+        return _characters(array)
+    return array
+
+
+def _characters(array: NDArray[Any]) -> NDArray[Any]:
+    """Text as MATLAB saves it: numbers of characters, a row of text in each column of the file."""
+    lines = np.atleast_2d(array.T).tolist() if array.dtype.kind == "u" else []
+    return np.array(["".join(map(chr, line)).rstrip() for line in lines], object)
 
 
 def needed(file: Any, key: str, what: str) -> NDArray[Any]:

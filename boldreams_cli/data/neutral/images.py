@@ -71,7 +71,7 @@ class FileStimuli:
         ChoiceError
             If there is no such image.
         BoldreamsError
-            If a picture or the file is damaged.
+            If a picture or the file is damaged, or pixels were never written: what HDF5 gives for them throughout.
         """
         numbers = [int(number) for number in ids]
         if wrong := [number for number in numbers if not 0 <= number < self.count]:
@@ -80,7 +80,16 @@ class FileStimuli:
         if self.data.images.paths is not None:
             return [read_picture(self.data.images.paths[number]) for number in numbers]
         with reading(self.data.path, REMEDY):
-            return _pixels(self._file[PIXELS], np.array(numbers, np.int64))
+            found = _pixels(self._file[PIXELS], np.array(numbers, np.int64))
+            never = self._file[PIXELS].fillvalue
+        some = (found[:, ::16, ::16] != never).any((1, 2, 3))
+        if holes := [numbers[row] for row in np.flatnonzero(~some) if (found[row] == never).all()]:
+            names = listing(dict.fromkeys(self.data.images.names[number] for number in holes), 3)
+            raise BoldreamsError(
+                f"{self.data.path}: {PIXELS}: {names} is {never} throughout: was its part of the file never written? "
+                "Write it again, or if it is meant so, give pictures as files (images/path)"
+            )
+        return found
 
     def identity(self) -> dict[str, Any]:
         """What identifies the images wherever they lie: names, sizes, and the content of a sample."""

@@ -194,7 +194,7 @@ class DataFiles:
 
     def _note_place(self, responses: Responses) -> None:
         """Note where the file lies now, so that it is found there from now on."""
-        place = self.root.resolve()
+        place = self.root.absolute()
         if preparing.file_of(responses.path) != place:
             try:
                 responses.store.add(PLACE, "file", path=str(place))

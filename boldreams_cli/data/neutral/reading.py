@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,14 +226,24 @@ def _shape_of_betas(file: Any, path: Path) -> tuple[int, int]:
 
 def _images(file: Any, path: Path) -> ImageList:
     names = fields.texts("images/name", fields.needed(file, "images/name", "a name of each image"))
-    if len(set(names)) < len(names) or not all(names):
-        raise FieldError("images/name has a name twice, or an empty one")
+    if not all(names):
+        raise FieldError(f"images/name has an empty name: image {names.index('')}")
+    if twice := _repeated(names):
+        raise FieldError(
+            f"images/name has a name twice: {twice[0]}; each image has one entry, however often it was shown"
+        )
     found, pixels = fields.values(file, "images/path"), file.get("images/pixels")
     if found is not None:
         paths = fields.texts("images/path", found)
         if len(paths) != len(names):
             raise FieldError(f"images/path has {len(paths)} entries, images/name {len(names)}")
         folder = path.parent.absolute()  # not resolved: that asks the disk for every picture
+        if twice := _repeated(paths):
+            one, other = [name for name, item in zip(names, paths, strict=True) if item == twice[0]][:2]
+            raise FieldError(
+                f"images/path has a file twice: {one} and {other} are both {twice[0]}; give it one entry, and its "
+                "index to all of its trials, or it may be held out and trained on"
+            )
         return ImageList(names, [folder / item for item in paths])
     if not isinstance(pixels, h5py.Dataset):
         raise FieldError("images/path is missing, and so is images/pixels: one of them says what was seen")
@@ -247,6 +258,11 @@ def _images(file: Any, path: Path) -> ImageList:
         raise FieldError(f"images/pixels is {pixels.shape}; no side may be above {LARGEST_SIDE}")
     check_declared(path, pixels.size)
     return ImageList(names, None)
+
+
+def _repeated(items: list[str]) -> list[str]:
+    """Those that are there more than once, in order."""
+    return [item for item, count in Counter(items).items() if count > 1]
 
 
 def _trials(file: Any, count: int, names: list[str]) -> TrialMarks:

@@ -65,6 +65,8 @@ class Given:
 
     def small(self) -> dict[str, NDArray[Any]]:
         """Arrays by their keys, but betas, images and units; ChoiceError where one is not what it must be."""
+        if not isinstance(self.zscored, bool | np.bool_):
+            raise ChoiceError(f"zscored is {self.zscored!r}; it must be True or False")
         index = _whole("trial_image", self.trial_image, len(np.ravel(self.trial_image)))
         self._check_images(index)
         count = len(self.units)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from boldreams_cli.console import ChoiceError
 from boldreams_cli.data import importers
 from boldreams_cli.data.importing import recording
 from boldreams_cli.data.importing.finding import Pictures, held_out
@@ -163,6 +164,30 @@ def test_two_pictures_of_one_name_are_named(run: Run, tmp_path: Path) -> None:
     done = run(*typed(mini, tmp_path / "new.h5"), code=2)
     assert f"may both be {mini.shown[0]}" in done.err
     assert not (tmp_path / "new.h5").exists()
+
+
+def test_pictures_whose_names_differ_by_case_alone(tmp_path: Path) -> None:
+    draw([tmp_path / "aB.png", tmp_path / "ab.png"])
+    assert Pictures(tmp_path).find("aB.png") == tmp_path / "aB.png"
+    assert Pictures(tmp_path).find("ab") == tmp_path / "ab.png"
+    with pytest.raises(ChoiceError, match="may both be AB"):
+        Pictures(tmp_path).find("AB.png")
+
+
+def test_two_names_of_one_picture_are_one_image(run: Run, tmp_path: Path) -> None:
+    """Else it would be held out under one name and trained on under the other."""
+    mini = bold5000(tmp_path / "source")
+    names = mini.source / "CSI1_imgnames.txt"
+    lines = names.read_text().splitlines()
+    once = next(name for name in lines if lines.count(name) == 1 and name.endswith(".jpg"))
+    twice = next(name for name in lines if lines.count(name) == 1 and name != once)
+    names.write_text("\n".join(lines).replace(twice, once.upper()) + "\n")
+    run(*typed(mini, tmp_path / "new.h5"))
+    with h5py.File(tmp_path / "new.h5") as file:
+        assert len(file["images/name"]) == len(set(lines)) - 1
+        assert len(set(file["images/path"].asstr()[:])) == len(set(lines)) - 1
+        index = file["trial/image"][:]
+    assert index[lines.index(once)] == index[lines.index(twice)]
 
 
 def test_pictures_by_name_whatever_the_suffix(tmp_path: Path) -> None:

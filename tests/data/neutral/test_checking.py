@@ -75,7 +75,8 @@ def without_attribute(file: Any, key: str, name: str) -> None:
         (lambda f: replaced(f, "trial/test", np.ones(16)), "trial/test marks all trials"),
         (lambda f: replaced(f, "trial/test", np.full(16, 2)), "trial/test must hold true and false"),
         (lambda f: f.__delitem__("images/name"), "images/name is missing"),
-        (lambda f: replaced(f, "images/name", ["a"] * 8), "images/name has a name twice"),
+        (lambda f: replaced(f, "images/name", ["a"] * 8), "images/name has a name twice: a"),
+        (lambda f: replaced(f, "images/name", [*"abcdefg", ""]), "images/name has an empty name: image 7"),
         (lambda f: f.__delitem__("images/pixels"), "images/path is missing, and so is images/pixels"),
         (lambda f: replaced(f, "images/pixels", np.zeros((8, 4, 4))), "images/pixels is (8, 4, 4)"),
         (lambda f: f.__delitem__("units/ijk"), "units/ijk is missing, and so is units/vertex"),
@@ -153,6 +154,41 @@ def test_a_picture_that_is_missing_or_none(written: Write, tmp_path: Path) -> No
     gone, none = check(path).errors
     assert gone.startswith(f"{path}: images/path: there is no {tmp_path / '3.jpg'}")
     assert none.startswith(f"{path}: images/path: {tmp_path / '4.jpg'} is not a picture")
+
+
+def test_one_picture_under_two_names_is_said(written: Write, arrays: Arrays, tmp_path: Path) -> None:
+    """Held out under one name and trained on under the other, it would make any model look good."""
+    for number in range(8):
+        Image.new("RGB", (20, 20), (number, 9, 9)).save(tmp_path / f"{number}.png")
+    (tmp_path / "5.png").write_bytes((tmp_path / "2.png").read_bytes())
+    names = [f"{number}.png" for number in range(8)]
+    found = check(written(pixels=None, image_paths=names))
+    assert found.errors == []
+    assert any(
+        "images/path: 1 pictures are copies of others (picture 5 of picture 2)" in line for line in found.warnings
+    )
+    (error,) = check(written(pixels=None, image_paths=[*names[:6], "0.png", "0.png"])).errors
+    assert "images/path has a file twice: picture 0 and picture 6 are both" in error
+    pixels = arrays["pixels"].copy()
+    pixels[7] = pixels[1]
+    said = check(written(pixels=pixels)).warnings
+    assert any("images/pixels: 1 pictures are copies of others (picture 7 of picture 1)" in line for line in said)
+
+
+def test_text_as_matlab_saves_it_is_read(written: Write, arrays: Arrays) -> None:
+    """``save -v7.3`` writes text as numbers of characters, turned as all else there."""
+    path = written(areas={})
+    with h5py.File(path, "a") as file:
+        del file.attrs["subject"]
+        for key, lines in (("subject", ["S1a"]), ("images/name", [f"p{number}" for number in (*range(7), 10)])):
+            width = max(map(len, lines))
+            if key in file:
+                del file[key]
+            file[key] = np.array([[ord(letter) for letter in line.ljust(width)] for line in lines], np.uint16).T
+            file[key].attrs["MATLAB_class"] = np.bytes_("char")
+    data = open_file(path)
+    assert data.subject == "S1a"
+    assert data.images.names == ["p0", "p1", "p2", "p3", "p4", "p5", "p6", "p10"]
 
 
 def test_what_people_write_otherwise_is_read(arrays: Arrays, tmp_path: Path) -> None:

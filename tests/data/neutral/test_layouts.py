@@ -8,8 +8,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
-from boldreams_cli.console import logger
+from boldreams_cli.console import BoldreamsError, logger
 from boldreams_cli.data.neutral import betas as reading
 from boldreams_cli.data.neutral.betas import betas_identity, blocks, read_betas, rows_of
 from boldreams_cli.data.neutral.checking import check
@@ -99,6 +100,24 @@ def test_images_of_one_grey_are_counted(written: Write, arrays: Arrays) -> None:
     pixels[[2, 5]] = 7
     found = check(written(pixels=pixels))
     assert any("images/pixels: 2 images are of one grey (picture 2, picture 5)" in line for line in found.warnings)
+
+
+def test_an_image_of_one_colour_is_read_and_one_never_written_is_not(
+    written: Write, arrays: Arrays, tmp_path: Path
+) -> None:
+    """People show grey screens; what a writer that was killed left out is the fill value throughout."""
+    pixels = arrays["pixels"].copy()
+    pixels[2], pixels[5] = 7, 0
+    path = written(pixels=pixels)
+    with FileStimuli(open_file(path)) as stimuli:
+        assert (np.asarray(stimuli.read([1, 2])[1]) == 7).all()
+        with pytest.raises(BoldreamsError, match=r"own\.h5: images/pixels: picture 5 is 0 throughout.*images/path"):
+            stimuli.read([4, 5, 6])
+    for number in range(8):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    black = written("black.h5", pixels=None, image_paths=[f"{number}.png" for number in range(8)])
+    with FileStimuli(open_file(black)) as stimuli:
+        assert not stimuli.read([5])[0].any()
 
 
 @pytest.mark.parametrize("chunks", [(4, 12), (16, 3)], ids=str)

@@ -158,6 +158,18 @@ def test_a_file_that_moved_is_found_once_it_was_prepared_there(written: Write, t
     assert len(made.store.lines()) == lines
 
 
+def test_a_link_to_the_file_is_where_its_pictures_are_looked_for(written: Write, tmp_path: Path) -> None:
+    """DataLad keeps files elsewhere, under other names, and links to them."""
+    for number in range(8):
+        Image.new("RGB", (8, 8), (number, 9, 9)).save(tmp_path / f"{number}.png")
+    path, cache = written(pixels=None, image_paths=[f"{number}.png" for number in range(8)]), tmp_path / "cache"
+    (tmp_path / "objects").mkdir()
+    path.symlink_to(path.rename(tmp_path / "objects/MD5E-s12.h5"))
+    responses_for(cache, "CSI1", path)
+    assert root_of(cache, "CSI1", None) == path
+    assert open_dataset(root_of(cache, "CSI1", None)).lacking("CSI1") == ""
+
+
 def test_the_same_names_of_other_pictures_are_other_images(written: Write, arrays: Arrays, tmp_path: Path) -> None:
     """An index means another picture there: maps of the one must not be taken for the other's."""
     one = open_dataset(written()).request("CSI1")

@@ -70,6 +70,7 @@ def test_blocks_give_the_same_file_as_arrays(written: Write, arrays: Arrays) -> 
         ({"test": np.zeros(16, bool)}, "test marks no trial"),
         ({"test": np.ones(16, bool)}, "test marks all trials"),
         ({"degrees": 0.0}, "degrees is 0.0"),
+        ({"zscored": "false"}, "zscored is 'false'; it must be True or False"),
         ({"areas": {"all": np.ones(12, bool)}}, "area 'all'"),
         ({"repeats": np.zeros(16, int)}, "repeats goes from 0"),
         ({"areas": {"V1": np.ones(11, bool)}}, r"areas\['V1'\] is \(11,\)"),
