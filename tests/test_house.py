@@ -28,7 +28,6 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 LONGER = {  # still to be made simpler
-    "boldreams_cli.commands.sweep.sweep": 65,
     "boldreams_cli.data.neutral.writing.write": 78,
 }
 VAGUE = re.compile(r"(^|_)(utils?|helpers?|managers?|misc|common)(_|$|\.)")

@@ -35,7 +35,7 @@ def compare(cache: Path, a: str, b: str, nsd_root: Path | None, memory: int, dev
     from boldreams_cli.encoding.model.spec import FittedModel
     from boldreams_cli.study import compare
 
-    first, second = (FittedModel.load(folders.resolve(cache, name)) for name in (a, b))
+    first, second = (FittedModel.load(folders.resolve(cache, name, option="")) for name in (a, b))
     compare.check_comparable(first, second, cache)
     nsd_root = options.root_for(first.spec.subject, cache, nsd_root)
     responses = options.responses_of(first, cache, nsd_root)

@@ -28,7 +28,7 @@ def remove(cache: Path, models: tuple[str, ...], yes: bool, output: Output) -> N
     from boldreams_cli.console import BoldreamsError, ChoiceError
     from boldreams_cli.encoding.model import folder as folders
 
-    chosen = list(dict.fromkeys(_inside(folders.resolve(cache, name), cache) for name in models))
+    chosen = list(dict.fromkeys(_inside(folders.resolve(cache, name, option=""), cache) for name in models))
     for path in chosen:
         click.echo(f"{path}: {_contents(path)}", err=True)
     if not yes:

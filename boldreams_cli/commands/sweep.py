@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
-from boldreams_cli.commands.options.sweeps import grid_options, slurm_options, the_grid
+from boldreams_cli.commands.options.sweeps import MANIFEST, Arrays, StudyChoice, slurm_options, study_options
 from boldreams_cli.console import ChoiceError, StoppedError
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from boldreams_cli.console import StopFlag
     from boldreams_cli.study.manifest import Study
     from boldreams_cli.study.sweep import State
-
-MANIFEST = click.Path(path_type=Path)
 
 
 @options.command(
@@ -33,12 +32,7 @@ MANIFEST = click.Path(path_type=Path)
     "boldreams sweep --manifest cache/studies/figure-2 --cell 0-35",
 )
 @options.output_options
-@options.cache_option
-@options.nsd_option
-@grid_options
-@options.option(
-    "--name", default=None, metavar="NAME", help="The study's folder under CACHE/studies (default: sweep-HASH)."
-)
+@study_options
 @options.option(
     "--executor",
     type=click.Choice(["local", "slurm"]),
@@ -47,31 +41,21 @@ MANIFEST = click.Path(path_type=Path)
 )
 @slurm_options
 @options.option("--dry-run", is_flag=True, help="Print cells, bytes to read, time and memory; compute nothing.")
-@options.option("--manifest", type=MANIFEST, default=None, metavar="FILE", help="Run cells of a study by its manifest.")
 @options.option("--cell", default=None, metavar="I|I-J|I,J", help="Which cells of --manifest to run (default: all).")
-@options.option("--status", type=MANIFEST, default=None, metavar="FILE", help="Say how far the study of a manifest is.")
+@options.option(
+    "--status", type=MANIFEST, default=None, metavar="FILE|NAME", help="Say how far the study of a manifest is."
+)
 @options.option(
     "--together", type=click.IntRange(1), default=1, help="Cells to run side by side on a CPU, where memory holds them."
 )
-@options.memory_option
-@options.device_option
 def sweep(
-    cache: Path,
-    nsd_root: Path | None,
-    file: Path | None,
-    given: dict[str, Any],
-    name: str | None,
+    choice: StudyChoice,
     executor: str,
-    sbatch: dict[str, str],
-    limit: int,
-    shards: int,
+    arrays: Arrays,
     dry_run: bool,
-    manifest: Path | None,
     cell: str | None,
     status: Path | None,
     together: int,
-    memory: int,
-    device: str,
     output: Output,
 ) -> None:
     """Fit and score every cell of a grid: percents, backbones, subjects, readouts, recipes, finetuning, seeds.
@@ -90,46 +74,37 @@ def sweep(
 
     with stop_on_signals() as stop:
         if status is not None:
-            _status(_found(status, cache), stop, output)
+            _status(choice.of_status(status), stop, output)
             return
-        if manifest is not None:
-            study = _found(manifest, cache)
-        elif cell is not None:
+        if cell is not None and choice.manifest is None:
             raise ChoiceError("--cell numbers the cells of --manifest FILE; give it as well")
-        else:
-            study = _asked(file, given, cache, nsd_root, name, device, memory)
-        numbers = _numbers(cell, len(study.cells))
+        study = choice.study()
+        numbers, (device, memory) = _numbers(cell, len(study.cells)), choice.machine(study)
         if dry_run:
-            _plan(study, executor == "local", options.pick_device(device), output)
+            planned = replace(study, memory=memory)
+            _plan(planned, numbers, executor == "local", options.pick_device(device), output)
         elif executor == "slurm":
-            _submit(study, sbatch, limit, shards, stop, output)
+            choice.excludes("--executor slurm", "cell")
+            _submit(study, arrays, stop, output)
         else:
-            _run(study, numbers, together, stop, output)
+            _run(study, numbers, functools.partial(options.pick_device, device), memory, together, stop, output)
 
 
-def _asked(
-    file: Path | None,
-    given: dict[str, Any],
-    cache: Path,
-    nsd_root: Path | None,
-    name: str | None,
-    device: str,
+def _run(
+    study: Study,
+    numbers: list[int],
+    device: Callable[[], torch.device],
     memory: int,
-) -> Study:
-    """The study of a grid."""
-    from boldreams_cli.study.manifest import Study
-
-    named, grid = the_grid(file, given, cache, nsd_root)
-    return Study.make(cache, name or named, grid, nsd_root, device, memory)
-
-
-def _run(study: Study, numbers: list[int], together: int, stop: StopFlag, output: Output) -> None:
+    together: int,
+    stop: StopFlag,
+    output: Output,
+) -> None:
     """Run cells here, and say how far the study is; the exit code is that of these cells."""
     from boldreams_cli.study.sweep import Known, look, run
 
     known = Known(study)
     try:
-        run(study, numbers, functools.partial(options.pick_device, study.device), study.memory, stop, known, together)
+        run(study, numbers, device, memory, stop, known, together)
     except StoppedError:
         _show(look(study, known=known), output)
         raise
@@ -144,13 +119,6 @@ def _status(study: Study, stop: StopFlag, output: Output) -> None:
     state = _state(study, stop)
     _show(state, output)
     raise SystemExit(state.exit_code())
-
-
-def _found(path: Path, cache: Path) -> Study:
-    """The study of a manifest, of its folder, or of a name."""
-    from boldreams_cli.study.manifest import Study
-
-    return Study.load(path if path.exists() else cache / "studies" / path)
 
 
 def _numbers(text: str | None, count: int) -> list[int]:
@@ -186,22 +154,22 @@ def _state(study: Study, stop: StopFlag) -> State:
     return look(study, queue, known)
 
 
-def _plan(study: Study, shared: bool, device: torch.device, output: Output) -> None:
+def _plan(study: Study, numbers: list[int], shared: bool, device: torch.device, output: Output) -> None:
     from boldreams_cli.study import plan, running
     from boldreams_cli.study.sweep import look
 
     running.check(study)
     state = look(study)
-    found = plan.estimates(study, state, device, shared)
+    found = plan.estimates(study, state.part(numbers), device, shared)
     output.show(state.to_dict() | {"plan": [item.to_dict() for item in found]}, *plan.lines(study, found))
 
 
-def _submit(study: Study, sbatch: dict[str, str], limit: int, shards: int, stop: StopFlag, output: Output) -> None:
+def _submit(study: Study, arrays: Arrays, stop: StopFlag, output: Output) -> None:
     from boldreams_cli.study import running, slurm
 
     running.check(study)
     state = _state(study, stop)
-    jobs = slurm.submit(study, state, sbatch, limit, shards, stop)
+    jobs = slurm.submit(study, state, arrays.sbatch, arrays.limit, arrays.shards, stop)
     lines = [
         f"job {job.id}: {f'{len(job.cells)} cells' if job.cells else 'extraction'}"
         + (f", after job {', '.join(job.after)}" if job.after else "")

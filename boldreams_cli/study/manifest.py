@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from boldreams_cli import __version__
-from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.files import digest, read_json, write_json
 from boldreams_cli.locks import Lock
 from boldreams_cli.study.grid import Cell, Grid
@@ -88,6 +88,23 @@ class Study:
                 "fitted counts in any study)"
             )
         return cls(folder, grid.key, tuple(grid.cells()), grid.settings, data_root, device, memory)
+
+    @classmethod
+    def find(cls, cache: Path, named: Path) -> Study:
+        """Read the manifest that is meant: a file, the folder that it lies in, or the name of a study of the cache.
+
+        Raises
+        ------
+        ChoiceError
+            If there is none of that name; the message lists those there.
+        MismatchError
+            If this version does not read it.
+        """
+        for path in (named, cache / "studies" / named):
+            if path.is_file() or (path / MANIFEST).is_file():
+                return cls.load(path)
+        there = sorted(path.parent.name for path in (cache / "studies").glob(f"*/{MANIFEST}"))
+        raise ChoiceError(f"no study {str(named)!r} in {cache / 'studies'}; there: {listing(there)}")
 
     @classmethod
     def load(cls, path: Path) -> Study:

@@ -100,6 +100,17 @@ class State:
         """Numbers of the cells of some kinds."""
         return [number for number, kind in self.cells.items() if kind in kinds]
 
+    def part(self, numbers: Iterable[int]) -> State:
+        """The same of some cells."""
+        wanted = set(numbers)
+        return State(
+            self.study,
+            cells={number: kind for number, kind in self.cells.items() if number in wanted},
+            noted={number: noted for number, noted in self.noted.items() if number in wanted},
+            why={number: line for number, line in self.why.items() if number in wanted},
+            queued=self.queued & wanted,
+        )
+
     def exit_code(self, numbers: Iterable[int] | None = None) -> int:
         """0 all done, 75 some to do, 1 all others finished and some failed; of some cells, or of all."""
         kinds = set(self.cells.values()) if numbers is None else {self.cells[number] for number in numbers}

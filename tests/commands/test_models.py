@@ -80,7 +80,18 @@ def test_model_takes_a_folder_a_name_or_a_beginning(run: Run, several: Path, tmp
     for name in (folder, folder.name, folder.name[:-3], f"subj01/alexnet/{folder.name[:-5]}"):
         assert run(*predict, name).json["model"] == str(folder)
     assert "may be 2 models" in run(*predict, "percent-10", code=2).err
-    assert "no model 'percent-3'" in run(*predict, "percent-3", code=2).err
+    assert "no model 'percent-3' (--model)" in run(*predict, "percent-3", code=2).err
+
+
+def test_a_model_that_stands_by_itself_is_not_called_an_option(run: Run, several: Path) -> None:
+    cache = ("--cache", several)
+    for line in (("compare", "percent-3", "percent-2"), ("remove", "percent-3", "--yes")):
+        said = run(*line, *cache, code=2).err
+        assert "no model 'percent-3'; there: " in said
+    for line in (("compare", "percent-10", "percent-2"), ("remove", "percent-10", "--yes")):
+        said = run(*line, *cache, code=2).err
+        assert said.startswith("boldreams: percent-10 may be 2 models")
+        assert "--model" not in said
 
 
 @pytest.mark.parametrize(

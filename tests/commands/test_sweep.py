@@ -340,4 +340,51 @@ def test_cells_that_are_not_there(run: Run, own: Path) -> None:
     run("sweep", *GRID, "--cache", own, "--name", "mine")
     for text, said in (("2", "cells 0 to 1"), ("1-0", "cells 0 to 1"), ("a", "no list of cells")):
         assert said in run("sweep", "--manifest", "mine", "--cache", own, "--cell", text, code=2).err
-    assert "cannot read" in run("sweep", "--manifest", "other", "--cache", own, code=1).err
+
+
+def test_a_study_that_is_not_there_is_named_with_those_that_are(
+    run: Run, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mine", "theirs"):
+        run("sweep", *GRID, "--cache", own, "--name", name)
+    for option in ("--status", "--manifest"):
+        said = run("sweep", option, "other", "--cache", own, code=2).err
+        assert "no study 'other'" in said
+        assert said.rstrip().endswith("there: mine, theirs")
+    (tmp_path / "mine").mkdir()  # a folder that is called the same and holds no study
+    monkeypatch.chdir(tmp_path)
+    assert run("sweep", "--status", "mine", "--cache", own, "--json").json["study"] == "mine"
+
+
+def test_options_that_would_change_nothing_are_refused(run: Run, own: Path) -> None:
+    run("sweep", *GRID, "--cache", own, "--name", "mine")
+    mine = ("sweep", "--manifest", "mine", "--cache", own)
+    for typed, said in (
+        (("--percent", 5), "--percent does not go with --manifest"),
+        (("--name", "new"), "--name does not go with --manifest"),
+        (("--nsd-root", "elsewhere"), "--nsd-root does not go with --manifest"),
+        (("--cell", 0, "--executor", "slurm"), "--cell does not go with --executor slurm"),
+    ):
+        assert said in run(*mine, *typed, code=2).err
+    for typed in (("--cell", 0), ("--dry-run",), ("--seed", 3), ("--manifest", "mine")):
+        assert (
+            f"{typed[0]} does not go with --status"
+            in run("sweep", "--status", "mine", "--cache", own, *typed, code=2).err
+        )
+    assert run(*mine, "--json", BOLDREAMS_SUBJECT=7, BOLDREAMS_BACKBONE="vgg11").json["cells"]["done"] == 2
+    plan = run(*mine, "--cell", 1, "--dry-run", "--json").json["plan"]
+    assert [row["cell"] for row in plan] == [1]
+
+
+def test_device_and_memory_that_are_typed_win_over_the_manifest(
+    run: Run, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("sweep", *GRID, "--cache", own, "--name", "mine", "--memory", "3G")
+    used = []
+    monkeypatch.setattr(study_sweep, "run", lambda study, numbers, device, memory, *more: used.append(memory))
+    mine = ("sweep", "--manifest", "mine", "--cache", own)
+    run(*mine)
+    run(*mine, "--memory", "2G")
+    run(*mine, BOLDREAMS_MEMORY="1G")  # a job inherits what was exported where it was submitted
+    assert used == [3 * 2**30, 2 * 2**30, 3 * 2**30]
+    assert Study.load(own / "studies/mine").memory == 3 * 2**30, "other machines run it too"

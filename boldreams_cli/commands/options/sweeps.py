@@ -3,22 +3,133 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from boldreams_cli.commands.options.data import data_options, subjects_there
+from boldreams_cli.commands.options.data import cache_option, data_options, nsd_option, subjects_there
 from boldreams_cli.commands.options.environment import Command, option
 from boldreams_cli.commands.options.fits import readout_options
+from boldreams_cli.commands.options.machine import device_option, memory_option
 from boldreams_cli.commands.options.stores import choose_backbone, store_option
 from boldreams_cli.commands.options.types import PERCENT, SUBJECT, CommaList
+from boldreams_cli.console import ChoiceError
 
 if TYPE_CHECKING:
     from boldreams_cli.study.grid import Grid
+    from boldreams_cli.study.manifest import Study
 
 FILES = ("mask", "weights")  # settings that may be a file
 AXES = ("percent", "backbone", "subject", "readout", "recipe", "finetune", "seed")
+MANIFEST = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class StudyChoice:
+    """Which study is meant: that of a grid, or one that is there.
+
+    Parameters
+    ----------
+    cache : that it lies in.
+    nsd_root : of the data, or their file.
+    file, given : of the grid: its file, and axes and settings that are not None.
+    name : of the study of the grid.
+    manifest : of a study that is there, or its folder or name.
+    device, memory : to compute on, and bytes to use at most.
+    typed : names of the parameters that were typed.
+    """
+
+    cache: Path
+    nsd_root: Path | None
+    file: Path | None
+    given: dict[str, Any]
+    name: str | None
+    manifest: Path | None
+    device: str
+    memory: int
+    typed: frozenset[str]
+
+    def study(self) -> Study:
+        """The study; nothing is written.
+
+        Raises
+        ------
+        ChoiceError
+            If the grid makes no sense, another one has its name, or there is no such study.
+        """
+        from boldreams_cli.study.manifest import Study
+
+        if self.manifest is not None:
+            self.excludes("--manifest", *_of_grids())
+            return Study.find(self.cache, self.manifest)
+        named, grid = the_grid(self.file, self.given, self.cache, self.nsd_root)
+        return Study.make(self.cache, self.name or named, grid, self.nsd_root, self.device, self.memory)
+
+    def of_status(self, status: Path) -> Study:
+        """The study that --status names.
+
+        Raises
+        ------
+        ChoiceError
+            If there is none, or options were typed that say what to run.
+        """
+        from boldreams_cli.study.manifest import Study
+
+        self.excludes("--status", *_of_grids(), "manifest", "cell", "executor", "dry_run")
+        return Study.find(self.cache, status)
+
+    def machine(self, study: Study) -> tuple[str, int]:
+        """Device and memory: those that were typed here, else those of the manifest; a job's environment is no wish."""
+        return (
+            self.device if "device" in self.typed else study.device,
+            self.memory if "memory" in self.typed else study.memory,
+        )
+
+    def excludes(self, option: str, *names: str) -> None:
+        """Refuse options that were typed beside one that leaves nothing for them to say."""
+        if wrong := [name for name in names if name in self.typed]:
+            other = "FILE" if wrong[0] == "file" else f"--{wrong[0].replace('_', '-')}"
+            raise ChoiceError(f"{other} does not go with {option}; leave out one of them")
+
+
+def _of_grids() -> tuple[str, ...]:
+    from boldreams_cli.study.grid import SETTINGS
+
+    return ("file", *AXES, *SETTINGS, "name", "data", "nsd_root")
+
+
+def study_options(command: Command) -> Command:
+    """Add all that says which study is meant, and where it is computed; the command gets `choice`."""
+
+    @cache_option
+    @nsd_option
+    @grid_options
+    @option("--name", metavar="NAME", help="The study's folder under CACHE/studies (default: sweep-HASH).")
+    @option("--manifest", type=MANIFEST, metavar="FILE", help="Run cells of a study by its manifest.")
+    @memory_option
+    @device_option
+    @functools.wraps(command)
+    def run(
+        *args: Any,
+        cache: Path,
+        nsd_root: Path | None,
+        file: Path | None,
+        given: dict[str, Any],
+        name: str | None,
+        manifest: Path | None,
+        device: str,
+        memory: int,
+        **kwargs: Any,
+    ) -> None:
+        context = click.get_current_context()
+        typed = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        choice = StudyChoice(cache, nsd_root, file, given, name, manifest, device, memory, frozenset(typed))
+        command(*args, choice=choice, **kwargs)
+
+    return run
 
 
 def grid_options(command: Command) -> Command:
@@ -47,8 +158,24 @@ def grid_options(command: Command) -> Command:
     return run
 
 
+@dataclass(frozen=True)
+class Arrays:
+    """What job arrays are given.
+
+    Parameters
+    ----------
+    sbatch : long options of sbatch.
+    limit : cells of an array that run at a time.
+    shards : tasks of an extraction's array.
+    """
+
+    sbatch: dict[str, str]
+    limit: int
+    shards: int
+
+
 def slurm_options(command: Command) -> Command:
-    """Add what a job array is given; the command gets `sbatch`, KEY=VALUE of sbatch's long options."""
+    """Add what a job array is given; the command gets `arrays`."""
 
     @option("--partition", metavar="NAME", help="The partition of SLURM.")
     @option("--time", metavar="TIME", help="The time limit of a cell, as sbatch takes it.")
@@ -67,13 +194,13 @@ def slurm_options(command: Command) -> Command:
         help="Any other option of sbatch, repeatable (KEY alone for one without a value).",
     )
     @functools.wraps(command)
-    def run(*args: Any, sbatch: tuple[str, ...], cpus: int | None, **kwargs: Any) -> None:
+    def run(*args: Any, sbatch: tuple[str, ...], cpus: int | None, limit: int, shards: int, **kwargs: Any) -> None:
         named = {name: kwargs.pop(name) for name in ("partition", "time", "gres", "mem")} | {"cpus-per-task": cpus}
         asked = {name: str(value) for name, value in named.items() if value is not None}
         for item in sbatch:
             key, _, value = item.partition("=")
             asked[key.strip().lstrip("-")] = value
-        command(*args, sbatch=asked, **kwargs)
+        command(*args, arrays=Arrays(asked, limit, shards), **kwargs)
 
     return run
 

@@ -196,13 +196,14 @@ def the_model(candidates: Iterable[ModelRow], cache: Path) -> Path:
     raise ChoiceError(f"{len(found)} fitted models match; choose with {HOW_TO_CHOOSE}\n{rows}")
 
 
-def resolve(cache: Path, text: str) -> Path:
-    """Folder of the model that ``--model`` names.
+def resolve(cache: Path, text: str, option: str = "--model") -> Path:
+    """Folder of the model that a name means.
 
     Parameters
     ----------
     cache : to look in.
     text : a folder, a model's name, or a unique beginning of it, with or without subject and backbone before it.
+    option : that it was given to, for messages; empty where it stands by itself.
 
     Raises
     ------
@@ -220,9 +221,10 @@ def resolve(cache: Path, text: str) -> Path:
         return matching[0].folder
     if not matching:
         there = listing(str(row.folder.relative_to(cache / "models")) for row in rows)
-        raise ChoiceError(f"no model {text!r} (--model); there: {there}")
+        raise ChoiceError(f"no model {text!r}{option and f' ({option})'}; there: {there}")
     lines = "\n".join(table(matching, cache))
-    raise ChoiceError(f"--model {text} may be {len(matching)} models; write more of the name\n{lines}")
+    typed = f"{option} {text}".strip()
+    raise ChoiceError(f"{typed} may be {len(matching)} models; write more of the name\n{lines}")
 
 
 def _names(folder: Path) -> tuple[str, ...]:
