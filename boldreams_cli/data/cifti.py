@@ -11,7 +11,7 @@ from nibabel.cifti2 import BrainModelAxis, Cifti2Image, ScalarAxis
 from numpy.typing import NDArray
 
 from boldreams_cli.data.surfaces import mesh_sizes
-from boldreams_cli.data.units import HEMISPHERES, Units, VertexUnits
+from boldreams_cli.data.units import HEMISPHERES, Units, VertexUnits, plain
 from boldreams_cli.files import written_whole
 
 STRUCTURES = {"L": "CIFTI_STRUCTURE_CORTEX_LEFT", "R": "CIFTI_STRUCTURE_CORTEX_RIGHT"}
@@ -19,7 +19,7 @@ STRUCTURES = {"L": "CIFTI_STRUCTURE_CORTEX_LEFT", "R": "CIFTI_STRUCTURE_CORTEX_R
 
 def has_cifti(units: Units) -> bool:
     """Whether maps of these units have a CIFTI file: those on the fsLR meshes, and no others."""
-    return isinstance(units, VertexUnits) and units.space.lower().replace("_", "").startswith("fslr")
+    return isinstance(units, VertexUnits) and plain(units.space).startswith("fslr")
 
 
 def write_cifti(path: Path, units: VertexUnits, maps: Mapping[str, NDArray[np.floating]]) -> Path:

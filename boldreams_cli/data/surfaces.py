@@ -9,24 +9,15 @@ import numpy as np
 from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
 from numpy.typing import NDArray
 
-from boldreams_cli.data.units import HEMISPHERES, VertexUnits
+from boldreams_cli.data.units import HEMISPHERES, VertexUnits, mesh_of
 from boldreams_cli.files import written_whole
 
 STRUCTURES = {"L": "CortexLeft", "R": "CortexRight"}
-MESHES = {  # space -> vertices of each hemisphere's mesh
-    "fsaverage": 163842,
-    "fsaverage6": 40962,
-    "fsaverage5": 10242,
-    "fsaverage4": 2562,
-    "fsaverage3": 642,
-    "fslr164k": 163842,
-    "fslr32k": 32492,
-}
 
 
 def mesh_sizes(units: VertexUnits) -> dict[str, int]:
     """Hemisphere -> vertices of its mesh: as the data say, or as the space has them, or up to the last one used."""
-    known = units.vertices or (MESHES.get(units.space.lower(), 0),) * 2
+    known = units.vertices or (mesh_of(units.space),) * 2
     used = {side: units.vertex[units.hemisphere == side] for side in HEMISPHERES}
     return {
         side: max(count, int(used[side].max()) + 1 if len(used[side]) else 0)

@@ -13,6 +13,25 @@ from boldreams_cli.console import ChoiceError
 
 HEMISPHERES = ("L", "R")
 LARGEST_SIDE = 4096  # of a volume; what is larger is a mistake in the file
+MESHES = {  # space -> vertices of each hemisphere's mesh
+    "fsaverage": 163842,
+    "fsaverage6": 40962,
+    "fsaverage5": 10242,
+    "fsaverage4": 2562,
+    "fsaverage3": 642,
+    "fslr164k": 163842,
+    "fslr32k": 32492,
+}
+
+
+def mesh_of(space: str) -> int:
+    """How many vertices each hemisphere's mesh of a space has; 0 where that is not known."""
+    return MESHES.get(plain(space), 0)
+
+
+def plain(space: str) -> str:
+    """The name of a space however people spell it: ``fslr32k`` for ``fs_LR_32k``, ``fsLR-32k`` and ``fsLR32k``."""
+    return "".join(letter for letter in space.lower() if letter.isalnum())
 
 
 @dataclass(frozen=True)
@@ -110,15 +129,21 @@ class VertexUnits:
         object.__setattr__(self, "hemisphere", side)
         if self.vertices is not None:
             object.__setattr__(self, "vertices", self._meshes(self.vertices))
+        elif known := mesh_of(self.space):
+            self._meshes((known, known))
 
     def _meshes(self, given: Any) -> tuple[int, int]:
+        """Numbers of vertices of both meshes, which those in use must fit."""
         counts: tuple[int, ...] = tuple(int(count) for count in np.ravel(given))
         if len(counts) != 2:
             raise ChoiceError(f"vertices holds {len(counts)} numbers; it must be two: of the left and the right mesh")
         for name, count in zip(HEMISPHERES, counts, strict=True):
             used = self.vertex[self.hemisphere == name]
             if len(used) and used.max() >= count:
-                raise ChoiceError(f"vertex goes to {used.max()} in hemisphere {name}, whose mesh has {count} vertices")
+                raise ChoiceError(
+                    f"vertex goes to {used.max()} in hemisphere {name}, whose mesh has {count} vertices, "
+                    f"counted from 0 in each hemisphere"
+                )
         return counts[0], counts[1]
 
     def __len__(self) -> int:

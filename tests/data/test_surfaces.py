@@ -66,6 +66,15 @@ def test_cifti_reads_back(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1, "nothing is left beside it"
 
 
+@pytest.mark.parametrize("space", ["fsLR32k", "fs_LR_32k", "fsLR-32k"])
+def test_meshes_are_known_however_the_space_is_spelled(tmp_path: Path, space: str) -> None:
+    used = VertexUnits(space, SIDES, VERTICES)
+    left, _ = write_gifti(tmp_path, "correlation", used, VALUES)
+    assert nibabel.load(left).agg_data().shape == (32492,)
+    brain = nibabel.load(write_cifti(tmp_path / "s.dscalar.nii", used, {"r": VALUES})).header.get_axis(1)
+    assert set(brain.nvertices.values()) == {32492}
+
+
 def test_one_hemisphere_alone(tmp_path: Path) -> None:
     only = VertexUnits("fsLR", np.array(["R", "R"]), np.array([4, 1]), (10, 10))
     image = nibabel.load(write_cifti(tmp_path / "s.dscalar.nii", only, {"r": np.array([4.0, 1.0])}))
@@ -74,7 +83,7 @@ def test_one_hemisphere_alone(tmp_path: Path) -> None:
 
 
 def test_cifti_is_of_fslr_alone() -> None:
-    assert all(has_cifti(units(space)) for space in ("fsLR32k", "fsLR", "fs_LR", "FSLR164k"))
+    assert all(has_cifti(units(space)) for space in ("fsLR32k", "fsLR", "fs_LR", "fs-LR 32k", "FSLR164k"))
     assert not any(has_cifti(units(space)) for space in ("fsaverage", "native", "fsaverage5"))
     assert not has_cifti(VoxelUnits(np.zeros((1, 3), np.int32), np.eye(4), (2, 2, 2)))
 

@@ -20,8 +20,7 @@ from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
 from boldreams_cli.data.importing.finding import choose_subject
 from boldreams_cli.data.importing.places import lattice
 from boldreams_cli.data.importing.recording import Asked, Importer, Recording, rows_in_memory, text
-from boldreams_cli.data.surfaces import MESHES
-from boldreams_cli.data.units import VertexUnits, VoxelUnits
+from boldreams_cli.data.units import MESHES, VertexUnits, VoxelUnits
 from boldreams_cli.files import reading
 
 TRAIN, TEST = 1, 2  # DataType of one file that holds both; 3 is imagery

@@ -108,6 +108,9 @@ def test_a_file_that_was_there_outlives_a_refusal(written: Write) -> None:
         (lambda: VertexUnits("fsaverage", np.array(["L", "L"]), np.array([1, 1])), "1 vertices are there more"),
         (lambda: VertexUnits("fsaverage", np.array(["R"]), np.array([5]), (9, 5)), "hemisphere R, whose mesh has 5"),
         (lambda: VertexUnits("fsaverage", np.array(["R"]), np.array([0.5])), "whole numbers"),
+        # Counted on from the left hemisphere's, as in an array of both, or from 1.
+        (lambda: VertexUnits("fsaverage5", np.array(["L", "R"]), np.array([0, 10242])), "R, whose mesh has 10242"),
+        (lambda: VertexUnits("fs_LR_32k", np.array(["L"]), np.array([32492])), "L, whose mesh has 32492"),
     ],
 )
 def test_units_that_cannot_be_are_refused(make: Any, said: str) -> None:
