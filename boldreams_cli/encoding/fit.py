@@ -42,6 +42,8 @@ from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.files import write_text
 from boldreams_cli.machine import MAPS, VOXELS, room
 
+LEAST = 256 * 2**20  # bytes that data may take whatever --memory; Python and torch take more themselves
+
 
 def fit(
     store: FeatureStore,
@@ -154,18 +156,16 @@ def _pose(
 
 def _solve(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, stop: StopFlag) -> None:
     """Solve all voxels that are not solved yet, span by span."""
-    columns = problem.betas.columns
-    each = readout.bytes_per_voxel(problem)
-    # Maps may take what all voxels leave, and half of the memory at least; of a GPU's what is for them.
-    maps.limit = room(problem.device, problem.memory - min(len(columns) * each, problem.memory // 2), MAPS)
-    resident = readout.bytes_resident(problem)
-    most = (problem.memory - resident) // each
-    sets = readout.sets(problem)
+    columns, sets = problem.betas.columns, readout.sets(problem)
     least = max(map(len, sets), default=1)
+    most, needed = _at_once(problem, maps, readout, least)
+    if most < least and problem.memory < LEAST:
+        problem = replace(problem, memory=LEAST)
+        most, needed = _at_once(problem, maps, readout, least)
     if most < least:
         raise BoldreamsError(
-            f"this fit takes {size(resident + least * each)} and --memory leaves {size(problem.memory)} for it; use "
-            "more --memory or a smaller --percent"
+            f"this fit takes {size(needed)} and --memory leaves {size(problem.memory)} for it; use more --memory or a "
+            "smaller --percent"
         )
     width = whole_blocks(most, readout.voxels_together(problem))
     todo = spans.left(columns, width, max(most, width)) if not sets else []
@@ -177,6 +177,15 @@ def _solve(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, s
         checkpoint = spans.checkpoint(voxels)
         with timed(f"{readout.name}: span {number + 1} of {len(todo)}, {len(voxels)} voxels"):
             spans.keep(voxels, readout.solve(replace(problem, title=title), voxels, checkpoint, stop))
+
+
+def _at_once(problem: Problem, maps: StoredMaps, readout: Readout, least: int) -> tuple[int, int]:
+    """Voxels that memory holds at once, and bytes that `least` voxels take."""
+    each, memory = readout.bytes_per_voxel(problem), problem.memory
+    # Maps may take what all voxels leave, and half of the memory at least; of a GPU's what is for them.
+    maps.limit = room(problem.device, memory - min(len(problem.betas.columns) * each, memory // 2), MAPS)
+    resident = readout.bytes_resident(problem)
+    return (memory - resident) // each, resident + least * each
 
 
 def whole_blocks(most: int, together: int) -> int:

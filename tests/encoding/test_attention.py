@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, StoppedError
 from boldreams_cli.data.areas import Areas
+from boldreams_cli.encoding import fit as fitting
 from boldreams_cli.encoding.fit import FitResult, fit
 from boldreams_cli.encoding.inputs.betas import TrainingBetas
 from boldreams_cli.encoding.model.full import FullModel, predict_stored
@@ -243,7 +244,7 @@ def test_a_tied_query_goes_by_the_gradients_of_all_its_voxels(tmp_path: Path) ->
         assert torch.equal(tensor, tensor[:, :1].expand(-1, 6))
 
 
-def test_areas_resume_and_refuse_too_little_memory(tmp_path: Path) -> None:
+def test_areas_resume_and_refuse_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = AttentionSettings(**FEW, epochs=3, share="area")  # type: ignore[arg-type]
     whole = solve(Attention(settings), problem(tmp_path, voxels=30), tmp_path / "whole")
     stops = 0
@@ -257,6 +258,7 @@ def test_areas_resume_and_refuse_too_little_memory(tmp_path: Path) -> None:
             stops += 1
     assert stops > 2
     assert all(torch.equal(whole[name], found[name]) for name in whole)
+    monkeypatch.setattr(fitting, "LEAST", 0)
     with pytest.raises(BoldreamsError, match="use more --memory"):
         solve(Attention(settings), problem(tmp_path, voxels=300, memory=25_100_000), tmp_path / "little")
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from boldreams_cli.console import StopFlag
+from boldreams_cli.console import BoldreamsError, StopFlag
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
+from boldreams_cli.encoding import fit as fitting
 from boldreams_cli.encoding.fit import fit
 from boldreams_cli.encoding.readouts.attention import Attention, AttentionSettings
 from boldreams_cli.encoding.readouts.settings import FitSettings
@@ -69,7 +70,7 @@ def test_an_images_maps_are_the_same_in_any_store(two: Two) -> None:
 @pytest.mark.parametrize("name", [*READOUTS, "attention by area"])
 def test_memory_threads_rows_and_other_subjects_change_no_bit(name: str, two: Two, tmp_path: Path) -> None:
     of_area = AttentionSettings(grid=3, epochs=2, batch_size=16, keys=4, share="area")
-    ways = [(two.alone, 4096 * MB, 1), (two.among, 300 * MB, 2), (two.among, 1024 * MB, 1), (two.alone, 300 * MB, 2)]
+    ways = [(two.alone, 4096 * MB, 1), (two.among, 300 * MB, 2), (two.among, MB, 1), (two.alone, 300 * MB, 2)]
     found, before = [], torch.get_num_threads()
     try:
         for number, (store, memory, threads) in enumerate(ways[:2] if name == "attention by area" else ways):
@@ -89,3 +90,9 @@ def test_memory_threads_rows_and_other_subjects_change_no_bit(name: str, two: Tw
             else:
                 torch.testing.assert_close(value, other[key], rtol=1e-5, atol=1e-6, equal_nan=True)
         assert of_other == curve or not torch.backends.mkl.is_available()
+
+
+def test_what_is_no_small_fit_is_refused(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "LEAST", 2**14)
+    with pytest.raises(BoldreamsError, match=r"this fit takes .* and --memory leaves 16.4 kB for it"):
+        fit(two.alone, two.responses, FitSettings(25), make("ridge"), tmp_path, CPU, MB // 128, StopFlag())

@@ -27,7 +27,8 @@ def seed_option(command: Command) -> Command:
 
 def memory_option(command: Command) -> Command:
     """Add --memory."""
-    return option("--memory", type=BYTES, default="4G", help="About how much memory to use at most.")(command)
+    told = "About how much memory to use at most; below 1G it may not be kept."
+    return option("--memory", type=BYTES, default="4G", help=told)(command)
 
 
 def pick_device(name: str) -> torch.device:
