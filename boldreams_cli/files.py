@@ -52,7 +52,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def _full(error: Exception) -> int | None:
     """The system's number where there was no room to write; some libraries have it in their text alone."""
-    found = re.search(r"(?:os error|code:) (\d+)", str(error))
+    found = re.search(r"(?:os error|code:|errno =) (\d+)", str(error))
     number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
     return number if number in NO_ROOM else None
 

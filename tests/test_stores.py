@@ -448,6 +448,7 @@ def test_no_room_is_said_whatever_the_library_raises(tmp_path: Path) -> None:
 
     for error in (
         TheirError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("Can't decrement id ref count (file write failed: errno = 28, error message = 'No space left')"),
         TheirError('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'),
         OSError(errno.ENOSPC, "No space left on device"),
     ):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError
@@ -59,11 +60,13 @@ def of_images(
     preprocessing : of the network.
     """
 
+    one_by_one = isinstance(stimuli.read(images[:1]), list)  # of a camera's pictures a batch takes gigabytes
+
     def read(ids: NDArray[Any]) -> NDArray[np.uint8]:
-        found = stimuli.read(ids)
-        if isinstance(found, list):
-            return preprocessing.resize_all(found).permute(0, 2, 3, 1).contiguous().numpy()
-        return found
+        if not one_by_one:
+            return np.asarray(stimuli.read(ids))
+        resized = torch.cat([preprocessing.resize_all(stimuli.read([number])) for number in ids])
+        return resized.permute(0, 2, 3, 1).contiguous().numpy()
 
     return Source(images, training, read, dataset.stimuli_identity(), dataset.stimuli_stamp())
 

@@ -55,7 +55,7 @@ def convert(
         found = replace(found, subject=rename)
     shown, paths, keep = _pictures(found, skip_missing)
     names, index = np.unique(np.array(shown)[keep], return_inverse=True)
-    test = found.test[keep]
+    test = _test(found, keep)
     with progress(f"import {name}", int(keep.sum()), "trials") as state:
         write(
             output,
@@ -118,6 +118,17 @@ def _pictures(found: Recording, skip_missing: bool) -> tuple[list[str], dict[str
         first.setdefault(path, name)
     shown = [first[paths[name]] if name in paths else name for name in found.shown]
     return shown, paths, np.array([name in paths for name in found.shown])
+
+
+def _test(found: Recording, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(trials kept,) whether of the test; BoldreamsError where there is no test, or nothing else."""
+    test = found.test[keep]
+    if test.all() or not test.any():
+        what = "training" if test.all() else "test"
+        raise BoldreamsError(
+            f"{found.source}: none of its {len(test)} trials is of the data set's {what}; it needs more of the files"
+        )
+    return test
 
 
 def _kept(found: Recording, keep: NDArray[np.bool_], advance: Any) -> Iterator[NDArray[np.float32]]:

@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import ChoiceError
+from boldreams_cli.console import BoldreamsError, ChoiceError, size
 from boldreams_cli.data.subjects import check_name
 from boldreams_cli.data.units import VertexUnits, VoxelUnits
-from boldreams_cli.files import written_whole
+from boldreams_cli.files import free_bytes, written_whole
 
 FORMAT, VERSION = "boldreams-data", 1
 CeilingKind = Literal["ncsnr", "single-trial", "test-set"]
@@ -109,9 +109,16 @@ def write(path: Path, **given: Any) -> None:
     ------
     ChoiceError
         If an array has another shape or type, or holds what it cannot; the message names it. Nothing is written then.
+    BoldreamsError
+        If the disk has no room for the betas.
     """
     own = Given(**given)
     arrays, images = own.small(), len(own.image_names)
+    needed, free = 4 * len(arrays["trial/image"]) * len(own.units), free_bytes(Path(path).absolute().parent)
+    if needed > free:
+        raise BoldreamsError(
+            f"{path}: its betas take {size(needed)}, of which {size(free)} are free; use another disk"
+        )
     with written_whole(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update({"format": FORMAT, "version": VERSION, "subject": check_name(own.subject)})
         file.attrs.update({"source": own.source, "notes": ""})

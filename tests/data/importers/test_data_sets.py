@@ -179,6 +179,13 @@ def test_bold5000_sessions_that_are_not_there(run: Run, tmp_path: Path) -> None:
     assert "there is no CSI2_brainmask.nii*" in failing(run, mini, tmp_path / "new.h5", 1, "--subject", "CSI2")
 
 
+def test_bold5000_without_a_picture_of_the_test(run: Run, tmp_path: Path) -> None:
+    mini = bold5000(tmp_path / "source")
+    next(mini.source.rglob("repeated_stimuli_113_list.txt")).write_text("another.jpg\n")
+    done = run("import", mini.dataset, mini.source, *mini.options, "--output", tmp_path / "new.h5", code=1)
+    assert "none of its 18 trials is of the data set's test; it needs more of the files" in done.err
+
+
 def test_bold5000_arrays_of_areas_have_no_places(run: Run, tmp_path: Path) -> None:
     mini = bold5000_areas(tmp_path / "source")
     done = run(*typed(mini, tmp_path / "new.h5"))

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from boldreams_cli.console import ChoiceError
+from boldreams_cli.console import BoldreamsError, ChoiceError
+from boldreams_cli.data.neutral import writing
 from boldreams_cli.data.neutral.checking import check
 from boldreams_cli.data.neutral.reading import open_file
 from boldreams_cli.data.units import VertexUnits, VoxelUnits
@@ -86,6 +87,17 @@ def test_what_does_not_fit_is_refused_by_name(written: Write, tmp_path: Path, wr
     with pytest.raises(ChoiceError, match=said):
         written(**wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(
+    written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "free_bytes", lambda path: 16 * 12 * 4 - 1)
+    with pytest.raises(BoldreamsError, match=r"own\.h5: its betas take 768 B, of which 767 B are free"):
+        written()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(writing, "free_bytes", lambda path: 16 * 12 * 4)
+    assert written().is_file()
 
 
 def test_a_file_that_was_there_outlives_a_refusal(written: Write) -> None:
