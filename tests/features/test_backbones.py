@@ -76,6 +76,11 @@ def test_random_weights_are_seeded() -> None:
         backbones.load("alexnet", w, seed).digest for w, seed in (("random", 4), ("random:4", 0), ("random", 5))
     )
     assert one == same != other
+    torch.manual_seed(4)
+    torchvisions = torchvision.models.alexnet(weights=None).features.state_dict()
+    ours = backbones.load("alexnet", "random:4", trainable=True).network.get_submodule("features").state_dict()
+    assert ours.keys() == torchvisions.keys()
+    assert all(torch.equal(ours[name], value) for name, value in torchvisions.items())
 
 
 def test_both_names_of_a_layer() -> None:

@@ -21,9 +21,9 @@ from tests.stopping import StopAt
 IMAGES = np.arange(40)
 
 
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return backbones.load("alexnet", "random")
+@pytest.fixture
+def backbone(small_alexnet: Backbone) -> Backbone:
+    return small_alexnet
 
 
 @pytest.fixture
@@ -54,7 +54,8 @@ def everything(result: extraction.Result) -> dict[str, np.ndarray]:
     return {name: result.store.array(name)[:] for name in names}
 
 
-def test_maps_and_means_are_the_backbones(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+def test_maps_and_means_are_the_backbones(source: Source, tmp_path: Path) -> None:
+    backbone = backbones.load("alexnet", "random")
     store = run(backbone, source, tmp_path).store
     with torch.inference_mode():
         maps = backbone.maps_of(torch.from_numpy(source.read(store.images)))
@@ -78,8 +79,9 @@ def test_stopped_and_resumed_equals_uninterrupted(backbone: Backbone, source: So
         run(backbone, source, tmp_path / "parts", stop=StopAt(2))
     rest = run(backbone, source, tmp_path / "parts")
     assert rest.computed == 24
+    found = everything(rest)
     for name, values in everything(whole).items():
-        np.testing.assert_array_equal(values, everything(rest)[name])
+        np.testing.assert_array_equal(values, found[name])
 
 
 def test_new_images_leave_old_rows_as_they_are(backbone: Backbone, source: Source, tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ def test_what_float16_cannot_hold_is_refused(source: Source, tmp_path: Path) -> 
 def test_a_run_that_does_not_fit_the_disk_is_refused(
     backbone: Backbone, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extraction, "free_bytes", lambda path: 10**6)
-    with pytest.raises(BoldreamsError, match=r"maps need about .* has 1 MB free; use --keep-percent"):
+    monkeypatch.setattr(extraction, "free_bytes", lambda path: 10**5)
+    with pytest.raises(BoldreamsError, match=r"maps need about .* has 100 kB free; use --keep-percent"):
         run(backbone, source, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError, StopFlag
-from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features import extraction
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.extraction import extract, make_plan
 from boldreams_cli.features.source import Source
@@ -20,9 +20,9 @@ from tests.card import CARD, Card
 IMAGES = np.arange(40)
 
 
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return backbones.load("alexnet", "random")
+@pytest.fixture
+def backbone(small_alexnet: Backbone) -> Backbone:
+    return small_alexnet
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,38 +18,22 @@ from boldreams_cli.interpret.dreams.objectives import Objective
 from boldreams_cli.interpret.dreams.record import Request, dream
 from boldreams_cli.interpret.products import find_products
 from tests.conftest import Run
+from tests.forked import CONTEXT, Forked
 from tests.interpret.conftest import CPU, Fitted
+from tests.interpret.killing import run_and_be_killed
 from tests.interpret.test_dreaming import After
 
 DREAM = ("dream", "--roi", "V1", "--steps", "6", "--count", "1", "--lr", "0.02", "--json")
-ROOT = Path(__file__).parents[2]
-KILLED = """
-import os, signal, sys
-from boldreams_cli.interpret.attribution import record
-from boldreams_cli.interpret.dreams import loop
-def killing(function, calls):
-    def call(*arguments, **named):
-        nonlocal calls
-        if not calls:
-            os.kill(os.getpid(), signal.SIGKILL)
-        calls -= 1
-        return function(*arguments, **named)
-    return call
-loop.KEEP_EVERY = 0
-loop.Dreamer.step = killing(loop.Dreamer.step, 4)
-record._attribute_one = killing(record._attribute_one, 1)
-from boldreams_cli.cli import main
-main(sys.argv[1:])
-"""
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
+ENVIRONMENT |= {"BOLDREAMS_DEVICE": "cpu"}
 
 
 def killed(*arguments: object) -> None:
     """Run the command, killed at its fifth step or second image."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
-    environment |= {"PYTHONPATH": str(ROOT), "BOLDREAMS_DEVICE": "cpu"}
-    command = [sys.executable, "-c", KILLED, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = CONTEXT.Process(target=run_and_be_killed, args=([*map(str, arguments)], ENVIRONMENT))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_killed_dream_goes_on_from_its_last_state_to_the_same_end(run: Run, copied: Fitted) -> None:
@@ -133,14 +115,8 @@ def test_a_killed_attribution_goes_on_with_the_next_image(run: Run, copied: Fitt
 
 
 def test_two_processes_dream_once(copied: Fitted) -> None:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
-    environment |= {"PYTHONPATH": str(ROOT), "BOLDREAMS_DEVICE": "cpu"}
-    command = [sys.executable, "-m", "boldreams_cli.cli", *DREAM, "--cache", str(copied.cache)]
-    code = "import sys; from boldreams_cli.cli import main; main(sys.argv[1:])"
-    command[1:3] = ["-c", code]
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for _ in range(2)]  # fmt: skip
-    said = [process.communicate(timeout=300) for process in both]
+    both = [Forked((*DREAM, "--cache", copied.cache), ENVIRONMENT) for _ in range(2)]
+    said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert said[0][0] == said[1][0]
     assert sum("done before" in err for _, err in said) == 1
