@@ -66,7 +66,7 @@ class Areas:
             If none of the voxels used lies in it, or a mask file is damaged or of another shape.
         """
         chosen = np.zeros(len(self.voxels), bool)
-        for part in _parts(name):
+        for part in parts_of(name):
             chosen |= self._one(part)
         if not chosen.any():
             raise BoldreamsError(
@@ -92,7 +92,7 @@ class Areas:
             As `select`.
         """
         found = []
-        for part in _parts(name):
+        for part in parts_of(name):
             if _is_mask(part):
                 found.append("mask-" + hashlib.sha256(np.packbits(self._mask(part)).tobytes()).hexdigest()[:8])
             else:
@@ -165,9 +165,15 @@ class Areas:
         return mask
 
 
-def _parts(name: str) -> list[str]:
+def parts_of(name: str) -> list[str]:
+    """Areas of a comma-joined union."""
     # Not Path.is_file, which raises on names longer than a file's may be.
     return [name] if os.path.isfile(name) else [part.strip() for part in name.split(",")]  # noqa: PTH113
+
+
+def from_anywhere(name: str) -> str:
+    """An area's name with the paths of its mask files whole: the same words find them from any folder."""
+    return ",".join(str(Path(part).resolve()) if _is_mask(part) else part for part in parts_of(name))
 
 
 def _is_mask(name: str) -> bool:

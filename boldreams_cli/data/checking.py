@@ -6,6 +6,7 @@ from pathlib import Path
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.data import identity
+from boldreams_cli.data.areas import parts_of
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.responses import SESSION, SOURCE, Responses
 from boldreams_cli.data.sessions import ranges
@@ -33,7 +34,8 @@ def check_inputs(responses: Responses, dataset: Dataset, stop: StopFlag | None =
         return
     made = responses.request
     mask = responses.mask
-    gone = mask is not None and made["mask"] is not None and Path(mask).is_absolute() and not Path(mask).is_file()
+    files = [] if mask is None or made["mask"] is None else [Path(part) for part in parts_of(mask)]
+    gone = any(path.is_absolute() and not path.is_file() for path in files)
     try:
         now = dataset.request(responses.subject, ranges(responses.sessions), None if gone else mask)
     except ChoiceError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.data import identity
-from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.areas import Areas, from_anywhere
 from boldreams_cli.data.checking import check_betas, check_inputs
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.neutral.reading import subject_of
@@ -167,7 +167,7 @@ def _matches(path: Path, sessions: str | None, mask: str | None, betas: str | No
         return False
     if betas is not None and attrs["request"].get("preparation") != preparation_of(betas):
         return False
-    if mask is None or mask == attrs["mask"]:
+    if mask is None or attrs["mask"] in (mask, from_anywhere(mask)):
         return True
     return Path(mask).is_file() and attrs["request"]["mask"] == identity.whole(Path(mask))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing
 from boldreams_cli.data import identity
-from boldreams_cli.data.areas import Areas
+from boldreams_cli.data.areas import Areas, from_anywhere
 from boldreams_cli.data.dataset import Contents, Trials
 from boldreams_cli.data.neutral.betas import ONLY, betas_identity, rows_of
 from boldreams_cli.data.neutral.ceilings import ncsnr_of
@@ -194,7 +194,7 @@ def contents(data: DataFile, request: dict[str, Any], mask: str | None) -> Conte
         ncsnr = ncsnr_of(ceiling.values[chosen], ceiling.kind, _test_repeats(trials))
     return Contents(
         request,
-        mask,
+        None if mask is None else from_anywhere(mask),
         trials,
         areas_of(data, chosen),
         ncsnr,

@@ -16,6 +16,7 @@ from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.checking import check_betas
 from boldreams_cli.data.dataset import Contents
 from boldreams_cli.data.neutral import betas, contents, images
+from boldreams_cli.data.neutral.ceilings import unlikely
 from boldreams_cli.data.neutral.images import FileStimuli
 from boldreams_cli.data.neutral.reading import DataFile, open_file, subject_of
 from boldreams_cli.data.neutral.writing import write
@@ -188,6 +189,8 @@ class DataFiles:
             logger.info("no trial is marked as test: %d images are held out", len(responses.test_images))
         if len(responses.test_images) < contents.LEAST_TEST:
             logger.warning("%d images are the test: a correlation over so few says nothing", len(responses.test_images))
+        if data.ceiling is not None and (odd := unlikely(data.ceiling.values, data.ceiling.kind)):
+            logger.warning("%s: ceiling: %s", self.root, odd)
         self._note_place(responses)
         responses.log_counts()
         return responses

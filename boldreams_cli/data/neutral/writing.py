@@ -116,9 +116,7 @@ def write(path: Path, **given: Any) -> None:
     arrays, images = own.small(), len(own.image_names)
     needed, free = 4 * len(arrays["trial/image"]) * len(own.units), free_bytes(Path(path).absolute().parent)
     if needed > free:
-        raise BoldreamsError(
-            f"{path}: its betas take {size(needed)}, of which {size(free)} are free; use another disk"
-        )
+        raise BoldreamsError(f"{path}: its betas take {size(needed)}, of which {size(free)} are free; use another disk")
     with written_whole(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update({"format": FORMAT, "version": VERSION, "subject": check_name(own.subject)})
         file.attrs.update({"source": own.source, "notes": ""})

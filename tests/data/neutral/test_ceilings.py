@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boldreams_cli.console import BoldreamsError
+from boldreams_cli.console import BoldreamsError, logger
 from boldreams_cli.data.neutral.ceilings import unlikely
 from boldreams_cli.data.neutral.checking import check
 from boldreams_cli.data.opening import open_dataset
@@ -108,8 +108,14 @@ def test_validate_says_what_will_be(written: Write, repeated: Arrays) -> None:
     assert any("no image is in several trials" in line for line in check(written("once.h5", **once)).warnings)
 
 
-def test_a_unit_that_is_unlikely_is_said(written: Write) -> None:
+def test_a_unit_that_is_unlikely_is_said(
+    written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     shares = written(ceiling=np.linspace(0, 0.9, 12), ceiling_kind="single-trial")
+    monkeypatch.setattr(logger, "propagate", True)
+    with caplog.at_level("WARNING", logger="boldreams"):
+        open_dataset(shares).prepare("CSI1", tmp_path / "cache")
+    assert "own.h5: ceiling: the largest is 0.9 %; is it a share, to be multiplied by 100?" in caplog.text
     assert any("is it a share, to be multiplied by 100?" in line for line in check(shares).warnings)
     percent = written(ceiling=np.linspace(0, 60, 12), ceiling_kind="ncsnr")
     assert any("the largest ncsnr is 60; is it a percentage?" in line for line in check(percent).warnings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import scipy.stats
@@ -168,6 +169,27 @@ def test_a_link_to_the_file_is_where_its_pictures_are_looked_for(written: Write,
     responses_for(cache, "CSI1", path)
     assert root_of(cache, "CSI1", None) == path
     assert open_dataset(root_of(cache, "CSI1", None)).lacking("CSI1") == ""
+
+
+def test_a_mask_file_is_found_again_from_any_folder(
+    written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = np.zeros((3, 2, 2), np.uint8)
+    inside[1] = 1
+    path, cache = written(), tmp_path / "cache"
+    nibabel.save(nibabel.Nifti1Image(inside, np.diag([2.0, 2, 2, 1])), tmp_path / "some.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    for mask, voxels in (("some.nii.gz", 4), ("V1, some.nii.gz", 8)):
+        monkeypatch.chdir(tmp_path)
+        made = responses_for(cache, "CSI1", path, mask=mask)
+        assert len(made.voxels) == voxels
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        check_inputs(made, open_dataset(path))
+    path.unlink()
+    assert responses_for(cache, "CSI1", None, mask=str(tmp_path / "some.nii.gz")).path != made.path
+    monkeypatch.chdir(tmp_path)
+    assert responses_for(cache, "CSI1", None, mask="V1,some.nii.gz").path == made.path
 
 
 def test_the_same_names_of_other_pictures_are_other_images(written: Write, arrays: Arrays, tmp_path: Path) -> None:
