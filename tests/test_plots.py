@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from boldreams_cli import plots
 from boldreams_cli.plots import style
 from boldreams_cli.plots.accuracy import bins_of
+from boldreams_cli.plots.areas import areas
 from boldreams_cli.plots.attribution import FLOOR, limit_of
 
 
@@ -197,3 +198,11 @@ def test_intensity_mask_is_in_zero_to_one() -> None:
     assert (mask.min(), mask.max()) == (0, 1)
     assert (mask > 0).sum() == (many > 0).sum()
     assert not plots.intensity_mask(-np.abs(many)).any()
+
+
+@pytest.mark.parametrize(("ceilings", "named"), [({"a": np.nan, "b": 0.5}, 1), ({"a": np.nan}, 0), ({}, 0)])
+def test_ceilings_of_areas_are_named_where_there_are_some(ceilings: dict[str, float], named: int) -> None:
+    figure = areas(["a", "b"], {"model": {"a": (0.3, 0.1), "b": (0.4, np.nan)}}, ceilings, "r")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts.count("noise ceiling") == named
+    assert len(figure.axes[0].collections) - 1 == len([c for c in ceilings.values() if np.isfinite(c)])

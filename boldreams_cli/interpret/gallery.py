@@ -14,6 +14,7 @@ from PIL import Image
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
+from boldreams_cli.data.subjects import in_order
 from boldreams_cli.encoding.evaluation.score_files import SCORES
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.backbones import entry
@@ -193,10 +194,13 @@ def _missing(kind: str, source: Source, area: str, command: str) -> Missing:
 
 
 def _drawn_dream(item: Kept) -> Cell:
-    path = next(path for path in item.files if path.name == "dream-1.png")
+    """The image that excites the area most, as the report shows it."""
+    said = item.description
+    best = int(np.argmax(said["response"]))
+    path = next(path for path in item.files if path.name == said["images"][best])
     pixels = np.asarray(Image.open(path).convert("RGB")) / 255
-    beyond = item.description.get("beyond_data") or [False]
-    return Cell(pixels, f"{item.description['response'][0]:.2f}{' *' if beyond[0] else ''}")
+    beyond = said.get("beyond_data")
+    return Cell(pixels, f"{said['response'][best]:.2f}{' *' if beyond and beyond[best] else ''}")
 
 
 def _drawn_words(item: Kept) -> Cell:
@@ -234,6 +238,6 @@ def ordered(models: Sequence[FittedModel]) -> list[FittedModel]:
 
     def key(model: FittedModel) -> tuple[Any, ...]:
         spec = model.spec
-        return spec.subject, spec.backbone, spec.finetuned, spec.percent, str(model.folder)
+        return in_order(spec.subject), spec.backbone, spec.finetuned, spec.percent, str(model.folder)
 
     return sorted((model for model in models if entry(model.spec.backbone).reads == "images"), key=key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,16 +22,16 @@ def areas(
     ----------
     names : of the areas, in their order.
     models : model -> area -> mean and error.
-    ceilings : area -> mean noise ceiling, as r.
+    ceilings : area -> mean noise ceiling, as r; NaN where it is not known.
     ylabel : of the axis.
     """
     drawn = canvas(max(5.0, 0.42 * len(names) + 1.2), 3.9)
     axes = drawn.add_subplot()
     places = np.arange(len(names))
-    for place, name in enumerate(names):
-        if name in ceilings:
-            label = "_" if place else "noise ceiling"  # once in the legend
-            axes.hlines(ceilings[name], place - 0.4, place + 0.4, color=ink(), alpha=0.45, linewidth=1.5, label=label)
+    known = [(place, ceilings[name]) for place, name in enumerate(names) if math.isfinite(ceilings.get(name, math.nan))]
+    for number, (place, ceiling) in enumerate(known):
+        label = "_" if number else "noise ceiling"  # once in the legend
+        axes.hlines(ceiling, place - 0.4, place + 0.4, color=ink(), alpha=0.45, linewidth=1.5, label=label)
     width = 0.66 / max(1, len(models))
     for number, (model, values) in enumerate(models.items()):
         there = [place for place, name in enumerate(names) if name in values]
@@ -51,5 +52,6 @@ def areas(
     axes.set_xticks(places, names, rotation=60, ha="right", fontsize=8)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylabel(ylabel)
-    drawn.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+    if known or models:
+        drawn.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     return drawn

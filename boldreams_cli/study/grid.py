@@ -14,24 +14,32 @@ from boldreams_cli.data.subjects import Subject, parse_subject
 from boldreams_cli.files import fingerprint, reading
 
 PUBLISHED = (1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 50.0, 75.0, 100.0)  # the paper's percents
-# The names are those of fit's options.
-SETTINGS = (
-    "sessions",
-    "mask",
-    "betas",
-    "features",
-    "weights",
-    "rf",
-    "epochs",
-    "lr",
-    "batch_size",
-    "grid",
-    "compress",
-    "members",
-    "share",
-    "precision",
-)
-TUNING = ("backbone_lr", "clip_gradient", "warmup", "batch_norm", "micro_batch", "validation_fraction", "early_stop")
+# The names are those of fit's options, each with the type of its values.
+SETTINGS: dict[str, type] = {
+    "sessions": str,
+    "mask": str,
+    "betas": str,
+    "features": str,
+    "weights": str,
+    "rf": str,
+    "epochs": int,
+    "lr": float,
+    "batch_size": int,
+    "grid": int,
+    "compress": str,
+    "members": list,
+    "share": str,
+    "precision": str,
+}
+TUNING: dict[str, type] = {
+    "backbone_lr": float,
+    "clip_gradient": float,
+    "warmup": int,
+    "batch_norm": str,
+    "micro_batch": int,
+    "validation_fraction": float,
+    "early_stop": int,
+}
 TEXT = ("clip-text",)  # reads all of its embedding whatever the percent
 
 
@@ -152,8 +160,20 @@ def read_toml(path: Path) -> tuple[str | None, dict[str, Any]]:
         raise ChoiceError(f"{path}: name is a text, and settings a table, [settings]")
     for key, value in found.items():
         given[key.replace("-", "_")] = tuple(_converted(path, key, item) for item in _list(value))
-    given |= {key.replace("-", "_"): value for key, value in settings.items()}
+    given |= {key.replace("-", "_"): _setting(path, key, value) for key, value in settings.items()}
     return name, given
+
+
+def _setting(path: Path, key: str, value: Any) -> Any:
+    """A setting of the type that the option has; what is no setting is named by `make_grid`."""
+    wanted = (SETTINGS | TUNING).get(key.replace("-", "_"))
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if wanted is None or (type(value) is wanted and wanted is not list):
+        return value
+    if wanted is list and all(isinstance(item, str) for item in _list(value)):
+        return tuple(_list(value))
+    raise ChoiceError(f"{path}: {value!r} is no value of {key}; write {_KINDS[wanted]}")
 
 
 def _list(value: Any) -> list[Any]:
@@ -177,6 +197,9 @@ def _converted(path: Path, key: str, value: Any) -> Any:
 
 def _in_range(key: str, value: Any) -> bool:
     return 0 < value <= 100 if key == "percent" else value >= (1 if key == "subject" else 0)
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", list: "a list of texts"}  # of settings
 
 
 def _example(wanted: type) -> str:

@@ -41,6 +41,7 @@ def rows(state: State) -> Iterator[dict[str, Any]]:
                 **{name: model[name] for name in IDENTITY},
                 "area": area,
                 **{ours: values.get(theirs) for ours, theirs in SCORES.items()},
+                "ceiling_source": scores.get("ceiling_source"),
                 "model": noted["model"],
             }
 

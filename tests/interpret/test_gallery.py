@@ -141,3 +141,13 @@ def test_what_matters_is_in_colour_and_the_rest_is_dim_but_seen() -> None:
     np.testing.assert_allclose(shown[0], pixels[0])
     assert (np.ptp(shown[1:], axis=-1) < 1e-9).all()
     assert (shown[1:] > 0.1).all()
+
+
+def test_of_several_images_of_a_dream_the_best_is_shown(tmp_path: Path) -> None:
+    for number, grey in ((1, 10), (2, 200)):
+        Image.fromarray(np.full((4, 4, 3), grey, np.uint8)).save(tmp_path / f"dream-{number}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    said = {"images": [file.name for file in files], "response": [0.5, 1.5], "beyond_data": [False, True]}
+    cell = gallery.DRAWN["dreams"](Kept("dream", "V1", "", "done", "", files, said))
+    np.testing.assert_allclose(cell.pixels, 200 / 255)
+    assert cell.caption == "1.50 *"

@@ -1,5 +1,6 @@
 """Which cells a grid has, from options and from a TOML file, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,31 @@ def test_a_name_belongs_to_one_grid(tmp_path: Path) -> None:
     for bad in ("a/b", "..", ".hidden"):
         with pytest.raises(ChoiceError, match="no name of a study"):
             Study.make(tmp_path, bad, grid, None, "cpu", 10)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('epochs = "x"', "'x' is no value of epochs; write a whole number"),
+        ("epochs = 2.5", "2.5 is no value of epochs"),
+        ("epochs = true", "True is no value of epochs"),
+        ('lr = "1e-3"', "'1e-3' is no value of lr; write a number"),
+        ("sessions = 1", "1 is no value of sessions; write a text"),
+        ("members = [1]", "[1] is no value of members; write a list of texts"),
+        ("early-stop = [3]", "[3] is no value of early-stop"),
+        ("memory = 3", "no setting memory"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_by_name(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(f"percent = [1]\n\n[settings]\n{line}\n")
+    with pytest.raises(ChoiceError, match=re.escape(said)):
+        make_grid(HERE | read_toml(path)[1])
+
+
+def test_settings_of_a_file_are_as_options_give_them(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text('[settings]\nlr = 1\nepochs = 3\nmembers = ["local", "layers"]\nsessions = "1-3"\nearly-stop = 2\n')
+    expected = {"lr": 1.0, "epochs": 3, "members": ("local", "layers"), "sessions": "1-3", "early_stop": 2}
+    assert read_toml(path)[1] == expected
+    assert type(read_toml(path)[1]["lr"]) is float

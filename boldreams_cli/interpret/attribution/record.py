@@ -265,6 +265,7 @@ class _One:
             "steps": settings.steps or None,
             **numbers,
             "unit": unit_of(one, self.area),
+            "response_unit": one.targets[self.area].unit,
             "caption": caption,
         }
 

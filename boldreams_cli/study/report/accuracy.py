@@ -19,6 +19,7 @@ from boldreams_cli.plots.percents import Point, percents
 from boldreams_cli.study.report.assets import Assets, columns, listed
 from boldreams_cli.study.report.blocks import Figure, Section, Table, Tabled
 from boldreams_cli.study.report.collect import Holdings, Model
+from boldreams_cli.study.report.origins import named_source
 from boldreams_cli.study.report.parts import Part
 
 BINS = np.linspace(-0.5, 1, 61)
@@ -99,6 +100,7 @@ def _row(model: Model) -> dict[str, Any]:
         "voxels": len(known),
         "r_mean": scores["r_mean"],
         **{name: scores.get(name) for name in names},
+        "ceiling_source": named_source(scores.get("ceiling_source"), scores.get("ceiling_images")),
         "r_ci_low": low,
         "r_ci_high": high,
         "accuracy_ci_low": accuracy_low,
@@ -127,6 +129,7 @@ PERCENT_COLUMNS = columns(
     ("accuracy_ci_high", "to"),
     ("r_single_mean", ""),
     ("images", ""),
+    ("ceiling_source", ""),
     ("model", ""),
 )
 

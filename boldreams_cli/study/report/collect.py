@@ -18,6 +18,7 @@ from boldreams_cli.data.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import Subject as SubjectName
 from boldreams_cli.data.subjects import in_order, subject_of_store
+from boldreams_cli.encoding.evaluation.retinotopy import degrees_of
 from boldreams_cli.encoding.model.folder import ModelRow, find_models
 from boldreams_cli.files import read_json
 from boldreams_cli.interpret.products import Kept, find_products
@@ -334,8 +335,11 @@ def _subject(cache: Path, number: SubjectName, models: list[Model], findings: Fi
 def _described(responses: Responses) -> dict[str, Any]:
     repeats = responses.repeats(responses.test_images)
     ncsnr = responses.ncsnr[np.isfinite(responses.ncsnr)]
+    degrees = degrees_of(responses)
     facts = {
         "dataset": responses.request.get("dataset"),
+        "test_kind": responses.request.get("test"),
+        "degrees": degrees if np.isfinite(degrees) else None,
         "zscore": responses.request.get("zscore", "session"),
         "mask": responses.mask,
         "units": responses.units.plural,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from boldreams_cli import __version__
 from boldreams_cli.data.sessions import ranges
 from boldreams_cli.data.subjects import folder_of
+from boldreams_cli.interpret.attribution.methods import DEFAULT as METHOD
 from boldreams_cli.study.report.assets import listed
-from boldreams_cli.study.report.collect import Holdings, Model, Subject
+from boldreams_cli.study.report.collect import Holdings, Model
+from boldreams_cli.study.report.origins import by_subject, everything, images_of_test, sources_of, subjects, z_scoring
 from boldreams_cli.study.report.references import REFERENCES
 
 NUMBER = re.compile(r"\[\[(\w+)\]\]")
@@ -37,6 +39,21 @@ KINDS = {
     "gaussian": "Gaussian receptive fields out of a fixed set with ridge weights, field and penalty chosen by leaving "
     "out one training image at a time",
 }
+
+OBJECTIVES = {  # of dreams
+    "mean": "the highest mean predicted response of a target",
+    "diversity": "the highest mean predicted response of a target that differ from each other",
+    "target": "predicted betas nearest to given ones",
+    "contrast": "the largest difference of two areas' predicted responses",
+    "both": "the highest predicted response of two areas at once",
+}
+PARAMETERS = {
+    "fourier": "an image's decorrelated Fourier coefficients",
+    "pixel": "an image's decorrelated pixels",
+    "maco": "the phases of an image's Fourier coefficients, whose magnitudes are those of natural images",
+}
+GRADIENTS_ON_A_LINE = {METHOD, "captum-ig"}
+BASELINES = {"black": "a black image", "mean": "an image of the mean colour", "blur": "the blurred image"}
 
 
 @dataclass
@@ -128,7 +145,7 @@ def _data(held: Holdings, text: Methods) -> Iterator[str]:
     kinds = {str(said.get("preparation") or "") for said in
              (subject.responses or {} for subject in prepared) if said.get("dataset") != "file"}  # fmt: skip
     betas = listed([f"of {kind}" if kind else "in the 1.8 mm functional space" for kind in sorted(kinds)])
-    masks = {str((subject.responses or {})["mask"] or _everything(subject)) for subject in prepared}
+    masks = {str(said["mask"] or everything(said)) for said in (subject.responses or {} for subject in prepared)}
     own = [said for subject in prepared if (said := subject.responses or {})["dataset"] == "file"]
     parts = []
     if len(own) < len(prepared):
@@ -138,18 +155,13 @@ def _data(held: Holdings, text: Methods) -> Iterator[str]:
             "subjects saw were held out for testing."
         )
     if own:
-        ways = {"given": "as they were given, z-scored", "session": "z-scored for each voxel and session",
-                "training": "z-scored for each voxel by the training trials"}  # fmt: skip
-        how = listed(sorted({ways[said["zscore"]] for said in own}))
-        parts.append(f"Responses to images were read from data files, {how}. Some images were held out for testing.")
+        files = [subject for subject in prepared if (subject.responses or {})["dataset"] == "file"]
+        parts.append(
+            f"Responses to images were read from data files, {by_subject(files, z_scoring)}. Held out for testing were "
+            f"{by_subject(files, images_of_test)}."
+        )
     units = listed(sorted({str((subject.responses or {})["units"]) for subject in prepared})).capitalize()
     yield " ".join([*parts, f"Of {'; '.join(sentences)}. {units} were those of {listed(sorted(masks))}."])
-
-
-def _everything(subject: Subject) -> str:
-    """What is used of a subject without a mask."""
-    own = (subject.responses or {}).get("dataset") == "file"
-    return "the whole data file" if own else "the union of all visual areas"
 
 
 def _models(models: list[Model], text: Methods) -> str:
@@ -186,14 +198,6 @@ def _decisive(training: dict[str, Any]) -> str:
 
 
 def _accuracy(held: Holdings, text: Methods) -> str:
-    best = max(held.scored, key=lambda model: (model.scores or {})["r_mean"] or -1)
-    scores = best.scores or {}
-    said = text.number("best_r_mean", scores["r_mean"], 3)
-    if scores.get("r_ci") and scores["r_ci"][0] is not None:
-        low, high = (
-            text.number(f"best_r_{end}", scores["r_ci"][place], 3) for place, end in enumerate(("low", "high"))
-        )
-        said += f" (95 % interval over images {low} to {high})"
     over_images = any("r_image_se" in (model.scores or {}) for model in held.scored)
     certainty = (
         "The random sample is the test images, as voxels share noise: standard errors of means over voxels are "
@@ -202,10 +206,42 @@ def _accuracy(held: Holdings, text: Methods) -> str:
     )
     return (
         "Accuracy is Pearson r of each voxel between prediction and betas averaged over the repeats of each test "
-        "image, compared with the noise ceiling, the square root of ncsnr² / (ncsnr² + mean of 1/repeats) [@nsd]. "
-        f"{certainty * over_images}The highest mean r was {said}, by {best.label}, subject {best.subject}; the "
-        f"noise ceiling of its voxels was {text.number('best_ceiling', _float(scores['ceiling_mean']), 3)} on average."
+        f"image. {_ceilings(held)} {certainty * over_images}{_highest(held, text)}"
+    ).strip()
+
+
+def _ceilings(held: Holdings) -> str:
+    """What r is compared with."""
+    found = sources_of(held.scored, held.subjects)
+    without, known = found.pop("", []), found
+    if not known:
+        return "No noise ceiling is known that it could be compared with."
+    where = listed([f"{text}{f' ({subjects(names)})' * (len(known) > 1)}" for text, names in known.items()])
+    none = f" None is known of {subjects(without)}." if without else ""
+    return (
+        "It is compared with the noise ceiling, the square root of ncsnr² / (ncsnr² + mean of 1/repeats) [@nsd], with "
+        f"{where}.{none}"
     )
+
+
+def _highest(held: Holdings, text: Methods) -> str:
+    """The best model's mean r and its ceiling; empty where no model has one."""
+    known = [model for model in held.scored if (model.scores or {})["r_mean"] is not None]
+    if not known:
+        return ""
+    best = max(known, key=lambda model: float((model.scores or {})["r_mean"]))
+    scores = best.scores or {}
+    said = text.number("best_r_mean", scores["r_mean"], 3)
+    if scores.get("r_ci") and scores["r_ci"][0] is not None:
+        low, high = (
+            text.number(f"best_r_{end}", scores["r_ci"][place], 3) for place, end in enumerate(("low", "high"))
+        )
+        said += f" (95 % interval over images {low} to {high})"
+    said = f"The highest mean r was {said}, by {best.label}, subject {best.subject}"
+    if scores["ceiling_mean"] is None:
+        return f"{said}."
+    ceiling = text.number("best_ceiling", float(scores["ceiling_mean"]), 3)
+    return f"{said}; the noise ceiling of its voxels was {ceiling} on average."
 
 
 def _pictures(held: Holdings, text: Methods) -> str:
@@ -215,23 +251,45 @@ def _pictures(held: Holdings, text: Methods) -> str:
     if made["dream"]:
         steps = sorted({kept.description["settings"]["steps"] for kept in made["dream"]})
         shown = listed([text.number(f"dream_steps_{place}", value) for place, value in enumerate(steps)])
+        named = [str(kept.description.get("objective", "mean")) for kept in made["dream"]]
+        aims = dict.fromkeys(OBJECTIVES.get(name, name) for name in named)
+        ways = dict.fromkeys(_parameterization(kept.description) for kept in made["dream"])
         said.append(
-            f"{text.number('dreams', len(made['dream']))} dreams, images that maximise the mean predicted response of "
-            f"an area, were made by {shown} steps of gradient ascent on an image's decorrelated Fourier "
-            "coefficients under small random transformations [@visualization]."
+            f"{text.number('dreams', len(made['dream']))} dreams, images of {listed(list(aims))}, were made by {shown} "
+            f"steps of gradient ascent on {listed(list(ways))} under small random transformations [@visualization]."
         )
     if made["attribution"]:
-        steps = sorted(
-            {int(kept.description["steps"]) for kept in made["attribution"] if kept.description.get("steps")}
-        )
-        shown = listed([text.number(f"attribution_steps_{place}", value) for place, value in enumerate(steps)])
-        said.append(f"Attention maps are integrated gradients [@ig] of {shown} steps from a black image.")
+        said.append(_attention([kept.description for kept in made["attribution"]], text))
     if made["words"]:
         vocabularies = listed(sorted({str(kept.description["vocabulary"]) for kept in made["words"]}))
         matchers = listed(sorted({str(kept.description["matcher"]) for kept in made["words"]}))
         clip = " [@clip]" * any(kept.description.get("score") in ("cosine", "contrast") for kept in made["words"])
         said.append(f"Word clouds show the words of the vocabulary {vocabularies} that fit best by {matchers}{clip}.")
     return " ".join(said)
+
+
+def _parameterization(said: Mapping[str, Any]) -> str:
+    """What the ascent changed."""
+    name = str(said["settings"].get("parameterization", "fourier"))
+    return PARAMETERS.get(name, name)
+
+
+def _attention(made: Sequence[Mapping[str, Any]], text: Methods) -> str:
+    """By which methods, how many steps, and against what."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for said in made:
+        way = str(said.get("method", METHOD)), str(said.get("baseline") or "")
+        found.setdefault(way, set()).update([int(said["steps"])] if said.get("steps") else [])
+    ways, place = [], 0
+    for (method, baseline), steps in sorted(found.items(), key=lambda item: (item[0][0] != METHOD, item[0])):
+        shown = [text.number(f"attribution_steps_{place + more}", value) for more, value in enumerate(sorted(steps))]
+        place += len(shown)
+        ways.append(
+            (f"{method.replace('-', ' ')}" + " [@ig]" * (method in GRADIENTS_ON_A_LINE))
+            + (f" of {listed(shown)} steps" if shown else "")
+            + (f" from {BASELINES.get(baseline, baseline)}" if baseline else "")
+        )
+    return f"Attention maps are by {listed(ways)}."
 
 
 def _minimal(held: Holdings, text: Methods) -> str:
@@ -243,16 +301,16 @@ def _minimal(held: Holdings, text: Methods) -> str:
             who = f"subject {study.said.get('subject')}, {study.said.get('backbone')}"
             said.append(f"{who}: {found} % of the filters")
     results = f" Over all voxels that was, for {'; '.join(said)}." if said else ""
+    plain = dict.fromkeys(
+        study.said.get("subject", "unknown") for study in held.minimals if study.said.get("measure", "A") != "A"
+    )
+    without = f" Of {subjects(list(plain))}, without noise ceilings, it is mean r." if plain else ""
     return (
         "The minimal model is the smallest percent of filters whose noise-normalised accuracy A (sum of r over sum of "
         "noise ceilings, voxels with a ceiling of at least 0.2) is not inferior to that of the reference by more than "
         "the margin, by the one-sided 95 % bound over test images, percents tested in descending order up to the "
-        f"first that failed.{results}"
+        f"first that failed.{without}{results}"
     )
-
-
-def _float(value: Any) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def _slug(name: str) -> str:

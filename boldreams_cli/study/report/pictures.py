@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from boldreams_cli.data.retinotopy import STIMULUS_DEGREES
 from boldreams_cli.data.subjects import folder_of
 from boldreams_cli.files import DAMAGED_NPZ
 from boldreams_cli.interpret.attribution.methods import DEFAULT as METHOD
@@ -24,12 +23,12 @@ from boldreams_cli.plots.radial import radial
 from boldreams_cli.study.report.assets import Assets, columns, square
 from boldreams_cli.study.report.blocks import Cell, Figure, Grid, Section, Table
 from boldreams_cli.study.report.collect import Holdings, Model, Subject
+from boldreams_cli.study.report.origins import degrees
 from boldreams_cli.study.report.parts import Part
 
 ECCENTRICITY = tuple(f"ecc_{number}" for number in range(1, 6))
 EARLY = ("V1", "V2", "V3", "hV4", "V3ab")
 CATEGORY = ("faces", "places", "words", "bodies")
-STIMULUS = STIMULUS_DEGREES["nsd"]  # of visual angle that a picture spans
 LITMUS = "Dreams of the eccentricity areas, from the middle of the visual field outwards: the paper's litmus test."
 DREAMS = (
     "The image that drives each area's mean predicted response most, and under it the words that fit it best, larger "
@@ -185,37 +184,43 @@ def _profile(kept: Kept) -> Profile:
 
 
 def _profiles(assets: Assets, subject: Subject, profiles: dict[str, dict[str, Profile]]) -> Figure:
+    spanned = degrees(subject)
+    radius = 1.0 if spanned is None else spanned / 2  # of the picture
+    unit, mark = ("half widths", "") if spanned is None else ("degrees", "°")
     rows, drawn = [], {}
     for model, lines in profiles.items():
         test = litmus(lines)
         relative = {area: found.contrast / found.contrast.mean() for area, found in lines.items()}
-        drawn[model] = {area: (found.radius * STIMULUS / 2, relative[area]) for area, found in lines.items()}
+        drawn[model] = {area: (found.radius * radius, relative[area]) for area, found in lines.items()}
         for area, found in lines.items():
-            row: dict[str, Any] = {"model": model, "area": area, "mean_radius": found.mean_radius * STIMULUS / 2}
+            row: dict[str, Any] = {"model": model, "area": area, "mean_radius": found.mean_radius * radius}
             row["rank_correlation"] = None if test is None else test.correlation
-            at = [f"{radius * STIMULUS / 2:.3f}" for radius in found.radius]
+            at = [f"{ring * radius:.3f}" for ring in found.radius]
             rows.append(row | dict(zip(at, relative[area].tolist(), strict=True)))
     rings = [key for key in dict.fromkeys(key for row in rows for key in row) if key[0].isdigit()]
-    heads = (("mean_radius", "mean distance, degrees", 2), ("rank_correlation", "rank correlation of the model", 2))
+    heads = (("mean_radius", f"mean distance, {unit}", 2), ("rank_correlation", "rank correlation of the model", 2))
     table = Table(
         f"contrast-{folder_of(subject.number)}",
-        "contrast of the eccentricity dreams by distance from the middle in degrees, relative to its mean",
-        columns(("model", "model"), ("area", "area"), *heads, *((key, f"{float(key):.2f}°", 2) for key in rings)),
+        f"contrast of the eccentricity dreams by distance from the middle in {unit}, relative to its mean",
+        columns(("model", "model"), ("area", "area"), *heads, *((key, f"{float(key):.2f}{mark}", 2) for key in rings)),
         rows,
         folded=True,
     )
     said = "; ".join(f"{row['model']} {row['area']}: {row['mean_radius']:.2f}" for row in rows[:15])
+    width = (
+        "how many degrees a picture spans is not known" if spanned is None else f"a picture spans {spanned:g} degrees"
+    )
     caption = (
-        "Local contrast of the eccentricity dreams in rings around the middle, relative to its mean over rings; a "
-        "picture spans 8.4 degrees. A model that knows retinotopy has it farther out from ecc_1 to ecc_5: then the "
-        "rank correlation of mean distance with the band is 1."
+        "Local contrast of the eccentricity dreams in rings around the middle, relative to its mean over rings; "
+        f"{width}. A model that knows retinotopy has it farther out from ecc_1 to ecc_5: then the rank correlation of "
+        "mean distance with the band is 1."
     )
     return assets.figure(
         table,
         f"Subject {subject.number}: radial contrast of eccentricity dreams",
         caption,
-        f"Mean distance of contrast from the middle, in degrees: {said}.",
-        lambda: radial(drawn),
+        f"Mean distance of contrast from the middle, in {unit}: {said}.",
+        lambda: radial(drawn, unit),
     )
 
 
@@ -224,8 +229,8 @@ def attention(held: Holdings, assets: Assets) -> Section:
     section = Section(
         "attention",
         "Attention maps",
-        "Integrated gradients of an area's mean response, shown as a mask: pixels in colour are those that drive the "
-        "response up, the others are grey. The number is the predicted mean beta of the image.",
+        "Integrated gradients of a target's response, or of the method that a row names, shown as a mask: pixels in "
+        "colour are those that drive the response up, the others are grey. The number is the predicted response.",
         missing="No attributions yet. `boldreams attribute --roi AREA` makes them.",
     )
     for subject in held.subjects:
@@ -277,8 +282,9 @@ def _add_attention(found: Found, row: str, model: Model, kept: Kept) -> None:
     masked = lit(pixels, intensity_mask(signed))
     if (row, "image") not in found:
         found[row, "image"] = Shown(_image(pixels), f"The image of {row}.", "", None, str(path))
-    alt = f"What drives {row} by {model.label}: predicted mean beta {prediction:.2f}."
-    found[row, model.label] = Shown(_image(masked), alt, "mean beta", prediction, str(path), css="attention")
+    unit = str(kept.description.get("response_unit", "mean beta"))  # earlier versions did not write it
+    alt = f"What drives {row} by {model.label}: predicted {unit} {prediction:.2f}."
+    found[row, model.label] = Shown(_image(masked), alt, unit, prediction, str(path), css="attention")
 
 
 def _image(pixels: NDArray[np.floating]) -> Image.Image:

@@ -11,6 +11,7 @@ from boldreams_cli.data.sessions import ranges
 from boldreams_cli.study.report.assets import Assets, columns, listed, scalars
 from boldreams_cli.study.report.blocks import Figure, Row, Section, Table, Tabled
 from boldreams_cli.study.report.collect import Holdings, Study, Subject
+from boldreams_cli.study.report.origins import by_subject, ceiling, everything, images_of_test, z_scoring
 from boldreams_cli.study.report.parts import Part
 from boldreams_cli.study.table import WHOLE, flat
 from boldreams_cli.study.table import rows as table_rows
@@ -35,13 +36,17 @@ def data(held: Holdings, assets: Assets) -> Section:
     section = Section(
         "data",
         "Data and split",
-        "Test images are those that all subjects saw; all others are for training and ranking. Betas are z-scored for "
-        "each voxel and session. The noise ceiling is that of betas averaged over the repeats of a test image.",
+        "Which images are for training and which are the test.",
         missing="The cache holds no prepared responses. `boldreams prepare --subject N` makes them.",
     )
     prepared = [subject for subject in held.subjects if subject.responses is not None]
     if not prepared:
         return section
+    section.intro = (
+        f"Test images are {by_subject(prepared, images_of_test)}; all others are for training and ranking. Betas are "
+        f"{by_subject(prepared, z_scoring)}. The noise ceiling is that of betas averaged over the repeats of a test "
+        "image."
+    )
     units = listed(sorted({str((subject.responses or {})["units"]) for subject in prepared}))
     split = Table(
         "data",
@@ -56,6 +61,7 @@ def data(held: Holdings, assets: Assets) -> Section:
             ("test_trials", "test trials"),
             ("test_repeats", "repeats of a test image", 2),
             ("ncsnr_median", "median ncsnr", 2),
+            ("ceiling_source", "noise ceiling"),
             ("mask", "mask"),
             ("fingerprint", "fingerprint"),
         ),
@@ -85,7 +91,8 @@ def _split(subject: Subject) -> Row:
         "test_trials": said["test"]["trials"],
         "test_repeats": said["test_repeats"],
         "ncsnr_median": said["ncsnr_median"],
-        "mask": said["mask"] or "union of areas",
+        "ceiling_source": ceiling(said),
+        "mask": said["mask"] or everything(said),
         "fingerprint": said["fingerprint"],
     }
 
