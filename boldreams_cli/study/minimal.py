@@ -16,6 +16,7 @@ from boldreams_cli.data.subjects import Subject, folder_of, in_order
 from boldreams_cli.encoding.evaluation.influences import ALL, Influences
 from boldreams_cli.encoding.evaluation.noninferiority import Minimal, largest_over_subjects, smallest_sufficient
 from boldreams_cli.encoding.evaluation.statistics import interval
+from boldreams_cli.features.feature_store import folder_name
 from boldreams_cli.files import fingerprint, read_json, write_json, write_text
 from boldreams_cli.plots.minimal import Panel, curves
 from boldreams_cli.study.procedures import (
@@ -291,7 +292,7 @@ def answer(procedure: Procedure, question: Question, cache: Path) -> Answer:
         logger.warning("%s: %s is left out: %s", procedure.title, name, left_out[name])
     groups = [*read_json(procedure.models[reference] / "scores.json")["rois"], ALL]
     decides = [procedure.key, procedure.seed, question.margins, reference, question.seeds, percents]
-    name = f"{folder_of(procedure.subject)}-{procedure.backbone}-{fingerprint(decides)[:6]}"
+    name = f"{folder_of(procedure.subject)}-{folder_name(procedure.backbone)}-{fingerprint(decides)[:6]}"
     return Answer(
         procedure,
         question,

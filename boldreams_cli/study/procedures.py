@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -208,6 +209,8 @@ def held_out_losses(procedure: Procedure) -> dict[float, float]:
     ------
     ChoiceError
         If its fits hold none out.
+    MismatchError
+        If a fit knows no such error.
     """
     losses = {}
     for percent, folder in procedure.models.items():
@@ -218,7 +221,10 @@ def held_out_losses(procedure: Procedure) -> dict[float, float]:
                 f"{procedure.title}: its fits hold no training images out (log.csv has none of {', '.join(HELD_OUT)}); "
                 "fit with --recipe fast or --readout ridge, or fix the reference: --reference 100"
             )
-        losses[percent] = min(curve[column])
+        known = [loss for loss in curve[column] if math.isfinite(loss)]
+        if not known:
+            raise MismatchError(f"{folder / LOG} has no {column} that is a number; fit it again, or fix the reference")
+        losses[percent] = min(known)
     return losses
 
 

@@ -275,3 +275,20 @@ def test_of_real_models(run: Run, cache: Path, tmp_path: Path) -> None:
         assert float(row["accuracy_se"]) == pytest.approx(summary["rois"]["V1"]["accuracy_image_se"])
     best = run("minimal", "--cache", own, "--reference", "validation", "--json").json
     assert best["reference"] == float(min(best["held_out_loss"], key=best["held_out_loss"].get))
+
+
+def test_a_backbone_with_a_path_in_its_name_has_one_folder(run: Run, made: Path) -> None:
+    for file in made.glob("models/*/*/*/spec.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"backbone": "open_clip:RN50/openai"}))
+    found = run("minimal", "--cache", made, "--json").json
+    folder = Path(found["files"][0]).parent
+    assert folder.parent == made / "studies" / "minimal", "the report looks there"
+    assert folder.name.startswith("subj01-open_clip-RN50-openai-")
+
+
+def test_a_loss_that_is_no_number_chooses_no_reference(run: Run, made: Path) -> None:
+    make(made, 0.1, 1, loss=float("nan"))
+    (log,) = made.glob("models/*/*/percent-1-*/log.csv")
+    log.write_text("epoch,held_out_loss\n1,nan\n2,nan\n")
+    said = run("minimal", "--cache", made, "--reference", "validation", code=3).err
+    assert "no held_out_loss that is a number" in said
