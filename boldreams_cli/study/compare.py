@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import ChoiceError, MismatchError, listing, timed
-from boldreams_cli.data.maps import place_columns, write_map
+from boldreams_cli.data.maps.writing import place_columns, write_map
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import store_name
 from boldreams_cli.encoding.evaluation.influences import ALL, memberships

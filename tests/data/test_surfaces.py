@@ -13,9 +13,9 @@ from nibabel.gifti import GiftiDataArray, GiftiImage
 from scipy.spatial import ConvexHull
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
-from boldreams_cli.data.cifti import has_cifti, write_cifti
-from boldreams_cli.data.meshes import find_meshes, read_mesh
-from boldreams_cli.data.surfaces import write_gifti
+from boldreams_cli.data.maps.cifti import has_cifti, write_cifti
+from boldreams_cli.data.maps.gifti import write_gifti
+from boldreams_cli.data.maps.meshes import find_meshes, read_mesh
 from boldreams_cli.data.units import VertexUnits, VoxelUnits
 from boldreams_cli.plots.surfaces import surfaces
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import MismatchError, timed
-from boldreams_cli.data.maps import write_map
+from boldreams_cli.data.maps.writing import write_map
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.influences import ALL, memberships
 from boldreams_cli.encoding.evaluation.score_files import SCORES

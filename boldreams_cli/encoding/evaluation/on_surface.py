@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
-from boldreams_cli.data.meshes import find_meshes
+from boldreams_cli.data.maps.gifti import mesh_sizes
+from boldreams_cli.data.maps.meshes import find_meshes
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.data.surfaces import mesh_sizes
 from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.encoding.evaluation.score_files import SCORES, named
 from boldreams_cli.encoding.model.spec import FittedModel

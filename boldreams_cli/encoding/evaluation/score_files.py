@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.data.cifti import has_cifti, write_cifti
-from boldreams_cli.data.maps import place_columns, write_map
+from boldreams_cli.data.maps.cifti import has_cifti, write_cifti
+from boldreams_cli.data.maps.writing import place_columns, write_map
 from boldreams_cli.data.outside import OutsideTest
 from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.encoding.evaluation import measures

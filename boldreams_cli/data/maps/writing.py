@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.data.surfaces import write_gifti
+from boldreams_cli.data.maps.gifti import write_gifti
 from boldreams_cli.data.units import Units, VertexUnits
 from boldreams_cli.files import written_whole
 

@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, ScalarAxis
 from numpy.typing import NDArray
 
-from boldreams_cli.data.surfaces import mesh_sizes
+from boldreams_cli.data.maps.gifti import mesh_sizes
 from boldreams_cli.data.units import HEMISPHERES, Units, VertexUnits, plain
 from boldreams_cli.files import written_whole
 
