@@ -206,3 +206,12 @@ def test_ceilings_of_areas_are_named_where_there_are_some(ceilings: dict[str, fl
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts.count("noise ceiling") == named
     assert len(figure.axes[0].collections) - 1 == len([c for c in ceilings.values() if np.isfinite(c)])
+
+
+def test_a_score_without_ceilings_draws_and_names_none(drawn: list[Figure], tmp_path: Path) -> None:
+    one = {"r_mean": 0.4, "r_ci": [0.38, 0.43], "ceiling_mean": np.nan, "voxels": 2}
+    plots.accuracy(tmp_path, np.array([0.4, 0.5]), np.full(2, np.nan), {"V1": one}, "title")
+    said = [text.get_text() for figure in drawn for legend in figure.legends for text in legend.get_texts()]
+    assert not [text for text in said if "ceiling" in text]
+    assert [bar.get_height() for bar in drawn[1].axes[0].patches] == [0.4]
+    assert [text.get_text() for text in drawn[2].axes[0].texts] == ["no voxel has both"]

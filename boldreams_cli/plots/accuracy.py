@@ -75,7 +75,9 @@ def _bars(path: Path, areas: Mapping[str, Mapping[str, Any]], title: str) -> Non
         values = np.array([areas[name]["r_mean"] for name in names])
         ends = np.array([areas[name]["r_ci"] for name in names], dtype=float).reshape(-1, 2).T
         errors = np.nan_to_num(np.abs(ends - values))  # one image: no error bar
-        axes.bar(places, [areas[name]["ceiling_mean"] for name in names], color=CEILING, label="noise ceiling")
+        ceilings = np.array([areas[name]["ceiling_mean"] for name in names], dtype=float)
+        if np.isfinite(ceilings).any():
+            axes.bar(places, ceilings, color=CEILING, label="noise ceiling")
         axes.bar(
             places, values, yerr=errors, width=0.55, color=COLOUR, label="r, 95 % interval over images", ecolor="black"
         )
@@ -95,6 +97,8 @@ def _against_ceiling(path: Path, r: NDArray[np.floating], ceiling: NDArray[np.fl
         # Thousands of dots as a picture within the PDF: as shapes they make it megabytes.
         axes.scatter(ceiling[known], r[known], s=5, alpha=0.4, color=COLOUR, linewidths=0, rasterized=True)
         axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, label="r = ceiling")
+        if not known.any():
+            axes.text(0.5, 0.25, "no voxel has both", ha="center", fontsize=8, color="#5c6770")
         axes.set(
             xlim=(0, 1),
             ylim=(min([-0.05, *(r[known] - 0.05)]), 1),

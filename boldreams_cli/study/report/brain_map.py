@@ -174,7 +174,9 @@ def _maps(held: Holdings, subject: Subject, space: Space) -> Iterator[Map]:
         yield _of_r(model, "r", model.r.astype(np.float64))
         if place:
             continue
-        yield _of_r(model, "r / ceiling", over_ceiling(model.r.astype(np.float64), model.ceiling.astype(np.float64)))
+        shares = over_ceiling(model.r.astype(np.float64), model.ceiling.astype(np.float64))
+        if np.isfinite(shares).any():
+            yield _of_r(model, "r / ceiling", shares)
         with held.findings.kept_going(model.row.folder / "voxels.csv", "score it again with `--overwrite`"):
             for name in TABLES:
                 values = model.column(name)

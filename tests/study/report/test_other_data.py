@@ -15,8 +15,9 @@ from boldreams_cli.data.neutral.writing import write
 from boldreams_cli.data.reliability import ESTIMATED
 from boldreams_cli.data.units import VoxelUnits
 from boldreams_cli.interpret import gallery
-from boldreams_cli.study.report import origins
+from boldreams_cli.study.report import brain_map, origins
 from boldreams_cli.study.report.collect import Model, Subject
+from boldreams_cli.study.report.findings import Findings
 from boldreams_cli.study.report.methods import methods
 
 from ...conftest import Run
@@ -145,3 +146,20 @@ def test_without_ceilings_methods_say_that_there_are_none() -> None:
     assert "No noise ceiling is known" in text
     assert "ncsnr" not in text
     assert "The highest mean r was 0.500, by alexnet 10 %, subject A." in text
+
+
+def test_a_map_of_r_over_ceiling_is_there_where_ceilings_are() -> None:
+    def maps(ceiling: float) -> list[str]:
+        model = SimpleNamespace(
+            **{"spec": {}, "scores": {"r_mean": 0.5}, "label": "alexnet", "r": np.full(2, 0.5, np.float32)},
+            ceiling=np.full(2, ceiling, np.float32),
+            row=SimpleNamespace(folder=Path("percent-10")),
+            column=lambda name: None,
+        )
+        subject = SimpleNamespace(models=[model], number=1)
+        held = SimpleNamespace(compares=[], findings=Findings())
+        space = SimpleNamespace(voxels=np.zeros((2, 3), int), mask=None)
+        return [found.unit for found in brain_map._maps(*cast(Any, (held, subject, space)))]
+
+    assert maps(0.8) == ["r", "r / ceiling"]
+    assert maps(np.nan) == ["r"]
