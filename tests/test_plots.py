@@ -14,6 +14,7 @@ from boldreams_cli.plots import style
 from boldreams_cli.plots.accuracy import bins_of
 from boldreams_cli.plots.areas import areas
 from boldreams_cli.plots.attribution import FLOOR, limit_of
+from boldreams_cli.plots.slices import slices
 
 
 @pytest.fixture
@@ -215,3 +216,10 @@ def test_a_score_without_ceilings_draws_and_names_none(drawn: list[Figure], tmp_
     assert not [text for text in said if "ceiling" in text]
     assert [bar.get_height() for bar in drawn[1].axes[0].patches] == [0.4]
     assert [text.get_text() for text in drawn[2].axes[0].texts] == ["no voxel has both"]
+
+
+def test_names_of_slices_are_read_on_a_bright_brain() -> None:
+    figure = slices(np.ones((4, 4, 3)), np.full((4, 4, 3), 0.5), [0, 1], (0.0, 1.0), "viridis", "r")
+    texts = [text for text in figure.axes[0].texts if text.get_color() == "white"]
+    assert [text.get_text() for text in texts] == ["z 0", "z 1", "L", "R"]
+    assert all(text.get_path_effects() for text in texts), "white alone is lost on white"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from boldreams_cli.plots.style import canvas
@@ -52,7 +53,8 @@ def slices(
         interpolation="nearest",
         aspect=aspect,
     )
-    style: dict[str, Any] = {"color": "white", "fontsize": 7, "va": "top"}
+    edged = [withStroke(linewidth=1.5, foreground="black")]  # read on a bright brain too
+    style: dict[str, Any] = {"color": "white", "fontsize": 7, "va": "top", "path_effects": edged}
     for number, z in enumerate(chosen):
         row, column = divmod(number, columns)
         axes.text((column + 0.5) * width - 0.5, row * height, f"z {z}", ha="center", **style)
