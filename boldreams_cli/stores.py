@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -321,15 +322,15 @@ class ResumableStore:
         units = {(line["kind"], line["unit"]) for line in self.lines()}
         for kind, unit in sorted(units, key=lambda pair: (pair[0], str(pair[1]).zfill(12))):
             bad = self._damaged_files(self.last(kind).get(unit))
+            if bad and self.settled(other for other in units if other[1] == unit):
+                bad = self._damaged_files(self.last(kind).get(unit))
             if not bad:
                 continue
-            try:
-                with self.unit_lock(kind, unit):  # whoever holds it is making it anew
-                    bad = self._damaged_files(self.last(kind).get(unit))
-                    if bad:
-                        self.revoke(kind, unit, "; ".join(f"{name} {why}" for name, why in bad))
-            except BoldreamsError:  # of a store that cannot be written, say so all the same
-                pass
+            # Whoever holds the lock is making it anew; of a store that cannot be written, it is said all the same.
+            with suppress(BoldreamsError), self.unit_lock(kind, unit):
+                bad = self._damaged_files(self.last(kind).get(unit))
+                if bad:
+                    self.revoke(kind, unit, "; ".join(f"{name} {why}" for name, why in bad))
             for name, why in bad:
                 yield kind, unit, name, why
 
@@ -385,9 +386,8 @@ def _make(path: Path, build: Callable[[Path], None], attributes: dict[str, Any],
             name = file.relative_to(new).as_posix()
             if not any(fnmatch(name, pattern) for pattern in changing):
                 static[name] = _facts(file)
-        sealed = json.loads(
-            json.dumps(to_json(attributes | {"static": static, "store_id": hashlib.sha256(os.urandom(32)).hexdigest()}))
-        )
+        made_here = {"static": static, "store_id": os.urandom(32).hex()}
+        sealed = json.loads(json.dumps(to_json(attributes | made_here)))
         root = json.loads((new / ROOT).read_text(encoding="utf-8"))
         write_text(new / ROOT, json.dumps(root | {"attributes": sealed | {"seal": _seal(sealed)}}, indent=1))
         for folder in (new, *(entry for entry in new.rglob("*") if entry.is_dir())):

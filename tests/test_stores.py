@@ -212,6 +212,29 @@ def test_whoever_writes_a_unit_is_waited_for_before_it_is_called_damaged(
     assert store.done("maps")[0]["value"] == 5
 
 
+def test_verify_waits_for_whoever_writes_a_unit_of_that_name(
+    store: ResumableStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told that a store is damaged which is only being written, people delete it."""
+    write_unit(store, 0, 1)
+    store.add("mean", 0, ["means/c/0"])
+    lock = store.unit_lock("maps", 0)  # whoever makes maps writes means as well
+    with lock:
+        files = [
+            store.write_array("maps", (0, 0, 0), np.full((4, 3, 2), 5, "f2")),
+            store.write_array("means", (0,), np.full(4, 5, "f4")),
+        ]
+
+        def go_on(seconds: float) -> None:
+            store.add("mean", 0, files[1:])
+            store.add("maps", 0, files, value=5)
+            lock.release()
+
+        monkeypatch.setattr(stores.time, "sleep", go_on)
+        assert list(ResumableStore(store.path).verify()) == []
+    assert (store.done("maps")[0]["value"], list(store.done("mean"))) == (5, [0])
+
+
 def test_verify_names_damage_and_makes_only_that_anew(store: ResumableStore) -> None:
     for unit in range(3):
         write_unit(store, unit, unit + 1)

@@ -183,7 +183,8 @@ class Layout:
         paths: dict[int, Files] = {}
         for form in reversed(BETA_FORMATS):
             for path in self.betas_folder(subject).glob(f"betas_session*.{form}"):
-                if match := re.fullmatch(r"betas_session(\d+)", path.name.removesuffix(f".{form}")):
+                match = re.fullmatch(r"betas_session(\d+)", path.name.removesuffix(f".{form}"))
+                if match and path.is_file():  # not a link to what was never fetched, as DataLad has them
                     paths[int(match[1])] = (path,)
         return dict(sorted(paths.items()))
 
@@ -199,7 +200,11 @@ class Layout:
         """Sessions whose file of the left, and of the right hemisphere is there."""
         folder, form = self.betas_folder(subject), SURFACE_FORMATS[self.choice.space]
         left, right = (
-            {int(path.name.split(".")[1][-2:]) for path in folder.glob(f"{side}.betas_session[0-9][0-9].{form}")}
+            {
+                int(path.name.split(".")[1][-2:])
+                for path in folder.glob(f"{side}.betas_session[0-9][0-9].{form}")
+                if path.is_file()
+            }
             for side in HEMISPHERES
         )
         return left, right

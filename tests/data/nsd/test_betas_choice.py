@@ -136,3 +136,26 @@ def test_a_volume_of_another_space_is_named(experiment: Experiment, cache: Path)
     with pytest.raises(BoldreamsError, match=r"all must be in its func1mm space"):
         responses_for(cache, 1, experiment.root, betas=FINE)
     assert nibabel.load(layout.roi(1, "floc-faces")).shape != SHAPE
+
+
+VOLUMES = ["betas_session01.nii.gz"], ["betas_session01.hdf5", "betas_session02.hdf5"]
+SURFACES = (
+    ["lh.betas_session01.mgh", "rh.betas_session01.mgh"],
+    ["lh.betas_session02.mgh", "rh.betas_session02.mgh"],
+)
+
+
+@pytest.mark.parametrize(("space", "files"), [("func1pt8mm", VOLUMES), ("fsaverage", SURFACES)])
+def test_links_to_what_was_never_fetched_are_no_sessions(
+    tmp_path: Path, space: str, files: tuple[list[str], list[str]]
+) -> None:
+    """A clone of DataLad's has a link for every file, and behind most of them nothing."""
+    layout = Layout(tmp_path, BetasChoice.read(space))
+    folder = layout.betas_folder(1)
+    folder.mkdir(parents=True)
+    for name in files[0]:
+        (folder / name).write_bytes(b"fetched")
+    for name in files[1]:
+        (folder / name).symlink_to("nowhere")
+    assert {number: [path.name for path in paths] for number, paths in layout.session_files(1).items()} == {1: files[0]}
+    assert layout.lone_hemispheres(1) == {}
