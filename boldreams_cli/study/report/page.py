@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from boldreams_cli import __version__
-from boldreams_cli.console import logger, size
+from boldreams_cli.console import ChoiceError, logger, size
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.files import to_json, write_text
 from boldreams_cli.study.report.assets import Assets
@@ -25,6 +25,8 @@ from boldreams_cli.study.report.collect import Holdings, collect
 from boldreams_cli.study.report.methods import Methods, methods
 from boldreams_cli.study.report.parts import parts
 from boldreams_cli.study.report.references import REFERENCES
+
+MADE_BY_US = b'<meta name="generator" content="boldreams'  # in the first bytes of a page
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,14 @@ def write_report(cache: Path, file: Path, largest: int, dataset: Dataset | None 
     file : the page; its figures go to ``<stem>_files`` beside it.
     largest : bytes of the page; pictures beyond are left out, and it says how many.
     dataset : for the volumes that maps are laid on; None lays them on the voxels used.
+
+    Raises
+    ------
+    ChoiceError
+        If there is a file of another make in that place.
     """
+    if file.exists() and not _is_page(file):
+        raise ChoiceError(f"{file} is no page of `boldreams report`; move it, or choose another --output")
     held = collect(cache, dataset)
     assets = Assets(file.parent / f"{file.stem}_files", largest)
     sections, text = _sections(held, assets), methods(held)
@@ -82,6 +91,11 @@ def write_report(cache: Path, file: Path, largest: int, dataset: Dataset | None 
         left_out,
         len(page.encode()),
     )
+
+
+def _is_page(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return MADE_BY_US in stream.read(4096)
 
 
 def _sections(held: Holdings, assets: Assets) -> list[Section]:

@@ -275,6 +275,15 @@ def test_without_responses_and_with_an_odd_name(run: Run, own: Path, reported: R
     assert [set(row["areas"].split(";")) for row in mine_rows] == [set(row["areas"].split(";")) for row in rows]
 
 
+def test_a_file_of_another_make_stays(run: Run, own: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.html"
+    notes.write_text("<title>mine</title>")
+    done = run("report", "--cache", own, "--output", notes, code=2)
+    assert f"{notes} is no page of `boldreams report`; move it, or choose another --output" in done.err
+    assert not notes.with_name("notes_files").exists()
+    assert notes.read_text() == "<title>mine</title>"
+
+
 def test_size_has_a_cap_and_files_of_a_former_page_go(run: Run, own: Path, tmp_path: Path) -> None:
     before = {path: digest(path) for path in own.rglob("*") if path.is_file()}
     page = tmp_path / "out" / "mine.html"
