@@ -209,7 +209,11 @@ class Pass:
         return torch.from_numpy(filters).to(self.backbone.device)
 
     def _batches(self, first: int, end: int, hashed: PixelsHash) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-        """Rows and maps of each batch; the next images are read, and for a GPU resized, while these are computed on."""
+        """Rows and maps of each batch; the next images are read, and for a GPU resized, while these are computed on.
+
+        Libraries choose their way by the size of a batch, and round differently: a smaller one is filled up, so that
+        an image's maps are the same bits in whatever company it comes.
+        """
         starts = range(first, end, self.batch_size)
         gpu = self.backbone.device.type == "cuda"
 
@@ -217,14 +221,17 @@ class Pass:
             ids = self.store.images[start : min(start + self.batch_size, end)]
             images = self.source.read(ids)
             hashed.update(images)
+            if len(images) < self.batch_size:
+                images = np.resize(images, (self.batch_size, *images.shape[1:]))
             stimuli = torch.from_numpy(images)
             return (self.backbone.ready(stimuli) if gpu else stimuli,)
 
         maps_of = self.backbone.maps_of_ready if gpu else self.backbone.maps_of
         for start, (images,) in zip(starts, read_ahead(read, starts, self.backbone.device), strict=True):
+            rows = min(self.batch_size, end - start)
             with torch.inference_mode():
                 found = maps_of(images)
-            yield start, start + len(images), found
+            yield start, start + rows, {name: maps[:rows] for name, maps in found.items()}
 
     def _write(self, unit: _Unit, maps: Arrays, means: Arrays, read: str, lock: Lock) -> None:
         """Write a unit's files, then its lines; finished rows before it are written again with it, means are not."""

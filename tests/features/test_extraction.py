@@ -64,6 +64,13 @@ def test_maps_and_means_are_the_backbones(source: Source, tmp_path: Path) -> Non
         np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(store.means(name, np.arange(40)), expected.mean((2, 3)), rtol=1e-4, atol=1e-5)
 
+    few = Source(np.array([33, 5, 12]), source.training, source.read, source.identity)
+    alone = run(backbone, few, tmp_path / "few").store
+    for name, expected in maps.items():  # bit for bit, though three images are less than a batch
+        every = np.arange(expected.shape[1])
+        of_some = store.read_maps(name, store.rows(alone.images[:]), every)
+        np.testing.assert_array_equal(alone.read_maps(name, np.arange(3), every), of_some)
+
 
 def test_a_second_run_computes_nothing(backbone: Backbone, source: Source, tmp_path: Path) -> None:
     assert run(backbone, source, tmp_path).computed == 40
