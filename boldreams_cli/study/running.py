@@ -338,7 +338,7 @@ class Group:
                 ).model
 
     def _note(self, number: int, model: FittedModel, summary: dict[str, Any]) -> None:
-        """Note that a cell is done, by what files; `Study.is_done` looks whether they are still the same."""
+        """Note that a cell is done, by what files; `Known.done` (sweep.py) looks whether they are still the same."""
         study, cell = self.study, self.study.cells[number]
         files = [model.folder / name for name in ("spec.json", WEIGHTS, LOG, SCORES)]
         files += [Path(file) for file in summary["files"]]
