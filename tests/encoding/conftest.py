@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from boldreams_cli.console import StopFlag
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.finetuning.run import FinetuneResult
-from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.feature_store import FeatureStore
 from tests.encoding.finetuned import Small, extracted, run, seeing_63_pixels
@@ -26,18 +25,20 @@ class Ready(NamedTuple):
     responses: Responses
 
 
+@pytest.fixture(scope="module", autouse=True)
+def alexnet_of_63_pixels() -> Iterator[None]:
+    """Let AlexNet be small in each module: what is looked at here has no size."""
+    with seeing_63_pixels():
+        yield
+
+
 @pytest.fixture(scope="package")
 def ready(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Ready:
     """Subject 1 and the maps of an AlexNet with random weights."""
     cache = tmp_path_factory.mktemp("encoding")
-    dataset = open_dataset(experiment)
-    responses = dataset.prepare(1, cache)
-    backbone = backbones.load("alexnet", "random")
-    images = sorted({int(image) for image in responses.trial_images})
-    with dataset.stimuli() as stimuli:
-        source = extraction.Source(np.array(images), [responses.train_images], stimuli.read, dataset.stimuli_identity())
-        plan = extraction.make_plan(backbone, source, cache, "float16", None)
-        store = extraction.extract(backbone, source, plan, cache, StopFlag(), 16).store
+    responses = open_dataset(experiment).prepare(1, cache)
+    with seeing_63_pixels():
+        backbone, store = backbones.load("alexnet", "random"), extracted(experiment, responses, cache)
     return Ready(cache, backbone, store, responses)
 
 
@@ -53,13 +54,6 @@ def images_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(FeatureStore, "read_layers", watched)
     return asked
-
-
-@pytest.fixture(scope="module")
-def alexnet_of_63_pixels() -> Iterator[None]:
-    """Let AlexNet be small in a module."""
-    with seeing_63_pixels():
-        yield
 
 
 @pytest.fixture(scope="package")

@@ -316,7 +316,7 @@ def test_the_full_model_agrees_with_the_store_and_is_differentiable(
     np.testing.assert_allclose(stored, live, atol=2e-3 * np.nanstd(live))
     area = torch.zeros(model.spec.voxels)
     area[3:9] = 1 / 6
-    full, pixels = FullModel.rebuild(model, CPU), torch.rand(2, 3, 227, 227, requires_grad=True)
+    full, pixels = FullModel.rebuild(model, CPU), torch.rand(2, 3, 63, 63, requires_grad=True)
     betas, mean = full(pixels), full.weighted_sum(area)(pixels)
     torch.testing.assert_close(mean, betas[:, 3:9].mean(1), rtol=1e-3, atol=1e-4)
     (gradient,) = torch.autograd.grad(mean.sum(), pixels)

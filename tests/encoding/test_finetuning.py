@@ -39,8 +39,6 @@ from boldreams_cli.features import backbones
 from tests.encoding.finetuned import CPU, GB, SETTINGS, Small, assert_same, extracted, run, source_of
 from tests.stopping import StopAt
 
-pytestmark = pytest.mark.usefixtures("alexnet_of_63_pixels")
-
 
 def test_gradients_are_autograds(small: Small, whole: FinetuneResult) -> None:
     spec, trials, voxels = whole.model.spec, 5, 9

@@ -28,7 +28,6 @@ from boldreams_cli.features import backbones
 from tests.encoding.finetuned import CPU, SETTINGS, Small, assert_same, run, source_of
 from tests.stopping import StopAt
 
-pytestmark = pytest.mark.usefixtures("alexnet_of_63_pixels")
 ONE = replace(SETTINGS, epochs=1)
 
 

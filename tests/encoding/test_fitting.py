@@ -19,6 +19,7 @@ from boldreams_cli.encoding.model.folder import find_models, the_model
 from boldreams_cli.encoding.model.full import FullModel, Predictor, predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.contraction import learning_rate, published_start
+from boldreams_cli.encoding.readouts import separable
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable, batch_order
 from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
 from boldreams_cli.features.feature_store import FeatureStore
@@ -103,11 +104,12 @@ def test_same_seed_same_bits_other_seed_other_model(ready: Ready, tmp_path: Path
 def test_little_memory_changes_the_way_and_not_the_result(
     ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(separable, "INNER_BYTES", 2**15)  # blocks of 64 voxels
     plenty = run(ready, tmp_path / "plenty").model
     used: list[str] = []
     real = maps.ScratchMaps.__init__
     monkeypatch.setattr(maps.ScratchMaps, "__init__", lambda self, *a: (used.append("scratch"), real(self, *a))[1])
-    little = run(ready, tmp_path / "little", memory=8_000_000).model  # scratch file, some voxels at a time
+    little = run(ready, tmp_path / "little", memory=500_000).model  # scratch file, some voxels at a time
     assert used
     for name, values in plenty.weights.fields.items():
         torch.testing.assert_close(little.weights.fields[name], values, rtol=1e-4, atol=1e-6)
@@ -200,7 +202,7 @@ def test_full_model_agrees_with_the_store_within_float16(ready: Ready, experimen
 def test_area_response_is_the_mean_of_its_voxels(ready: Ready, tmp_path: Path) -> None:
     full = FullModel.rebuild(run(ready, tmp_path, percent=50).model, CPU)
     area = torch.from_numpy(ready.responses.areas.select("V1,faces"))
-    pixels = torch.rand(3, 3, 227, 227, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(3, 3, 63, 63, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = full(pixels)[:, area].mean(1)
         found = full.weighted_sum(area.float() / area.sum())(pixels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,16 +19,15 @@ from boldreams_cli.encoding.readouts.attention import Attention, AttentionSettin
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features.feature_store import FeatureStore
-from boldreams_cli.simulation.experiment import Experiment, write
 
-from .finetuned import CPU, seeing_63_pixels
+from .finetuned import CPU
 from .test_invariance import READOUTS, make
 
 MB = 2**20
 
 
 class Two(NamedTuple):
-    """A subject, and stores that hold it: alone, and among three whose rows are in another order."""
+    """A subject, and stores that hold it: alone, and among two whose rows are in another order."""
 
     responses: Responses
     alone: FeatureStore
@@ -37,25 +35,23 @@ class Two(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+def two(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Two:
     folder = tmp_path_factory.mktemp("stores")
-    write(Experiment.small(subjects=3), folder / "nsd")
-    dataset = open_dataset(folder / "nsd")
-    owned = [dataset.prepare(subject, folder) for subject in (1, 2, 3)]
+    dataset = open_dataset(experiment)
+    owned = [dataset.prepare(subject, folder) for subject in (1, 2)]
     training = [responses.train_images for responses in owned]
     everyone = np.unique(np.concatenate([responses.trial_images for responses in owned]))
-    with seeing_63_pixels():
-        backbone = backbones.load("alexnet", "random")
+    backbone = backbones.load("alexnet", "random")
 
-        def extracted(name: str, images: np.ndarray, training: list[np.ndarray], batch: int) -> FeatureStore:
-            with dataset.stimuli() as stimuli:
-                source = extraction.Source(images, training, stimuli.read, dataset.stimuli_identity())
-                plan = extraction.make_plan(backbone, source, folder / name, "float16", None)
-                return extraction.extract(backbone, source, plan, folder / name, StopFlag(), batch).store
+    def extracted(name: str, images: np.ndarray, training: list[np.ndarray], batch: int) -> FeatureStore:
+        with dataset.stimuli() as stimuli:
+            source = extraction.Source(images, training, stimuli.read, dataset.stimuli_identity())
+            plan = extraction.make_plan(backbone, source, folder / name, "float16", None)
+            return extraction.extract(backbone, source, plan, folder / name, StopFlag(), batch).store
 
-        alone = extracted("alone", np.unique(owned[0].trial_images), training[:1], 16)
-        among = extracted("among", np.random.default_rng(0).permutation(everyone), training, 7)
-        yield Two(owned[0], alone, among)
+    alone = extracted("alone", np.unique(owned[0].trial_images), training[:1], 16)
+    among = extracted("among", np.random.default_rng(0).permutation(everyone), training, 7)
+    return Two(owned[0], alone, among)
 
 
 def test_an_images_maps_are_the_same_in_any_store(two: Two) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
 from boldreams_cli.encoding.readouts.stacked import Stacked, StackedSettings
 from tests.card import CARD, Card
-from tests.encoding.finetuned import GB, SETTINGS, Small, seeing_63_pixels, source_of
+from tests.encoding.finetuned import GB, SETTINGS, Small, source_of
 
 from .conftest import Ready
 from .made_up import PLENTY, layouts, problem, solve
@@ -189,11 +189,6 @@ def test_a_card_takes_part_of_its_memory_for_voxels_whatever_the_host_has(
 
 class TestFinetuning:
     """On AlexNet of 63 pixels."""
-
-    @pytest.fixture(autouse=True)
-    def small_alexnet(self) -> Iterator[None]:
-        with seeing_63_pixels():
-            yield
 
     def run(self, small: Small, cache: Path, **changes: object) -> FinetuneResult:
         settings = replace(SETTINGS, epochs=1, validation_fraction=0.2, clip_gradient=1.0, **changes)

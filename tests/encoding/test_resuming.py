@@ -15,7 +15,7 @@ from tests.stopping import StopAt
 from .conftest import Ready
 from .test_fitting import run
 
-LITTLE = 6_000_000  # voxels in several spans, maps in a file
+LITTLE = 500_000  # voxels in several spans, maps in a file
 
 
 @pytest.mark.parametrize("damage", ["weights", "other format", "no JSON"])

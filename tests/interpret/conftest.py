@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.encoding.model.weights import ReadoutWeights
 from boldreams_cli.features import backbones
+from tests.fonts import cut_once
 
 CPU = torch.device("cpu")
 
@@ -38,6 +40,12 @@ def in_process(*arguments: str) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(list(arguments))
     assert not stopped.value.code
+
+
+@pytest.fixture(scope="package", autouse=True)
+def fonts() -> Iterator[None]:
+    with cut_once():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import torch
 from boldreams_cli import plots
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.interpret.attribution import sheets
+from boldreams_cli.interpret.attribution.checks import curves, measures
 from boldreams_cli.interpret.attribution.scores import Scores
 from tests.conftest import Run
 from tests.interpret.conftest import Fitted
@@ -86,7 +87,9 @@ def test_best_images_are_searched_once_for_all_methods(
     assert len({entry["image"] for entry in done.json["results"]}) == 1
 
 
-def test_checks_are_kept_and_say_which_maps_survive(run: Run, copied: Fitted) -> None:
+def test_checks_are_kept_and_say_which_maps_survive(run: Run, copied: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves, "ORDERS", 1)
+    monkeypatch.setattr(measures, "SQUARES", 16)
     image = copied.responses.test_images[0]
     methods = ("--method", "saliency", "--method", "grad-cam")
     common = ("attribute", *methods, "--roi", "V1", "--image", image, "--check", "--cache", copied.cache)
@@ -148,8 +151,8 @@ def test_a_whole_split_comes_in_pages_a_few_rows_at_a_time(
 
 def test_pages_have_numbers(run: Run, fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheets, "ROWS", 2)
-    images = [item for image in fitted.responses.test_images[:5] for item in ("--image", image)]
+    images = [item for image in fitted.responses.test_images[:3] for item in ("--image", image)]
     done = run("attribute", "--roi", "V1", "--method", "saliency", *images, "--json", "--cache", fitted.cache)
     pages = [Path(page) for page in done.json["sheets"]]
-    assert [page.name for page in pages] == ["sheet-001.png", "sheet-002.png", "sheet-003.png"]
-    assert [json.loads(page.with_suffix(".json").read_text())["rows"] for page in pages] == [2, 2, 1]
+    assert [page.name for page in pages] == ["sheet-001.png", "sheet-002.png"]
+    assert [json.loads(page.with_suffix(".json").read_text())["rows"] for page in pages] == [2, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,13 @@ def test_of_a_linear_function_is_exact_in_two_steps(ends: tuple[Tensor, Tensor])
     assert result.prediction[0] - result.baseline_prediction[0] == pytest.approx(result.sums[0])
 
 
+def seeing(side: int, backbone: backbones.Backbone) -> backbones.Backbone:
+    """The same with an input of fewer pixels."""
+    preprocessing = replace(backbone.entry.preprocessing, size=side)
+    backbone.entry = replace(backbone.entry, preprocessing=preprocessing)
+    return backbone
+
+
 def real_area(backbone: backbones.Backbone) -> tuple[Respond, Tensor]:
     """The sum of twenty filters of each layer over all pixels, and a photograph."""
     size = backbone.entry.preprocessing.size
@@ -118,7 +126,7 @@ def real_area(backbone: backbones.Backbone) -> tuple[Respond, Tensor]:
 
 def test_neither_batches_nor_other_responses_change_the_result(alexnet_weights: Path) -> None:
     """Each response halves its own stretches, as many at a time whatever fits into memory."""
-    backbone = backbones.load("alexnet", str(alexnet_weights))
+    backbone = seeing(131, backbones.load("alexnet", str(alexnet_weights)))
     _, image = real_area(backbone)
     asked = []
 
@@ -160,8 +168,8 @@ def test_alexnet_is_complete_and_a_riemann_sum_agrees(alexnet_weights: Path) -> 
 
 
 def test_efficientnet_is_complete_at_the_default_steps() -> None:
-    """Its gradients jump near black, where evenly spread points miss 1.4 % even at 256."""
-    respond, image = real_area(backbones.load("efficientnet_lite0", "pretrained"))
+    """Its gradients jump near black, where evenly spread points miss 2.2 % even at 256."""
+    respond, image = real_area(seeing(160, backbones.load("efficientnet_lite0", "pretrained")))
     result = integrated_gradients(respond, image, torch.zeros_like(image), STEPS, 16)
     assert result.completeness_error[0] < 0.01
 

@@ -14,6 +14,7 @@ from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.interpret import targets
 from boldreams_cli.interpret.attribution.attributor import Attributor
 from boldreams_cli.interpret.attribution.attributor import Settings as AttributionSettings
+from boldreams_cli.interpret.attribution.methods import occlusion
 from boldreams_cli.interpret.dreams import loop, parameterization
 from boldreams_cli.interpret.dreams.closeness import Photograph
 from boldreams_cli.interpret.dreams.loop import Dreamer, Settings
@@ -93,7 +94,10 @@ def test_the_step_whose_loss_is_no_number_is_named(fitted: Fitted, there: FullMo
 
 
 @pytest.mark.parametrize("method", ["integrated-gradients", "grad-cam", "occlusion"])
-def test_an_attribution_on_a_card_is_that_of_the_host(fitted: Fitted, there: FullModel, method: str) -> None:
+def test_an_attribution_on_a_card_is_that_of_the_host(
+    fitted: Fitted, there: FullModel, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(occlusion, "SQUARE", 3)
     found = []
     for full, device in ((fitted.full, CPU), (there, CARD)):
         aims = [targets.choose(full, fitted.responses.areas, roi) for roi in ("V1", "faces")]
