@@ -15,6 +15,7 @@ from boldreams_cli.plots.accuracy import bins_of
 from boldreams_cli.plots.areas import areas
 from boldreams_cli.plots.attribution import FLOOR, limit_of
 from boldreams_cli.plots.slices import slices
+from boldreams_cli.plots.surfaces import surfaces
 
 
 @pytest.fixture
@@ -223,3 +224,19 @@ def test_names_of_slices_are_read_on_a_bright_brain() -> None:
     texts = [text for text in figure.axes[0].texts if text.get_color() == "white"]
     assert [text.get_text() for text in texts] == ["z 0", "z 1", "L", "R"]
     assert all(text.get_path_effects() for text in texts), "white alone is lost on white"
+
+
+def test_a_long_title_over_a_surface_is_not_cut_off(drawn: list[Figure], tmp_path: Path) -> None:
+    pytest.importorskip("nilearn")
+    points = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    faces = np.array([[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]])
+    title = (
+        "r with test betas: open_clip:RN50x4/openai, 10 % of filters, paper, finetuned, subject mosaic-NSD-sub-01" * 2
+    )
+    half = {"L": (points, faces, np.zeros(4), np.linspace(0, 1, 4))}
+    surfaces(tmp_path / "a.png", half, (0.0, 1.0), "r", title, False)
+    figure = drawn[0]
+    figure.canvas.draw()
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.plots.style import figure
+from boldreams_cli.plots.style import figure, titled
 
 INSTALL = "pip install 'boldreams[surfaces]'"
 NAMES = {"L": "left", "R": "right"}
@@ -70,5 +70,5 @@ def surfaces(
             place.set_title(f"{NAMES[side]}, {'flat' if flat else view}", fontsize=8)
         colours = ScalarMappable(Normalize(*limits), "inferno")
         drawn.colorbar(colours, ax=places, label=label, shrink=0.7, fraction=0.03)
-        drawn.suptitle(title, fontsize=9)
+        titled(drawn, title, 9)
     return path

@@ -11,7 +11,7 @@ from boldreams_cli.data.maps.gifti import mesh_sizes
 from boldreams_cli.data.maps.meshes import find_meshes
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.units import VertexUnits
-from boldreams_cli.encoding.evaluation.score_files import SCORES, named
+from boldreams_cli.encoding.evaluation.score_files import SCORES, named, title_of
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import read_json
 from boldreams_cli.plots.surfaces import INSTALL, can_draw_surfaces, surfaces
@@ -62,7 +62,7 @@ def draw_r(model: FittedModel, units: VertexUnits, mesh: Path, test: str = "") -
         values[units.vertex[there]] = r[there]
         hemispheres[side] = (found[side].points, found[side].faces, found[side].depth, values)
     high = max(0.1, round(float(np.quantile(known, 0.99)), 2)) if len(known) else 1.0
-    spec, flat = model.spec, all(one.flat for one in found.values())
-    title = f"r with test betas: {spec.backbone}, {spec.percent:g} %, subject {spec.subject}"
+    flat = all(one.flat for one in found.values())
+    title = f"r with test betas: {title_of(model.spec, test)}"
     path = model.folder / named("figures", test) / PICTURE
     return surfaces(path, hemispheres, (0.0, high), "r (grey: no data)", title, flat)

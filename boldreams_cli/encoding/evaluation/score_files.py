@@ -19,7 +19,7 @@ from boldreams_cli.encoding.evaluation import measures
 from boldreams_cli.encoding.evaluation.identity import FORMAT, key_of
 from boldreams_cli.encoding.evaluation.influences import ALL, INFLUENCES
 from boldreams_cli.encoding.evaluation.scores import Scores
-from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.files import read_json, write_json, write_text
 
 ALL_MAPS = "scores.dscalar.nii"
@@ -56,6 +56,13 @@ def named(name: str, test: str) -> str:
     return f"{stem}-{test}{dot}{suffix}" if test else name
 
 
+def title_of(spec: ModelSpec, test: str = "") -> str:
+    """Of the figures of a model's scores: all that people tell it from others by, and the test where it is another."""
+    kind = (spec.recipe or spec.readout) + ", finetuned" * spec.finetuned
+    of_test = f", {test} test" if test else ""
+    return f"{spec.backbone}, {spec.percent:g} % of filters, {kind}, subject {spec.subject}{of_test}"
+
+
 def save(scores: Scores) -> None:
     """Write maps, tables and figures into the model's folder, and scores.json when those are there."""
     folder, spec, test = scores.model.folder, scores.model.spec, scores.test
@@ -73,15 +80,8 @@ def save(scores: Scores) -> None:
         scores.files += write_map(folder, name, units, values)
     if isinstance(units, VertexUnits) and has_cifti(units):
         scores.files.append(write_cifti(folder / named(ALL_MAPS, test), units, maps))
-    kind = spec.recipe or spec.readout
-    scores.files += plots.accuracy(
-        folder / named("figures", test),
-        scores.r,
-        scores.ceiling,
-        scores.areas(),
-        f"{spec.backbone}, {spec.percent:g} % of filters, {kind}{', finetuned' if spec.finetuned else ''}, "
-        f"subject {spec.subject}{f', {test} test' if test else ''}",
-    )
+    figures = folder / named("figures", test)
+    scores.files += plots.accuracy(figures, scores.r, scores.ceiling, scores.areas(), title_of(spec, test))
     more = {
         "format": FORMAT,
         "key": scores.key,
