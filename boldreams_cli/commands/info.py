@@ -131,9 +131,10 @@ def _rois(subject: Subject, cache: Path, nsd_root: Path | None, output: Output) 
 
     areas = areas_of(subject, cache, nsd_root)
     groups, labels = areas.counts(), areas.label_counts()
+    units = "voxels" if areas.space is None else "vertices"
     output.show(
         {"subject": subject, "rois": groups, "labels": labels},
-        f"areas of subject {subject} (voxels)",
+        f"areas of subject {subject} ({units})",
         *(f"  {name}: {count}" for name, count in groups.items()),
         "single labels",
         *(f"  {name}: {count}" for name, count in labels.items()),

@@ -130,3 +130,10 @@ def test_what_cannot_be_drawn_is_a_line(
     told = run("score", "--cache", cache, "--mesh", meshes, code=1).err
     assert "pip install 'boldreams[surfaces]'" in told
     assert told.strip().count("\n") == 0
+
+
+def test_areas_of_vertices_are_counted_in_vertices(run: Run, scored: tuple[Path, dict], own: Path) -> None:
+    cache, said = scored
+    subject = said["subject"]
+    assert run("info", "--rois", subject, "--cache", cache).out.startswith(f"areas of subject {subject} (vertices)\n")
+    assert run("info", "--rois", 1, "--cache", own).out.startswith("areas of subject 1 (voxels)\n")
