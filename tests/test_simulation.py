@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -19,16 +21,23 @@ from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.features import backbones
+from boldreams_cli.files import write_json
 from boldreams_cli.simulation.brain import gaussian_fields
-from boldreams_cli.simulation.experiment import Experiment, Truth, field_distance, write
+from boldreams_cli.simulation.experiment import MARKER, Experiment, Truth, _marker, field_distance, write
 from boldreams_cli.simulation.photographs import PHOTOGRAPHS, Crops
 
 SMALL = Experiment.small()
 
 
+FEW = Experiment.small(subjects=1, images=16, shared=6, sample=8)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("simulation")
+def folder(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The experiment of all tests, which is SMALL, in a place of its own."""
+    folder = tmp_path_factory.mktemp("simulation")
+    shutil.copytree(experiment.parent, folder, dirs_exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +48,13 @@ def truth(folder: Path) -> Truth:
 @pytest.fixture(scope="module")
 def layout(folder: Path, truth: Truth) -> Layout:
     return Layout.at(folder / "nsd")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
+    """A smaller experiment and what is known of it, which lies beside it too."""
+    root = tmp_path_factory.mktemp("few") / "nsd"
+    return root, write(FEW, root)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +190,9 @@ def test_truth_gives_the_signal(layout: Layout, truth: Truth) -> None:
     np.testing.assert_allclose(signal, known.signal[:3], atol=2e-3)
 
 
-def test_truth_survives_saving(folder: Path, truth: Truth) -> None:
-    loaded = Truth.load(folder / "nsd-truth.npz")
+def test_truth_survives_saving(few: tuple[Path, Truth]) -> None:
+    root, truth = few
+    loaded = Truth.load(root.with_name("nsd-truth.npz"))
     for subject, known in truth.subjects.items():
         for name, value in vars(known).items():
             other = getattr(loaded.subjects[subject], name)
@@ -186,11 +203,9 @@ def test_truth_survives_saving(folder: Path, truth: Truth) -> None:
                 assert np.array_equal(other, value), name
 
 
-def test_same_seed_same_files_other_seed_other_files(folder: Path, layout: Layout, truth: Truth) -> None:
-    fewer = Experiment.small(subjects=1, images=16, shared=6, sample=8)
-    write(fewer, folder / "one" / "nsd")
-    write(fewer, folder / "two" / "nsd")
-    one, two = digests(folder / "one" / "nsd"), digests(folder / "two" / "nsd")
+def test_same_seed_same_files_other_seed_other_files(few: tuple[Path, Truth], tmp_path: Path) -> None:
+    write(FEW, tmp_path / "nsd")
+    one, two = digests(few[0]), digests(tmp_path / "nsd")
     assert one == two, "bit for bit: what is made from them has the same fingerprint"
     assert not np.array_equal(Crops(0).image(3), Crops(1).image(3))
 
@@ -207,18 +222,15 @@ def test_writing_again_does_nothing_and_other_things_stay(folder: Path, truth: T
     assert digests(folder / "nsd") == before
 
 
-def test_an_experiment_of_an_earlier_version_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = Experiment.small(subjects=1, images=16, shared=6, sample=8)
+def test_an_experiment_of_an_earlier_version_is_written_anew(few: tuple[Path, Truth], tmp_path: Path) -> None:
     root = tmp_path / "nsd"
-    with monkeypatch.context() as patch:
-        patch.setattr("boldreams_cli.simulation.experiment.VERSION", 1)
-        patch.setattr("boldreams_cli.simulation.experiment._marker.__defaults__", (1,))
-        write(few, root)
+    shutil.copytree(few[0].parent, tmp_path, dirs_exist_ok=True)
+    write_json(root / MARKER, _marker(FEW, 1))
     before = digests(root)
     Layout(root).functional(1, "prf_angle").unlink()
     with pytest.raises(BoldreamsError, match="holds something else"):
-        write(Experiment.small(subjects=1, images=16, shared=6, sample=8, seed=1), root)
-    write(few, root)
+        write(replace(FEW, seed=1), root)
+    write(FEW, root)
     after = digests(root)
     assert Layout(root).functional(1, "prf_angle").is_file()
     assert {name for name in before if before[name] != after[name]} == {"simulated.json"}

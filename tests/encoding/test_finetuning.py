@@ -101,7 +101,7 @@ def test_finetuned_scores_above_frozen_on_a_brain_of_another_network(tmp_path: P
     from boldreams_cli.simulation.experiment import Experiment, write
 
     root, cache = tmp_path / "nsd", tmp_path / "cache"
-    write(Experiment.small(subjects=1, images=150, shared=45, repeats=1, voxels=2, ncsnr=(2.0, 3.0), sample=40), root)
+    write(Experiment.small(subjects=1, images=105, shared=30, repeats=1, voxels=2, ncsnr=(2.0, 3.0), sample=40), root)
     responses = open_dataset(root).prepare(1, cache)
     small = Small(root, responses, extracted(root, responses, cache), cache)
     common = {"epochs": 5, "rate": 3e-3, "batch_size": 4}
