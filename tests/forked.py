@@ -21,7 +21,9 @@ from boldreams_cli.machine import same_products
 
 same_products()
 
+import timm  # noqa: E402
 import torch  # noqa: E402
+from fontTools import subset  # noqa: E402
 
 from boldreams_cli import cli  # noqa: E402
 from boldreams_cli.encoding import fit, readouts  # noqa: E402
@@ -33,7 +35,7 @@ from boldreams_cli.interpret.dreams import record as dreams  # noqa: E402
 from boldreams_cli.interpret.words import record as words  # noqa: E402
 from boldreams_cli.study import running  # noqa: E402
 
-IMPORTED = (cli, fit, readouts, score, score_files, run, extraction, attribution, dreams, words, running)
+IMPORTED = (cli, fit, readouts, score, score_files, run, extraction, attribution, dreams, words, running, timm, subset)
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.forked"])
 

@@ -1,7 +1,6 @@
 """Tasks of a job array that start together on an empty cache, some of them killed: one store, nothing lost."""
 
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -9,21 +8,15 @@ import numpy as np
 import pytest
 import zarr
 
-from ..conftest import COMMAND
+from ..forked import Forked
 
 EXTRACT = ("extract", "--backbone", "efficientnet_lite0", "--dtype", "float32", "--weights", "random")
 
 
-def start(experiment: Path, cache: Path, *arguments: object) -> subprocess.Popen:
+def start(experiment: Path, cache: Path, *arguments: object) -> Forked:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
     environment |= {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [COMMAND, *map(str, arguments), "--cache", str(cache)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Forked([*arguments, "--cache", cache], environment)
 
 
 def finish(experiment: Path, cache: Path, *arguments: object) -> None:
@@ -63,8 +56,11 @@ def test_tasks_that_start_together_make_what_one_makes(
         start(experiment, tmp_path, *EXTRACT, "--batch-size", 4, "--shard-index", i, "--shard-count", n)
         for i, n in tasks
     ]
-    time.sleep(6)
-    running[0].kill()  # at some moment
+    ledgers = tmp_path / "features"
+    while not any('"kind": "maps"' in path.read_text() for path in ledgers.glob("*/ledger.jsonl")):
+        assert any(process.poll() is None for process in running)
+        time.sleep(0.02)
+    running[0].kill()  # while all are at work
     said = [process.communicate()[1] for process in running]
     for process, text in zip(running[1:], said[1:], strict=True):
         assert process.returncode == 0, text

@@ -34,6 +34,7 @@ def scores(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "scores.json").read_text())
 
 
+@pytest.mark.usefixtures("rendered")
 def test_differences_are_those_of_the_scores(run: Run, mine: Path, two: tuple[Path, Path]) -> None:
     found = run("compare", *two, "--cache", mine, "--json").json
     a, b = (scores(folder) for folder in two)

@@ -16,9 +16,11 @@ import zarr
 from safetensors.numpy import load_file
 
 from tests.conftest import COMMAND, Run
+from tests.forked import Forked
 
 FIT = ["fit", "--finetune", "--weights", "random", "--subject", "1", "--sessions", "1", "--percent", "1"]
 FIT += ["--batch-size", "7", "--json"]
+Process = subprocess.Popen[str] | Forked
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # sums in the same order in all runs, two processes on two cores
 
 
@@ -28,7 +30,7 @@ def model(cache: Path) -> Path:
     return folder
 
 
-def wait_for_checkpoint(process: subprocess.Popen[str], cache: Path) -> None:
+def wait_for_checkpoint(process: Process, cache: Path) -> None:
     deadline = time.monotonic() + 120
     while not list(cache.glob("models/subj01/alexnet/*/checkpoint.safetensors")):
         assert process.poll() is None
@@ -42,12 +44,16 @@ def environment(experiment: Path) -> dict[str, str]:
     return values | {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu"} | ONE_THREAD
 
 
-def start(command: list[str], environment: dict[str, str], cache: Path) -> subprocess.Popen[str]:
+def start(command: list[str], environment: dict[str, str], cache: Path, anew: bool = False) -> Process:
+    """A command, the installed one in a process that is forked unless it shall import everything `anew`."""
+    environment = environment | {"BOLDREAMS_CACHE": str(cache)}
+    if command[0] == str(COMMAND) and not anew:
+        return Forked(command[1:], environment)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment | {"BOLDREAMS_CACHE": str(cache)}, **pipes)
+    return subprocess.Popen(command, env=environment, **pipes)
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
+def wait_for(process: Process, text: str) -> None:
     """Read stderr until it says `text`."""
     assert process.stderr is not None
     said = ""
@@ -81,7 +87,7 @@ def test_killed_and_stopped_it_goes_on_to_the_same_weights(
     wait_for_checkpoint(killed, tmp_path)
     killed.kill()
     killed.communicate()
-    stopped = start(command, environment, tmp_path)
+    stopped = start(command, environment, tmp_path, anew=True)
     wait_for(stopped, "going on from")
     stopped.send_signal(signal.SIGTERM)
     out, err = stopped.communicate()

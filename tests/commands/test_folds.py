@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation import folds
 from boldreams_cli.files import digest
 
-from ..conftest import COMMAND, Run
+from ..conftest import Run
+from ..forked import Forked
 
 FIT = ("fit", "--percent", 10, "--subject", 1, "--epochs", 3, "--lr", "1e-3")
 
@@ -47,12 +47,12 @@ def test_stopped_by_a_signal_it_goes_on_with_what_is_done(run: Run, own: Path, e
     asked = [*FIT, "--cache", own, "--folds", 2, "--epochs", 80, "--json"]
     values = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
     values |= {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu"}
-    process = subprocess.Popen([COMMAND, *map(str, asked)], env=values, stderr=subprocess.PIPE, text=True)
+    process = Forked(asked, values)
     while not (first := list(model.parent.glob("percent-10-paper-*/folds-2/fold-1.safetensors"))):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate()[1]
     assert process.returncode == 75, said
     assert "run the same command to go on" in said
     work = first[0].parent

@@ -194,6 +194,7 @@ def test_fits_that_differ_in_more_than_percent_are_never_compared(run: Run, made
     assert run("minimal", "--cache", made, "--readout", "ridge", "--json").json["readout"] == "ridge"
 
 
+@pytest.mark.usefixtures("rendered")
 def test_over_subjects_the_largest_suffices_in_all(run: Run, made: Path) -> None:
     for percent, accuracy in {100: 0.5, 25: 0.499, 10: 0.4}.items():
         make(made, [0.5, accuracy, accuracy, accuracy], percent, subject=2)
@@ -209,6 +210,7 @@ def test_over_subjects_the_largest_suffices_in_all(run: Run, made: Path) -> None
     assert "no such model of subject 7" in run("minimal", "--cache", made, "--subject", 1, "--subject", 7, code=2).err
 
 
+@pytest.mark.usefixtures("rendered")
 def test_too_few_images_are_said(run: Run, tmp_path: Path) -> None:
     for percent in (100, 10):
         make(tmp_path, 0.6, percent, noise=3)

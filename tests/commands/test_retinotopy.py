@@ -117,6 +117,7 @@ def test_models_without_fields_say_so(run: Run, own: Path) -> None:
     assert "made again" not in again.err
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_fit_finds_where_the_voxels_of_a_known_brain_look(run: Run, tmp_path: Path) -> None:
     root = tmp_path / "nsd"
     write(Experiment.small(subjects=1, images=60, ncsnr=(1.5, 3.0)), root)

@@ -265,6 +265,7 @@ def test_all_of_an_area_is_over_voxels_that_have_a_correlation(raw: Raw, cache: 
     assert np.isfinite(scores.q[left]).all()
 
 
+@pytest.mark.usefixtures("rendered")
 def test_an_area_without_any_correlation_has_none(raw: Raw, cache: Path, tmp_path: Path) -> None:
     from boldreams_cli.data.responses import Responses
     from boldreams_cli.encoding.evaluation import score_files

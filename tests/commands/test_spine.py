@@ -21,6 +21,7 @@ import torchvision
 import zarr
 
 from ..conftest import COMMAND, Run
+from ..forked import Forked
 from .conftest import listing
 
 
@@ -163,6 +164,7 @@ def test_other_readouts_go_through_the_same_commands(
 
 
 @pytest.mark.parametrize("share", [(), ("--share", "area")])
+@pytest.mark.usefixtures("rendered")
 def test_attention_goes_through_the_same_commands(run: Run, own: Path, share: tuple[str, ...]) -> None:
     common = ("--subject", 1, "--cache", own, "--readout", "attention")
     fitted = run("fit", "--percent", 2, *common, *share, "--epochs", 3, "--grid", 4, "--json").json
@@ -275,9 +277,7 @@ UNIT = '"kind": "maps"'  # stands in the lines of finished units
 
 def killed_in_the_middle(arguments: list[object], ledger: Path, number: signal.Signals, **environment: str) -> int:
     """Start a command, send it a signal once its ledger has a unit's line, return its exit code."""
-    process = subprocess.Popen(
-        [COMMAND, *map(str, arguments)], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
-    )
+    process = Forked(arguments, {**os.environ, **environment})
     deadline = time.monotonic() + 120
     while (
         not any(UNIT in p.read_text() for p in ledger.glob("*/ledger.jsonl"))
@@ -287,6 +287,7 @@ def killed_in_the_middle(arguments: list[object], ledger: Path, number: signal.S
         time.sleep(0.02)
     process.send_signal(number)
     process.communicate()
+    assert process.returncode is not None
     return process.returncode
 
 

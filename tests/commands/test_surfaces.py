@@ -78,6 +78,7 @@ def test_all_maps_in_one_cifti(scored: tuple[Path, dict]) -> None:
     np.testing.assert_allclose(np.sort(values[0]), np.sort(r), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_picture_on_meshes(run: Run, scored: tuple[Path, dict], meshes: Path) -> None:
     pytest.importorskip("nilearn")
     cache, said = scored
@@ -89,6 +90,7 @@ def test_a_picture_on_meshes(run: Run, scored: tuple[Path, dict], meshes: Path) 
     assert run("score", "--cache", cache, "--json").json == said, "the scores are as they were"
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_report_has_the_picture_or_says_how_to_get_one(
     run: Run, scored: tuple[Path, dict], meshes: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,21 +22,30 @@ from boldreams_cli.study.manifest import Study
 from boldreams_cli.study.running import Group
 
 from ..conftest import COMMAND, Run
-from .conftest import listing
+from ..forked import Forked
+from .conftest import GRID, listing
 
-GRID = ("--backbone", "alexnet", "--percent", "1,10", "--subject", "1", "--recipe", "fast", "--epochs", "2")
 LONG = (*GRID[:-1], "60")
 
 
-def start(*arguments: object, experiment: Path, threads: int = 1) -> subprocess.Popen[str]:
-    environment = os.environ | {
+def environment(experiment: Path, threads: int) -> dict[str, str]:
+    return os.environ | {
         "BOLDREAMS_NSD_ROOT": str(experiment),
         "BOLDREAMS_DEVICE": "cpu",
         "OMP_NUM_THREADS": str(threads),
         "BOLDREAMS_TOGETHER": "2",
     }
+
+
+def start(*arguments: object, experiment: Path, threads: int = 1) -> Forked:
+    return Forked(arguments, environment(experiment, threads))
+
+
+def start_anew(*arguments: object, experiment: Path) -> subprocess.Popen[str]:
+    """The installed script in a process that imports everything, as a user's."""
     command = [COMMAND, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment(experiment, 1), **pipes)
 
 
 def test_cells_are_models_with_scores_and_nothing_is_done_twice(run: Run, own: Path) -> None:
@@ -74,6 +84,7 @@ def test_cells_are_models_with_scores_and_nothing_is_done_twice(run: Run, own: P
     assert len(json.loads((own / "studies/two/table.json").read_text())) == len(table)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_finetuned_cells_lie_beside_the_others(run: Run, own: Path) -> None:
     grid = ("--backbone", "alexnet", "--percent", 1, "--subject", 1, "--epochs", 1, "--finetune", "no,yes")
     done = run("sweep", *grid, "--cache", own, "--json").json
@@ -87,43 +98,41 @@ def test_finetuned_cells_lie_beside_the_others(run: Run, own: Path) -> None:
     assert listing(tuned) == before, "the fit by hand is that cell"
 
 
-def test_a_rerun_imports_no_torch(run: Run, own: Path, experiment: Path) -> None:
-    run("sweep", *GRID, "--cache", own)
+def test_a_rerun_imports_no_torch(mine: Path, experiment: Path) -> None:
     program = (
         "import sys\nfrom boldreams_cli.cli import boldreams\n"
         "boldreams.main(sys.argv[1:], standalone_mode=False)\n"
         "assert not {'torch', 'matplotlib'} & set(sys.modules), 'a finished sweep needs neither'"
     )
-    environment = os.environ | {"BOLDREAMS_NSD_ROOT": str(experiment)}
-    command = [sys.executable, "-c", program, "sweep", *GRID, "--cache", str(own)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    command = [sys.executable, "-c", program, "sweep", *GRID, "--cache", str(mine), "--name", "mine"]
+    values = os.environ | {"BOLDREAMS_NSD_ROOT": str(experiment)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=values)
     assert done.returncode == 0, done.stderr
     assert "done 2, failed 0" in done.stdout
 
 
-def test_a_rerun_looks_at_the_data_once(run: Run, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("sweep", *GRID, "--cache", own)
+def test_a_rerun_looks_at_the_data_once(run: Run, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
     plain = study_sweep._responses_of
     monkeypatch.setattr(study_sweep, "_responses_of", lambda study, of: (looked.append(of), plain(study, of))[1])
-    assert run("sweep", *GRID, "--cache", own, "--json").json["cells"]["done"] == 2
+    assert run("sweep", *GRID, "--cache", mine, "--name", "mine", "--json").json["cells"]["done"] == 2
     assert looked == [1]
 
-    files = listing(own)
-    study = Study.load(next((own / "studies").iterdir()))
+    files = listing(mine)
+    study = Study.load(mine / "studies/mine")
     group = Group(study, 1, "alexnet", torch.device("cpu"), 2**30, StopFlag(), done=study_sweep.Known(study).done)
     group.run([0, 1])  # as a process does that looked before another one did them
-    assert {name for name in files if files[name] != listing(own).get(name) and "/locks/" not in name} == set()
+    assert {name for name in files if files[name] != listing(mine).get(name) and "/locks/" not in name} == set()
 
 
 @pytest.mark.parametrize("damage", ["model removed", "weights", "scores removed", "map removed", "other betas"])
 def test_what_is_no_longer_whole_is_done_again(
-    run: Run, own: Path, experiment: Path, tmp_path: Path, damage: str
+    run: Run, mine: Path, experiment: Path, tmp_path: Path, damage: str
 ) -> None:
-    model = Path(run("sweep", *GRID, "--cache", own, "--json").json["models"][0]["model"])
+    model = next(mine.glob("models/subj01/alexnet/percent-1-fast-*"))
     root, digest = experiment, json.loads((model / "spec.json").read_text())["weights_digest"]
     if damage == "model removed":
-        run("remove", model.name, "--cache", own, "--yes")
+        run("remove", model.name, "--cache", mine, "--yes")
     elif damage == "weights":
         (model / "weights.safetensors").write_bytes(b"x" * (model / "weights.safetensors").stat().st_size)
     elif damage == "scores removed":
@@ -136,11 +145,11 @@ def test_what_is_no_longer_whole_is_done_again(
         shutil.copytree(
             next((root / "nsddata_betas").rglob("subj02")), next((root / "nsddata_betas").rglob("ppdata")) / "subj01"
         )
-        failed = run("sweep", *GRID, "--cache", own, "--nsd-root", root, "--json", code=1).json
+        failed = run("sweep", *GRID, "--cache", mine, "--name", "mine", "--nsd-root", root, "--json", code=1).json
         assert failed["cells"]["failed"] == 2
         assert "other betas" in failed["failures"][0]["line"]
         return
-    again = run("sweep", *GRID, "--cache", own, "--json")
+    again = run("sweep", *GRID, "--cache", mine, "--name", "mine", "--json")
     assert again.err.count("done, mean r") == 1
     assert again.json["cells"]["done"] == 2
     assert json.loads((model / "spec.json").read_text())["weights_digest"] == digest
@@ -151,20 +160,20 @@ def test_cells_side_by_side_are_those_of_fits_by_themselves(run: Run, own: Path,
     """Two threads for torch: two cells at a time, one thread each; the same weights and scores, each cell its log."""
     other = Path(shutil.copytree(own, own.with_name("other")))
     kinds = ("--readout", "separable,ridge", "--recipe", "paper,fast", "--epochs", 3)
-    grid = ("sweep", *GRID[:2], "--percent", "1,10,50", *GRID[4:6], *kinds, "--name", "mine", "--json", "--cache")
+    grid = ("sweep", *GRID[:6], *kinds, "--name", "mine", "--json", "--cache")
     both = {cache: start(*grid, cache, experiment=experiment, threads=n) for cache, n in ((own, 2), (other, 1))}
     said = {cache: process.communicate() for cache, process in both.items()}
     assert [process.returncode for process in both.values()] == [0, 0], said
     assert said[own][1].count("2 cells at a time, 1 thread each") == 2, "of pooled maps, then of whole ones"
     assert "at a time" not in said[other][1]
     folders = [Path(one["model"]).relative_to(own) for one in json.loads(said[own][0])["models"]]
-    assert len(folders) == 9
+    assert len(folders) == 6
     for folder in folders:
         digests = [json.loads((cache / folder / "spec.json").read_text())["weights_digest"] for cache in both]
         assert digests[0] == digests[1], folder
         tables = [(cache / folder / "voxels.csv").read_text() for cache in both]
         assert tables[0] == tables[1], folder
-    for number in range(9):
+    for number in range(6):
         named = re.findall(r" cell (\d+): ", Study.load(own / "studies/mine").log(number).read_text())
         assert named == [str(number)] * 2, "started and done, and no other cell's lines"
 
@@ -181,10 +190,9 @@ def test_a_signal_stops_cells_side_by_side(run: Run, own: Path, experiment: Path
     assert all("stopped by SIGTERM" in log.read_text() for log in logs)
 
 
-def test_a_copied_cache_is_done_by_what_it_holds(run: Run, own: Path, tmp_path: Path) -> None:
+def test_a_copied_cache_is_done_by_what_it_holds(run: Run, swept: Path, tmp_path: Path) -> None:
     """Copies have other times of change; files are then told by their content, once."""
-    run("sweep", *GRID, "--cache", own, "--name", "mine")
-    copy = Path(shutil.copytree(own, tmp_path / "copy", copy_function=shutil.copy))
+    copy = Path(shutil.copytree(swept, tmp_path / "copy", copy_function=shutil.copy))
     again = run("sweep", *GRID, "--cache", copy, "--name", "mine", "--json")
     assert again.json["cells"]["done"] == 2
     assert "cell" not in again.err, "nothing is fitted or scored again"
@@ -218,13 +226,11 @@ def test_a_cell_that_fails_is_named_and_the_others_are_done(run: Run, own: Path)
     assert f"failed: cell 0 (subject 1, vgg11, 1 %, fast, seed 0): {failure['line']}" in status
 
 
-def test_cells_by_number_and_status(run: Run, own: Path) -> None:
-    grid = (*GRID, "--cache", own, "--name", "mine")
-    manifest = own / "studies/mine"
-    run("sweep", *grid)
-    for row in find_models(own, recipe="fast"):
-        run("remove", row.folder.name, "--cache", own, "--yes")
-    status = run("sweep", "--status", "mine", "--cache", own, "--json", code=75).json
+def test_cells_by_number_and_status(run: Run, mine: Path) -> None:
+    manifest = mine / "studies/mine"
+    for row in find_models(mine, recipe="fast"):
+        run("remove", row.folder.name, "--cache", mine, "--yes")
+    status = run("sweep", "--status", "mine", "--cache", mine, "--json", code=75).json
     assert status["cells"] == {"done": 0, "failed": 0, "running": 0, "missing": 2}
     one = run("sweep", "--manifest", manifest / "manifest.json", "--cell", 1, "--json").json
     assert one["cells"] == {"done": 1, "failed": 0, "running": 0, "missing": 1}
@@ -233,43 +239,6 @@ def test_cells_by_number_and_status(run: Run, own: Path) -> None:
     assert run("sweep", "--status", manifest, "--json", code=75).json["cells"]["done"] == 1
     run("sweep", "--manifest", manifest, "--cell", "0-1")
     assert run("sweep", "--status", manifest, "--json").json["cells"]["done"] == 2
-
-
-def test_a_dry_run_writes_nothing(run: Run, own: Path) -> None:
-    before = listing(own)
-    grid = (*GRID[:4], "--subject", "1,2", "--readout", "separable,ridge,gaussian", "--recipe", "paper,fast")
-    plan = run("sweep", *grid, "--cache", own, "--dry-run", "--json").json["plan"]
-    assert listing(own) == before
-    assert len(plan) == 16
-    cells = {(item["cell"] % 8): item for item in plan[:8]}
-    one, ten = cells[0], cells[1]
-    assert one["bytes"] == 0, "its maps are among those of 10 %"
-    assert ten["bytes"] > 100_000
-    assert 0 < one["seconds"] < ten["seconds"]
-    assert one["memory"] < ten["memory"]
-    assert all(item["seconds"] > 0 and item["state"] == "missing" for item in plan[:8])
-    assert plan[8]["seconds"] is None
-    assert "subject 2 is not prepared yet" in plan[8]["why"]
-    alone = run("sweep", *grid, "--cache", own, "--dry-run", "--executor", "slurm", "--json").json["plan"]
-    assert 0 < alone[0]["bytes"] < alone[1]["bytes"] == ten["bytes"]
-    text = run("sweep", *grid, "--cache", own, "--dry-run").out
-    assert "16 cells" in text
-    assert "subject 1, alexnet, 10 %, gaussian, seed 0" in text
-
-
-def test_a_dry_run_knows_every_readout(run: Run, own: Path) -> None:
-    """What a readout fits once more for each member or field costs more, and maps are read once for each grid."""
-    kinds = "separable,ridge,local,stacked,gaussian,attention"
-    grid = (*GRID[:2], "--percent", "10", *GRID[4:6], "--readout", kinds, "--recipe", "fast", "--cache", own)
-    plan = run("sweep", *grid, "--dry-run", "--json").json["plan"]
-    cells = dict(zip(kinds.split(","), plan, strict=True))
-    assert all(item["seconds"] > 0 and item["memory"] > 0 and not item["why"] for item in plan)
-    times = [cells[name]["seconds"] for name in ("ridge", "local", "stacked")]
-    assert times == sorted(times)
-    assert times[2] > 10 * times[0], "its members are ridges too"
-    assert cells["local"]["bytes"] == 0, "ridge has read the same grid"
-    assert cells["attention"]["bytes"] == 0, "so has the fast recipe"
-    assert cells["stacked"]["bytes"] > 2 * cells["separable"]["bytes"] > 0, "three coarser grids"
 
 
 def test_killed_in_the_middle_and_two_at_once(run: Run, own: Path, experiment: Path) -> None:
@@ -297,7 +266,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(run: Run, own: Path, exp
     grid = ("sweep", *LONG, "--cache", own, "--name", "mine", "--json")
     log = own / "studies/mine/logs/cell-0001.log"
     for times, sent in enumerate((signal.SIGTERM, signal.SIGUSR1), 1):
-        process = start(*grid, experiment=experiment)
+        process = (start, start_anew)[times - 1](*grid, experiment=experiment)
         _wait(lambda times=times: log.exists() and log.read_text().count("alexnet, 10 %, fast") == times, process)
         process.send_signal(sent)
         out, err = process.communicate()
@@ -307,84 +276,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(run: Run, own: Path, exp
     assert run(*grid).json["cells"]["done"] == 2
 
 
-def _wait(condition: object, process: subprocess.Popen[str]) -> None:
+def _wait(condition: object, process: subprocess.Popen[str] | Forked) -> None:
     while not condition():  # type: ignore[operator]
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--backbone", "alexnett"), "unknown backbone 'alexnett' (did you mean alexnet?)"),
-        (("--recipe", "slow"), "has no recipe 'slow'"),
-        (("--readout", "ridge", "--epochs", "3"), "no cell of the study has the setting epochs"),
-        (("--cell", "1"), "--manifest"),
-        (("--name", "a/b"), "no name of a study"),
-        (("--name", "minimal"), "is where `boldreams minimal` writes"),
-        (("--percent", "1,101"), "'101' is no percentage"),
-        (("--percent", ","), "no value"),
-    ],
-)
-def test_what_makes_no_sense_is_said_before_anything_is_fitted(
-    run: Run, cache: Path, arguments: tuple[str, ...], said: str
-) -> None:
-    before = listing(cache)
-    done = run("sweep", "--subject", 1, *arguments, "--cache", cache, code=2)
-    assert said in done.err
-    assert len(done.err.strip().splitlines()) <= 3
-    assert listing(cache) == before
-
-
-def test_cells_that_are_not_there(run: Run, own: Path) -> None:
-    run("sweep", *GRID, "--cache", own, "--name", "mine")
-    for text, said in (("2", "cells 0 to 1"), ("1-0", "cells 0 to 1"), ("a", "no list of cells")):
-        assert said in run("sweep", "--manifest", "mine", "--cache", own, "--cell", text, code=2).err
-
-
-def test_a_study_that_is_not_there_is_named_with_those_that_are(
-    run: Run, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("mine", "theirs"):
-        run("sweep", *GRID, "--cache", own, "--name", name)
-    for option in ("--status", "--manifest"):
-        said = run("sweep", option, "other", "--cache", own, code=2).err
-        assert "no study 'other'" in said
-        assert said.rstrip().endswith("there: mine, theirs")
-    (tmp_path / "mine").mkdir()  # a folder that is called the same and holds no study
-    monkeypatch.chdir(tmp_path)
-    assert run("sweep", "--status", "mine", "--cache", own, "--json").json["study"] == "mine"
-
-
-def test_options_that_would_change_nothing_are_refused(run: Run, own: Path) -> None:
-    run("sweep", *GRID, "--cache", own, "--name", "mine")
-    mine = ("sweep", "--manifest", "mine", "--cache", own)
-    for typed, said in (
-        (("--percent", 5), "--percent does not go with --manifest"),
-        (("--name", "new"), "--name does not go with --manifest"),
-        (("--nsd-root", "elsewhere"), "--nsd-root does not go with --manifest"),
-        (("--cell", 0, "--executor", "slurm"), "--cell does not go with --executor slurm"),
-    ):
-        assert said in run(*mine, *typed, code=2).err
-    for typed in (("--cell", 0), ("--dry-run",), ("--seed", 3), ("--manifest", "mine")):
-        assert (
-            f"{typed[0]} does not go with --status"
-            in run("sweep", "--status", "mine", "--cache", own, *typed, code=2).err
-        )
-    assert run(*mine, "--json", BOLDREAMS_SUBJECT=7, BOLDREAMS_BACKBONE="vgg11").json["cells"]["done"] == 2
-    plan = run(*mine, "--cell", 1, "--dry-run", "--json").json["plan"]
-    assert [row["cell"] for row in plan] == [1]
-
-
-def test_device_and_memory_that_are_typed_win_over_the_manifest(
-    run: Run, own: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run("sweep", *GRID, "--cache", own, "--name", "mine", "--memory", "3G")
-    used = []
-    monkeypatch.setattr(study_sweep, "run", lambda study, numbers, device, memory, *more: used.append(memory))
-    mine = ("sweep", "--manifest", "mine", "--cache", own)
-    run(*mine)
-    run(*mine, "--memory", "2G")
-    run(*mine, BOLDREAMS_MEMORY="1G")  # a job inherits what was exported where it was submitted
-    assert used == [3 * 2**30, 2 * 2**30, 3 * 2**30]
-    assert Study.load(own / "studies/mine").memory == 3 * 2**30, "other machines run it too"

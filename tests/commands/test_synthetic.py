@@ -57,6 +57,7 @@ def means(experiment: Path, voxels: np.ndarray) -> tuple[np.ndarray, list[np.nda
     return np.array([some.mean(0) for some in apart]), apart
 
 
+@pytest.mark.usefixtures("rendered")
 def test_r_and_ceiling_are_those_of_another_computation(
     run: Run, experiment: Path, scored: tuple[dict, Path], tmp_path: Path
 ) -> None:

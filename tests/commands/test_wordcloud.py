@@ -38,6 +38,7 @@ def nouns(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("rendered")
 def test_image_without_a_model(run: Run, nouns: Path, tmp_path: Path) -> None:
     arguments = ("wordcloud", "--image", 3, "--vocabulary", nouns, "--clip", CLIP, "--weights", "random", "--top", 4)
     first = run(*arguments, "--score", "contrast", "--subject", 1, "--json", BOLDREAMS_CACHE=tmp_path)
@@ -59,6 +60,7 @@ def test_image_without_a_model(run: Run, nouns: Path, tmp_path: Path) -> None:
     assert len(first.json["matcher_weights"]) >= 12
 
 
+@pytest.mark.usefixtures("rendered")
 def test_several_images_in_one_figure(run: Run, nouns: Path, tmp_path: Path) -> None:
     common = ("--vocabulary", nouns, "--clip", CLIP, "--weights", "random", "--json")
     both = run("wordcloud", "--image", 3, "--image", 5, *common, BOLDREAMS_CACHE=tmp_path).json

