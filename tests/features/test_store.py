@@ -1,5 +1,6 @@
 """The feature store: what is written is read, only what is asked for is read, and nothing foreign is trusted."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,21 @@ def test_damaged_shard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         path.unlink() if damaged is None else path.write_bytes(damaged)
         with pytest.raises(MismatchError, match=r"c/0/0/0/0 (is|has|holds).*info --verify"):
             store.read_maps("a", np.arange(20), np.arange(40))
+
+
+def test_a_shard_says_itself_that_its_index_is_damaged(tmp_path: Path) -> None:
+    """Lines of the ledger were shorter once: without the end's checksum there is the index's own."""
+    store, _ = filled(tmp_path, list(range(20)))
+    ledger = store.path / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for line in lines:
+        line["files"] = {name: facts[:3] for name, facts in line.get("files", {}).items()}
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = store.path / "layers/a/maps/c/0/0/0/0"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-660] + whole[-644:-628] + whole[-660:-644] + whole[-628:])  # two chunks in the index
+    with pytest.raises(MismatchError, match=r"c/0/0/0/0 has a damaged index"):
+        FeatureStore(store.path).read_maps("a", np.arange(20), np.arange(40))
 
 
 def test_a_unit_stays_small() -> None:
