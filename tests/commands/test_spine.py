@@ -164,8 +164,11 @@ def test_other_readouts_go_through_the_same_commands(
 
 
 @pytest.mark.parametrize("share", [(), ("--share", "area")])
-@pytest.mark.usefixtures("rendered")
-def test_attention_goes_through_the_same_commands(run: Run, own: Path, share: tuple[str, ...]) -> None:
+def test_attention_goes_through_the_same_commands(
+    run: Run, own: Path, share: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
+    if not share:
+        request.getfixturevalue("rendered")
     common = ("--subject", 1, "--cache", own, "--readout", "attention")
     fitted = run("fit", "--percent", 2, *common, *share, "--epochs", 3, "--grid", 4, "--json").json
     assert "/percent-2-attention-" in fitted["model"]
