@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +139,7 @@ def _content(stimuli: Stimuli, ids: Sequence[int], stop: StopFlag) -> str:
     logger.info("the file of the stimuli has changed since they were resized; they are read again")
     hashed = hashlib.sha256()
     with progress("compare stimuli", len(ids), "images") as shown:
-        for start in range(0, len(ids), BLOCK):
-            block = stimuli.read(ids[start : start + BLOCK])
+        for block in _blocks(stimuli, ids):
             _take_in(hashed, block)
             shown.advance(len(block))
             stop.check("nothing was trained yet")
@@ -164,8 +163,7 @@ def _write(
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
         with progress("resize stimuli", len(ids), "images") as shown:
-            for start in range(0, len(ids), BLOCK):
-                block = stimuli.read(ids[start : start + BLOCK])
+            for block in _blocks(stimuli, ids):
                 _take_in(hashed, block)
                 resized = preprocessing.resize_all(block).contiguous().numpy()
                 stream.write(resized.data)
@@ -173,6 +171,13 @@ def _write(
                 shown.advance(len(block))
                 stop.check("nothing was trained yet")
     return hashed.hexdigest(), sums
+
+
+def _blocks(stimuli: Stimuli, ids: Sequence[int]) -> Iterator[Pictures]:
+    """Images some at a time; files of any size one by one, of a camera's 32 would take a gigabyte."""
+    step = 1 if isinstance(stimuli.read(ids[:1]), list) else BLOCK
+    for start in range(0, len(ids), step):
+        yield stimuli.read(ids[start : start + step])
 
 
 def _take_in(hashed: Any, images: Pictures) -> None:
