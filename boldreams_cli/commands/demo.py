@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BACKBONE = "efficientnet_lite0"
 PERCENT = "10"
-PERCENTS, FEW_PERCENTS = ("1", "10", "50"), ("1", "5", "10")  # that a study compares with the last; 100 takes minutes
+PERCENTS, FEW_PERCENTS = ("1", "10", "25"), ("1", "5", "10")  # that a study compares with the last; more takes minutes
 # The published training needs the paper's 25,000 trials; this one also suits a few hundred (docs/models.md).
 TRAINING = ("--recipe", "fast")
 DREAMS = ("V1", "ecc_1", "ecc_2", "ecc_3", "ecc_4", "ecc_5", "faces", "places")
