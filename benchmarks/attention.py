@@ -30,7 +30,7 @@ from boldreams_cli.encoding.inputs.ranking import rank_filters
 from boldreams_cli.encoding.model.full import predict_stored
 from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
 from boldreams_cli.features.choosing import the_store
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.machine import keep_freed, same_products
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features.backbones import Backbone
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.simulation.experiment import Experiment, write
 
 

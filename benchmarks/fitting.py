@@ -31,9 +31,9 @@ from boldreams_cli.encoding.readouts.base import Problem
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
-from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
-from boldreams_cli.features.store_arrays import ids_hash
+from boldreams_cli.features.store.feature_store import FeatureStore
+from boldreams_cli.features.store.store_arrays import ids_hash
 from boldreams_cli.machine import keep_freed
 
 CPU = torch.device("cpu")
@@ -302,7 +302,7 @@ def fit_in_little(folder: str) -> None:
 
 def fit_made_up(folder: str, images: int, allowed: float) -> None:
     """Run the fit alone, so that the peak is its own."""
-    from boldreams_cli.features.feature_store import stores
+    from boldreams_cli.features.store.feature_store import stores
 
     class MadeUp:
         subject, fingerprint = 1, "none"

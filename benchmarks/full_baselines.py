@@ -28,8 +28,8 @@ from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.encoding.numerics.ridge import weighted
 from boldreams_cli.encoding.readouts.ridge import RidgeSettings
 from boldreams_cli.features import backbones
-from boldreams_cli.features.feature_store import FeatureStore, stores
 from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.features.store.feature_store import FeatureStore, stores
 from boldreams_cli.machine import keep_freed, same_products
 
 BACKBONE = "alexnet"

@@ -29,7 +29,7 @@ from benchmarks.full_baselines import BACKBONE
 from benchmarks.full_subject import FITTED, GROUPS, HDF5, NIFTI, SESSIONS, Size
 from boldreams_cli.console import StoppedError
 from boldreams_cli.encoding import readouts
-from boldreams_cli.features.feature_store import stores
+from boldreams_cli.features.store.feature_store import stores
 
 PERCENTS = ("10", "100")
 MEMORY = {"local": "6G"}  # of others the command's own default

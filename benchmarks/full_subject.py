@@ -20,7 +20,7 @@ from boldreams_cli.console import progress
 from boldreams_cli.data.nsd.betas import UNITS_PER_PERCENT
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.stimuli import DATASET
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.simulation.brain import Voxels, draw_voxels, gaussian_fields
 from boldreams_cli.simulation.files import Anatomy, place_voxels, write_anatomy, write_betas, write_design
 from boldreams_cli.simulation.photographs import SIDE, Crops

@@ -47,7 +47,7 @@ from boldreams_cli.encoding.readouts.smooth import Smooth
 from boldreams_cli.encoding.readouts.stacked import Stacked, StackedSettings
 from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features.backbones import Backbone
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.machine import keep_freed, same_products
 from boldreams_cli.simulation.brain import Voxels, draw_voxels
 from boldreams_cli.simulation.files import place_voxels, write_anatomy, write_betas, write_design

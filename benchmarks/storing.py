@@ -16,9 +16,9 @@ from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups, read_groups
 from boldreams_cli.encoding.inputs.ranking import rank_filters
 from boldreams_cli.features import backbones, extraction
-from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
-from boldreams_cli.features.store_arrays import CODEC, ids_hash
+from boldreams_cli.features.store.feature_store import FeatureStore
+from boldreams_cli.features.store.store_arrays import CODEC, ids_hash
 
 # Several units of work, as in use; the targets are for the first two.
 IMAGES = {"alexnet": 1024, "vgg11": 160, "efficientnet_lite0": 256, "rn50x4": 64}

@@ -15,7 +15,7 @@ from boldreams_cli import machine
 COUNT = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from boldreams_cli.features import shards
+from boldreams_cli.features.store import shards
 from boldreams_cli.machine import cores
 print(cores(), shards.THREADS)
 """

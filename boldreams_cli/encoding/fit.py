@@ -37,8 +37,8 @@ from boldreams_cli.encoding.result import (
 )
 from boldreams_cli.encoding.spans import Spans
 from boldreams_cli.features.backbones import entry
-from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import write_text
 from boldreams_cli.machine import MAPS, VOXELS, room
 

@@ -31,7 +31,7 @@ from boldreams_cli.encoding.model.weights import written_rows
 from boldreams_cli.encoding.readouts.base import Readout
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.encoding.result import FitResult
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import digest, fingerprint, read_json, write_json
 
 FORMAT = 1  # of the files of folds, and of how images are dealt to them

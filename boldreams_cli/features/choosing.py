@@ -9,7 +9,7 @@ from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, li
 from boldreams_cli.data.identity import of_named_images
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.features.backbones import entry
-from boldreams_cli.features.feature_store import FeatureStore, stores
+from boldreams_cli.features.store.feature_store import FeatureStore, stores
 
 
 def with_images(held: Sequence[FeatureStore], names: str | None) -> list[FeatureStore]:

@@ -15,10 +15,10 @@ from torch import Tensor
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError, logger, progress, size
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.extraction_pass import Pass, PixelsHash, cast
-from boldreams_cli.features.feature_store import KINDS, FeatureStore
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std, joint_order
 from boldreams_cli.features.source import Source
-from boldreams_cli.features.store_arrays import CODEC, OTHER_STIMULI, shard_rows
+from boldreams_cli.features.store.feature_store import KINDS, FeatureStore
+from boldreams_cli.features.store.store_arrays import CODEC, OTHER_STIMULI, shard_rows
 from boldreams_cli.files import fingerprint, free_bytes
 from boldreams_cli.machine import float32_products
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, Progress, StopFlag, progress
-from boldreams_cli.features.feature_store import FeatureStore
-from boldreams_cli.features.store_arrays import ids_hash
+from boldreams_cli.features.store.feature_store import FeatureStore
+from boldreams_cli.features.store.store_arrays import ids_hash
 from boldreams_cli.locks import Lock
 from boldreams_cli.transfers import landing, read_ahead
 

@@ -16,7 +16,7 @@ from boldreams_cli.encoding.inputs.maps import open_maps
 from boldreams_cli.encoding.model.full import IMAGE_BLOCK, FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.compression import compressed
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.machine import MAPS, room
 
 Reader = Callable[[Sequence[Tensor]], Tensor]

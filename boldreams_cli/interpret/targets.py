@@ -17,7 +17,7 @@ from boldreams_cli.data.areas import Areas
 from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.backbones import entry
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.interpret.products import spelled
 from boldreams_cli.interpret.readers import Betas, Means, read_stored
 from boldreams_cli.interpret.rectifiers import Leaking, rectified

@@ -20,7 +20,7 @@ def features(cache: Path) -> list[Row]:
     """Feature stores: rows (images) and how many are done."""
 
     def read(path: Path) -> Row:
-        from boldreams_cli.features.feature_store import FeatureStore
+        from boldreams_cli.features.store.feature_store import FeatureStore
 
         store = FeatureStore(path)
         return {
@@ -156,8 +156,8 @@ def damage(cache: Path, paths: Iterable[Path]) -> Iterator[Row]:
 
 def _damage(path: Path) -> Iterator[tuple[str, stores.Unit, str, str]]:
     """What is damaged in a store: kind, unit, file, why; of maps, what their store's maker knows too."""
-    from boldreams_cli.features import verifying
-    from boldreams_cli.features.feature_store import FeatureStore
+    from boldreams_cli.features.store import verifying
+    from boldreams_cli.features.store.feature_store import FeatureStore
 
     store = stores.ResumableStore(path)
     if path.resolve().parent.name == "responses":

@@ -21,8 +21,8 @@ from boldreams_cli.encoding.inputs.members import members_of
 from boldreams_cli.encoding.readouts.base import Readout
 from boldreams_cli.encoding.readouts.stacked import StackedSettings
 from boldreams_cli.features.choosing import the_store
-from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.study.costs import Task, products
 from boldreams_cli.study.grid import Cell
 from boldreams_cli.study.manifest import Study

@@ -11,8 +11,8 @@ import torch
 from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups
 from boldreams_cli.encoding.inputs.maps import RESERVED_BYTES, map_bytes
 from boldreams_cli.encoding.readouts.base import Problem, Readout
-from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.features.store.feature_store import FeatureStore
 
 AT_ONCE = 4  # fits; more would take more memory than they gain
 

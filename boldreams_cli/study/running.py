@@ -36,7 +36,7 @@ from boldreams_cli.encoding.readouts.settings import OF_OPTIONS, FitSettings, ch
 from boldreams_cli.encoding.result import LOG, finished
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.choosing import the_store
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.machine import float32_products, is_out_of_memory
 from boldreams_cli.study.grid import Cell
 from boldreams_cli.study.manifest import DONE, FAILED, STARTED, STOPPED, Study, stamps

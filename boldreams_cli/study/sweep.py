@@ -47,7 +47,7 @@ class Known:
     def _edition(self, store: str) -> str:
         """The edition of a store of maps, as models have it in their spec."""
         if store not in self._editions:
-            from boldreams_cli.features.store_arrays import edition
+            from boldreams_cli.features.store.store_arrays import edition
             from boldreams_cli.stores import ResumableStore
 
             self._editions[store] = edition(ResumableStore(self.study.cache / "features" / store))
@@ -194,7 +194,7 @@ def recognise(study: Study, numbers: Iterable[int], stop: StopFlag) -> None:
 
 
 def _candidates(cache: Path, cell: Cell) -> bool:
-    from boldreams_cli.features.feature_store import folder_name
+    from boldreams_cli.features.store.feature_store import folder_name
 
     parent = cache / "models" / folder_of(cell.subject) / folder_name(cell.backbone)
     name = f"percent-{cell.percent:g}-{cell.kind}" + ("-finetuned" if cell.finetune else "")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.features.feature_store import FeatureStore, paths
-from boldreams_cli.features.store_arrays import OTHER_STIMULI
+from boldreams_cli.features.store.feature_store import FeatureStore, paths
+from boldreams_cli.features.store.store_arrays import OTHER_STIMULI
 
 from ..conftest import Run
 from .conftest import listing

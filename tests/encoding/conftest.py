@@ -12,7 +12,7 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.finetuning.run import FinetuneResult
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from tests.encoding.finetuned import Small, extracted, run, seeing_63_pixels
 
 

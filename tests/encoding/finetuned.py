@@ -21,8 +21,8 @@ from boldreams_cli.encoding.finetuning.run import FinetuneResult, finetune
 from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
 from boldreams_cli.encoding.finetuning.start import Source
 from boldreams_cli.features import backbones, extraction
-from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.preprocessing import IMAGENET, Preprocessing
+from boldreams_cli.features.store.feature_store import FeatureStore
 
 CPU, GB = torch.device("cpu"), 2**30
 SETTINGS = FinetuneSettings(5.0, epochs=2, rate=1e-3, batch_size=8)

@@ -22,7 +22,7 @@ from boldreams_cli.encoding.numerics.contraction import learning_rate, published
 from boldreams_cli.encoding.readouts import separable
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable, batch_order
 from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from tests.stopping import StopAt
 
 from .conftest import Ready

@@ -18,7 +18,7 @@ from boldreams_cli.encoding.fit import fit
 from boldreams_cli.encoding.readouts.attention import Attention, AttentionSettings
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.features import backbones, extraction
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 
 from .finetuned import CPU
 from .test_invariance import READOUTS, make

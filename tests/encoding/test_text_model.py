@@ -27,7 +27,7 @@ from boldreams_cli.encoding.readouts.settings import FitSettings, choose_readout
 from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features import text as text_features
 from boldreams_cli.features.choosing import compare_stimuli
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from tests import tiny_clip
 
 CPU, MEMORY = torch.device("cpu"), 2**30

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from boldreams_cli.console import BoldreamsError, MismatchError
-from boldreams_cli.features.feature_store import FeatureStore
-from boldreams_cli.features.verifying import verify
+from boldreams_cli.features.store.feature_store import FeatureStore
+from boldreams_cli.features.store.verifying import verify
 
 from ..conftest import Run
 from .test_store import filled, write

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones.modules import default_layers, tokens_to_maps
-from boldreams_cli.features.feature_store import folder_name
 from boldreams_cli.features.preprocessing import IMAGENET, Preprocessing
+from boldreams_cli.features.store.feature_store import folder_name
 
 from ..conftest import Run
 

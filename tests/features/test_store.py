@@ -8,9 +8,9 @@ import pytest
 import zarr
 
 from boldreams_cli.console import BoldreamsError, MismatchError
-from boldreams_cli.features import shards
-from boldreams_cli.features.feature_store import FeatureStore, stores
-from boldreams_cli.features.store_arrays import ids_hash, shard_rows
+from boldreams_cli.features.store import shards
+from boldreams_cli.features.store.feature_store import FeatureStore, stores
+from boldreams_cli.features.store.store_arrays import ids_hash, shard_rows
 
 SPEC = {
     "backbone": "alexnet",

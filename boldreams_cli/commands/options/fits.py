@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from boldreams_cli.console import StopFlag
     from boldreams_cli.data.dataset import Dataset
     from boldreams_cli.data.responses import Responses
-    from boldreams_cli.features.feature_store import FeatureStore
+    from boldreams_cli.features.store.feature_store import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from boldreams_cli.commands.options.environment import Command, option
 from boldreams_cli.console import logger
 
 if TYPE_CHECKING:
-    from boldreams_cli.features.feature_store import FeatureStore
+    from boldreams_cli.features.store.feature_store import FeatureStore
 
 
 def store_option(command: Command) -> Command:

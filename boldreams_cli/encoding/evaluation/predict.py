@@ -19,7 +19,7 @@ from boldreams_cli.encoding.model.captions import predict_captions
 from boldreams_cli.encoding.model.full import FullModel, predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.backbones import entry
-from boldreams_cli.features.feature_store import FeatureStore, store_path
+from boldreams_cli.features.store.feature_store import FeatureStore, store_path
 from boldreams_cli.machine import float32_products
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")

@@ -23,8 +23,8 @@ from boldreams_cli.encoding.model.spec import ModelSpec, with_key
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.choosing import with_images
-from boldreams_cli.features.feature_store import FeatureStore, stores
 from boldreams_cli.features.ranking import filter_count
+from boldreams_cli.features.store.feature_store import FeatureStore, stores
 
 
 @dataclass(frozen=True)

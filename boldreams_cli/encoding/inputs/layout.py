@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import ChoiceError
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, logger, size
 from boldreams_cli.encoding.inputs.layout import MapLayout, in_shards, read_groups
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
 from boldreams_cli.transfers import read_ahead, sent
 

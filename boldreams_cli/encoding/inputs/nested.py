@@ -17,7 +17,7 @@ from boldreams_cli.console import logger, size
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.inputs.maps import ResidentMaps, ScratchMaps, map_bytes, open_maps
 from boldreams_cli.encoding.inputs.pooled import Block, Pool, StoredPool, on_grid
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
 
 IMAGES = 256  # copied at a time

@@ -23,7 +23,7 @@ from boldreams_cli.encoding.inputs.layout import Group, MapLayout, in_shards, re
 from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.encoding.numerics.contraction import contract
 from boldreams_cli.encoding.numerics.fields import interpolation_along, summed_along
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
 from boldreams_cli.machine import MAPS, room
 from boldreams_cli.transfers import sent

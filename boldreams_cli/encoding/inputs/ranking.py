@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from boldreams_cli.console import StopFlag, progress
 from boldreams_cli.encoding.inputs.pixels import ResizedImages
 from boldreams_cli.features.backbones import Backbone
-from boldreams_cli.features.feature_store import FeatureStore
 from boldreams_cli.features.ranking import filter_order, filter_std
+from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import fingerprint, written_whole
 from boldreams_cli.machine import float32_products
 

@@ -23,7 +23,7 @@ from boldreams_cli.encoding.inputs.layout import MapLayout
 from boldreams_cli.encoding.inputs.maps import StoredMaps, usable
 from boldreams_cli.encoding.inputs.nested import NestedMaps
 from boldreams_cli.encoding.inputs.ranking import rank_filters
-from boldreams_cli.features.feature_store import FeatureStore
+from boldreams_cli.features.store.feature_store import FeatureStore
 
 
 class Inputs:

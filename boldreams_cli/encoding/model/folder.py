@@ -14,7 +14,7 @@ from typing import Any
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing
 from boldreams_cli.data.subjects import Subject, folder_of
 from boldreams_cli.encoding.model.spec import READABLE, ModelSpec, old_recipe
-from boldreams_cli.features.feature_store import folder_name
+from boldreams_cli.features.store.feature_store import folder_name
 from boldreams_cli.files import read_json
 from boldreams_cli.locks import Lock
 

@@ -19,7 +19,7 @@ from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.choosing import compare_stimuli
-from boldreams_cli.features.feature_store import FeatureStore, store_path, stores
+from boldreams_cli.features.store.feature_store import FeatureStore, store_path, stores
 from boldreams_cli.machine import MAPS, room
 
 VOXEL_BLOCK = 512  # of which what lies between two products stays in cache

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, listing
-from boldreams_cli.features import shards, store_arrays
-from boldreams_cli.features.older_store import FORMAT as OLDER
-from boldreams_cli.features.older_store import older_done
+from boldreams_cli.features.store import shards, store_arrays
+from boldreams_cli.features.store.older_store import FORMAT as OLDER
+from boldreams_cli.features.store.older_store import older_done
 from boldreams_cli.files import fingerprint
 from boldreams_cli.stores import ResumableStore
 from boldreams_cli.zarr_files import ZARR, ZARRS, attributes, is_whole, open_array, remedy

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from boldreams_cli.console import MismatchError
-from boldreams_cli.features import store_arrays
-from boldreams_cli.features.feature_store import IMAGES, FeatureStore
+from boldreams_cli.features.store import store_arrays
+from boldreams_cli.features.store.feature_store import IMAGES, FeatureStore
 from boldreams_cli.stores import STATIC
 
 
