@@ -328,7 +328,8 @@ def _subject(cache: Path, number: SubjectName, models: list[Model], findings: Fi
     space, meshes = None, None
     with findings.kept_going(f"voxel tables of subject {number}"):
         space = next((found for model in models if (found := _space_of(model)) is not None), None)
-        meshes = next((table[0] for model in models if (table := model.voxel_table.get("space"))), None)
+        if space is None:  # a table takes some MB, and is kept
+            meshes = next((table[0] for model in models if (table := model.voxel_table.get("space"))), None)
     return Subject(number, None, space, models, meshes)
 
 

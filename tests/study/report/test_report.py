@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from boldreams_cli.files import digest
+from boldreams_cli.study.report.collect import collect
 
 from ...conftest import Run
 from .conftest import FAST, NETWORK, Reported
@@ -276,6 +277,9 @@ def test_without_responses_and_with_an_odd_name(run: Run, own: Path, reported: R
         mine_rows, rows = list(csv.DictReader(mine)), list(csv.DictReader(theirs))
     assert [{key: row[key] for key in "xyz"} for row in mine_rows] == [{key: row[key] for key in "xyz"} for row in rows]
     assert [set(row["areas"].split(";")) for row in mine_rows] == [set(row["areas"].split(";")) for row in rows]
+    for subject in collect(odd).subjects:  # of 72 models the tables are gigabytes
+        assert subject.space is not None
+        assert sum("voxel_table" in vars(model) for model in subject.models) == 1, "one says where the voxels lie"
 
 
 def test_a_file_of_another_make_stays(run: Run, own: Path, tmp_path: Path) -> None:
