@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from boldreams_cli.console import StopFlag
+from boldreams_cli.encoding.inputs.pixels import resized_images
 from boldreams_cli.features.preprocessing import IMAGENET, Preprocessing
 from boldreams_cli.features.source import of_images
 
@@ -26,6 +30,9 @@ class Pictures:
         found = [self.images[int(number)] for number in ids]
         return found if self.mixed else np.stack(found)
 
+    def stimuli(self) -> Any:
+        return nullcontext(self)
+
     def stimuli_identity(self) -> dict[str, Any]:
         return {}
 
@@ -41,6 +48,14 @@ def test_pictures_of_any_size_are_in_memory_one_at_a_time() -> None:
     expected = PREPROCESSING.resize_all([pictures.images[number] for number in (3, 0, 4)]).permute(0, 2, 3, 1)
     np.testing.assert_array_equal(found, expected.numpy())
     assert found.flags.c_contiguous
+
+
+def test_finetuning_takes_them_one_at_a_time_too(tmp_path: Path) -> None:
+    pictures = Pictures([(40, 30), (30, 60), (24, 24), (90, 91)])
+    resized = resized_images(tmp_path, pictures, PREPROCESSING, [0, 1, 3], StopFlag())  # type: ignore[arg-type]
+    assert max(pictures.at_once) == 1
+    expected = PREPROCESSING.resize_all([pictures.images[number] for number in (3, 0)])
+    np.testing.assert_array_equal(resized.read(np.array([3, 0])), expected.numpy())
 
 
 def test_images_of_one_size_are_as_they_are_and_read_together() -> None:
