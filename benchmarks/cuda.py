@@ -2,10 +2,11 @@
 
     python -m benchmarks.cuda [--weights FILE] [--images N] [--json FILE] [PART ...]
 
-Parts: fit, extract, dream. Baselines run on the same GPU, in IEEE's float32 as everything here: the published training
-with the backbone in the loop, its images resized and on the GPU beforehand; the bare forward pass of the network as its
-library builds it. A dream is of V1 by AlexNet, four images, until their mean response is above that of the best natural
-image; it is timed anew for as many steps as that took. Starting a process and loading weights are not counted.
+Parts: fit, extract, dream, full. Baselines run on the same GPU, in IEEE's float32 as everything here: the published
+training with the backbone in the loop, its images resized and on the GPU beforehand; the bare forward pass of the
+network as its library builds it. A dream is of V1 by AlexNet, four images, until their mean response is above that of
+the best natural image; it is timed anew for as many steps as that took. `full` is a subject of NSD's size, of random
+numbers (benchmarks/random_subject.py). Starting a process and loading weights are not counted.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import random_subject
 from benchmarks.brain import Brain, make_brain
 from benchmarks.fitting import GB, fast_times, layouts_of, live_seconds, synchronize
 from benchmarks.storing import extraction_rates
@@ -31,7 +33,10 @@ from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.evaluation.statistics import pearson_r
 from boldreams_cli.encoding.fit import fit
 from boldreams_cli.encoding.model.full import FullModel, predict_stored
-from boldreams_cli.encoding.readouts.separable import Separable
+from boldreams_cli.encoding.readouts.base import Readout
+from boldreams_cli.encoding.readouts.local import Local
+from boldreams_cli.encoding.readouts.ridge import RidgeReadout
+from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.encoding.readouts.smooth import Smooth
 from boldreams_cli.interpret import targets
@@ -107,10 +112,29 @@ def dreams(brain: Brain, device: torch.device, steps: int | None = None) -> Iter
         yield _row(f"dream of V1: above the best natural image, {needed} steps", seconds, None, " s", None, "under 1 s")
 
 
+def full(brain: Brain, device: torch.device, part: float = 1.0) -> Iterator[Row]:
+    """Readouts of a full-size subject; `part` of it is for trying out."""
+    sizes = (int(count * part) for count in (random_subject.IMAGES, random_subject.TRIALS, random_subject.VOXELS))
+    betas = random_subject.RandomBetas(*sizes)
+    tried: list[tuple[str, Readout, float, int | None, str | None]] = [
+        ("fast", Smooth(), 10, 9, None),
+        ("ridge", RidgeReadout(), 10, 5, None),
+        ("paper, one epoch of ten", Separable(AdamSettings(epochs=1)), 10, None, None),
+        ("fast", Smooth(), 100, 9, None),
+        ("local", Local(), 100, 5, "2 min"),
+    ]
+    for name, readout, percent, grid, target in tried:
+        found = random_subject.solved(readout, percent, grid, betas, device)
+        what = f"{len(betas.image_ids)} images, {len(betas.columns)} voxels: {name} {percent:g} %"
+        yield _row(what, found.seconds, None, " s", None, target)
+        yield _row(f"{what}, GB of the GPU at most", found.peak / GB, None, "", None, None)
+
+
 PARTS: dict[str, Callable[[Brain, torch.device], Iterator[Row]]] = {
     "fit": fits,
     "extract": extractions,
     "dream": dreams,
+    "full": full,
 }
 
 
@@ -147,6 +171,7 @@ def main() -> None:
         "fit": {"percents": (10,)},
         "extract": {"counts": {"alexnet": 32}},
         "dream": {"steps": 4},
+        "full": {"part": 0.01},
     }
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:

@@ -1,13 +1,15 @@
-"""A GPU made of the host's memory: it computes right, refuses to mix with the host, and notes what waits for it.
+"""A GPU for tests: the machine's own where there is one, else one made of the host's memory.
 
-Where there is no GPU it shows what one would do with the code. Its tensors say that they are on ``cuda:0``. An
-operation on tensors of both kinds fails, as it does on a GPU. And whatever makes the host wait until the GPU has done
-all that was asked of it is noted: reading a number, a copy either way that is not ``non_blocking``, choosing by a mask,
-an index of the host's, looking whether a decomposition worked. It cannot show speed, streams, rounding or memory.
+That one computes right, refuses to mix with the host, and notes what waits for it: it shows what a GPU would do with
+the code. Its tensors say that they are on ``cuda:0``. An operation on tensors of both kinds fails, as it does on a GPU.
+And whatever makes the host wait until the GPU has done all that was asked of it is noted: reading a number, a copy
+either way that is not ``non_blocking``, choosing by a mask, an index of the host's, looking whether a decomposition
+worked. It cannot show speed, streams, rounding or memory.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
@@ -21,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from boldreams_cli import transfers
+from boldreams_cli.machine import set_products
 
 CARD = torch.device("cuda", 0)
 READING = {
@@ -212,9 +215,42 @@ class _AtOnce:
         return done
 
 
+class RealCard:
+    """The GPU of this machine, as `Card` is seen by tests; torch says what waits for it (CUDA's sync debug mode)."""
+
+    def __init__(self) -> None:
+        self.waits: list[str] = []
+        self.free = 10**10
+
+
 @contextmanager
-def a_card() -> Iterator[Card]:
+def a_real_card() -> Iterator[RealCard]:
+    """The machine's GPU for the time of the block, computing in IEEE's float32 as under every command."""
+    found, before = RealCard(), set_products(["ieee"] * 2)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        patch.setattr(warnings, "showwarning", lambda said, *more, **most: found.waits.append(str(said)))
+        patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (found.free, found.free))
+        for name in ("memory_reserved", "memory_allocated"):
+            patch.setattr(torch.cuda, name, lambda device=None: 0)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            set_products(before)
+
+
+@contextmanager
+def a_card() -> Iterator[Card | RealCard]:
     """A card for the time of the block."""
+    with a_real_card() if torch.cuda.is_available() else a_made_up_card() as card:
+        yield card
+
+
+@contextmanager
+def a_made_up_card() -> Iterator[Card]:
+    """One made of the host's memory."""
     mode = Card()
     lifts, overwrites = torch._C._only_lift_cpu_tensors(), torch.__future__.get_overwrite_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch:

@@ -19,7 +19,7 @@ import pytest
 from boldreams_cli.machine import same_products
 
 if TYPE_CHECKING:
-    from tests.card import Card
+    from tests.card import Card, RealCard
 
 same_products()  # as every command does; before torch is imported
 if "PYTEST_XDIST_WORKER" in os.environ:  # others are at work on the other cores; commands that tests start inherit it
@@ -110,8 +110,8 @@ def run(experiment: Path) -> Run:
 
 
 @pytest.fixture
-def card() -> Iterator[Card]:
-    """A GPU made of the host's memory, for the time of a test (tests/card.py)."""
+def card() -> Iterator[Card | RealCard]:
+    """The machine's GPU, or one made of the host's memory, for the time of a test (tests/card.py)."""
     from tests.card import a_card
 
     with a_card() as made:

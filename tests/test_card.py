@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from boldreams_cli.transfers import read_ahead, sent
-from tests.card import CARD, Card, OnCard
+from tests.card import CARD, Card, OnCard, a_made_up_card
 
 A = torch.arange(12.0).view(3, 4)
+
+
+@pytest.fixture
+def card() -> Iterator[Card]:
+    """The one made of the host's memory, also where there is a GPU."""
+    with a_made_up_card() as made:
+        yield made
 
 
 def test_it_computes_what_the_host_computes(card: Card) -> None:

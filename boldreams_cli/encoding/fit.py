@@ -94,7 +94,7 @@ def fit(
             return there
         problem, maps = _pose(inputs, spec, settings, readout, memory)
         spans = Spans(folder, spec.key, resume)
-        _solve(problem, maps, readout, spans, stop)
+        solve_spans(problem, maps, readout, spans, stop)
         curve = _save(folder, spec, spans, responses.voxels)
     return FitResult(FittedModel(folder, spec), curve, time.monotonic() - started)
 
@@ -154,7 +154,7 @@ def _pose(
     return Problem(maps, betas, held_out, settings.seed, inputs.device, left, title), maps
 
 
-def _solve(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, stop: StopFlag) -> None:
+def solve_spans(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spans, stop: StopFlag) -> None:
     """Solve all voxels that are not solved yet, span by span."""
     columns, sets = problem.betas.columns, readout.sets(problem)
     least = max(map(len, sets), default=1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from boldreams_cli.console import StopFlag
-from boldreams_cli.encoding.fit import _solve
+from boldreams_cli.encoding.fit import solve_spans
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.inputs.maps import StoredMaps
 from boldreams_cli.encoding.numerics.fields import gaussian_fields
@@ -112,7 +112,7 @@ class Nowhere:
 def solve(readout: Readout, posed: Problem, folder: Path, stop: StopFlag | None = None) -> dict[str, Tensor]:
     """Solve as the driver does, span by span; every number of the model by name, voxels in order."""
     spans = Spans(folder, "key")
-    _solve(posed, posed.maps, readout, spans, StopFlag() if stop is None else stop)  # type: ignore[arg-type]
+    solve_spans(posed, posed.maps, readout, spans, StopFlag() if stop is None else stop)  # type: ignore[arg-type]
     parts: list[dict[str, Tensor]] = []
     columns: list[np.ndarray] = []
     for voxels, solution in spans.solved():

@@ -176,7 +176,7 @@ def test_a_card_takes_part_of_its_memory_for_voxels_whatever_the_host_has(
     ready: Ready, tmp_path: Path, card: Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     posed: list[Problem] = []
-    monkeypatch.setattr(fitting, "_solve", lambda problem, *more: posed.append(problem) or more[-1].check("never"))
+    monkeypatch.setattr(fitting, "solve_spans", lambda problem, *more: posed.append(problem) or more[-1].check("never"))
     monkeypatch.setattr(fitting, "_save", lambda *more: {})
     card.free = 6 * GB
     for device in (CARD, torch.device("cpu")):
