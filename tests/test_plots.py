@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from boldreams_cli import plots
 from boldreams_cli.plots import style
 from boldreams_cli.plots.accuracy import bins_of
 from boldreams_cli.plots.areas import areas
 from boldreams_cli.plots.attribution import FLOOR, limit_of
+from boldreams_cli.plots.grid import Cell
 from boldreams_cli.plots.slices import slices
 from boldreams_cli.plots.surfaces import surfaces
+from boldreams_cli.plots.words import HEIGHT, WIDTH, Panel
 
 
 @pytest.fixture
@@ -191,15 +194,47 @@ def test_curves_and_maps_of_checks_are_those_given(drawn: list[Figure], tmp_path
         np.testing.assert_array_equal(lines["by chance"].get_xdata(), [0, 50, 100])
 
 
-def test_intensity_mask_is_in_zero_to_one() -> None:
-    one = np.zeros((20, 20))
-    one[3, 3] = 5.0  # less than a hundredth of the pixels
-    assert plots.intensity_mask(one).max() == 1
-    many = np.random.default_rng(0).normal(size=(30, 30))
-    mask = plots.intensity_mask(many)
-    assert (mask.min(), mask.max()) == (0, 1)
-    assert (mask > 0).sum() == (many > 0).sum()
-    assert not plots.intensity_mask(-np.abs(many)).any()
+def test_colours_of_a_row_compare_within_a_method() -> None:
+    """Of two models the stronger map is the stronger in the picture; other methods have other units."""
+    weak, strong = np.full((8, 8), 0.1), np.full((8, 8), 0.4)
+    limits = plots.limits_along([weak, strong, 100 * strong], ["ig", "ig", "saliency"])
+    assert limits == pytest.approx([0.4, 0.4, 40])
+    grey = np.full((8, 8, 3), 0.5)
+    faint, full = (plots.overlay(grey, signed, limit) for signed, limit in zip((weak, strong), limits, strict=False))
+    assert np.ptp(faint, -1).max() < np.ptp(full, -1).min() / 2
+
+
+def test_overlays_are_seen_on_dark_ground_and_tell_up_from_down() -> None:
+    signed = np.zeros((4, 4))
+    signed[0], signed[1] = 1, -1
+    shown = plots.overlay(np.zeros((4, 4, 3)), signed, 1.0)
+    assert (shown[0, :, 0] > shown[0, :, 2] + 0.3).all(), "red raises"
+    assert (shown[1, :, 2] > shown[1, :, 0] + 0.3).all(), "blue lowers"
+    assert (np.ptp(shown[2:], axis=-1) < 1e-9).all(), "the rest is grey"
+    assert (shown[2:] > 0.2).all(), "a black image has a floor"
+
+
+def test_a_grid_of_attributions_says_what_its_colours_mean(drawn: list[Figure], tmp_path: Path) -> None:
+    cell = Cell(np.zeros((4, 4, 3)), "image 3: 1.00")
+    plots.areas_by_models(tmp_path / "a.png", [[cell, None]], ["V1"], ["a", "b"], "attributions")
+    (bar,) = [axes for axes in drawn[0].axes if axes.get_xlabel().startswith("attribution")]
+    assert [text.get_text() for text in bar.get_xticklabels()] == ["lowers", "0", "raises"]
+    assert "percentile of the row" in bar.get_xlabel()
+    plots.areas_by_models(tmp_path / "b.png", [[cell]], ["V1"], ["a"], "dreams")
+    assert not [axes for axes in drawn[1].axes if "attribution" in axes.get_xlabel()]
+
+
+def test_a_cloud_in_a_grid_is_without_its_titles(tmp_path: Path) -> None:
+    panel = Panel("dream of V1 " * 9, ["cat", "dog"], [1.0, 0.5], [False, True], "size in proportion to logit")
+    plots.clouds(tmp_path / "a.png", [panel], "a title " * 20, "a foot " * 30)
+    whole = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    alone = plots.cloud_alone(whole)
+    assert alone.shape[:2] == pytest.approx((HEIGHT * 150, WIDTH * 150), abs=6)
+    edge = np.concatenate([alone[0], alone[-1], alone[:, 0], alone[:, -1]])
+    assert (edge == 255).all(), "neither the frame nor a title"
+    assert (alone < 200).any(), "the words"
+    blank = np.full((30, 40, 3), 255, np.uint8)
+    assert plots.cloud_alone(blank) is blank
 
 
 @pytest.mark.parametrize(("ceilings", "named"), [({"a": np.nan, "b": 0.5}, 1), ({"a": np.nan}, 0), ({}, 0)])
@@ -220,9 +255,11 @@ def test_a_score_without_ceilings_draws_and_names_none(drawn: list[Figure], tmp_
 
 
 def test_names_of_slices_are_read_on_a_bright_brain() -> None:
-    figure = slices(np.ones((4, 4, 3)), np.full((4, 4, 3), 0.5), [0, 1], (0.0, 1.0), "viridis", "r")
+    names = {0: "z 9", 2: "z 7"}
+    figure = slices(np.ones((4, 4, 3)), np.full((4, 4, 3), 0.5), names, "a model", (0.0, 1.0), "viridis", "r")
     texts = [text for text in figure.axes[0].texts if text.get_color() == "white"]
-    assert [text.get_text() for text in texts] == ["z 0", "z 1", "L", "R"]
+    assert [text.get_text() for text in texts] == ["z 9", "z 7", "L", "R"]
+    assert figure.get_suptitle() == "a model"
     assert all(text.get_path_effects() for text in texts), "white alone is lost on white"
 
 

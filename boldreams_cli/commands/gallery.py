@@ -9,6 +9,8 @@ import click
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import ModelChoice, Output
 
+MOST = 12  # lines of what is missing
+
 
 @options.command(
     "boldreams gallery",
@@ -62,4 +64,5 @@ def gallery(
     chosen = kinds or galleries.KINDS
     made = galleries.gallery(galleries.ordered(models), rois, chosen, place, StopFlag())
     missing = [f"missing, {item['kind']} of {item['area']}: {item['run']}" for item in made["missing"]]
-    output.show(made, *made["files"], *missing)
+    more = [f"... and {len(missing) - MOST} more, which --json lists"] if len(missing) > MOST else []
+    output.show(made, *made["files"], *missing[:MOST], *more)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from boldreams_cli import plots
@@ -22,6 +23,7 @@ from boldreams_cli.files import DAMAGED_NPZ, read_json
 from boldreams_cli.interpret.products import Description, Kept, Product, find_products
 from boldreams_cli.interpret.words.comparison import dream_of
 from boldreams_cli.plots.grid import Cell
+from boldreams_cli.plots.style import Pictures
 
 KINDS = ("dreams", "words", "attributions")
 PLAIN = "integrated-gradients"  # the paper's
@@ -127,10 +129,13 @@ def gallery(
 
     def make(place: Path, stem: str) -> Description:
         for kind in shown:
-            cells = [[DRAWN[kind](cell) if isinstance(cell, Kept) else None for cell in row] for row in found[kind]]
-            some = [number for number, row in enumerate(cells) if any(row)]  # rows without any picture say nothing
-            names = [source.title for source in sources]
-            plots.areas_by_models(place / f"{kind}.png", [cells[n] for n in some], [rows[n] for n in some], names, kind)
+            cells = [_drawn(kind, row) for row in found[kind]]
+            # Rows and columns without any picture say nothing.
+            some = [number for number, row in enumerate(cells) if any(row)]
+            across = [number for number in range(len(sources)) if any(row[number] for row in cells)]
+            pictures = [[cells[down][number] for number in across] for down in some]
+            names = [sources[number].title for number in across]
+            plots.areas_by_models(place / f"{kind}.png", pictures, [rows[number] for number in some], names, kind)
         names = [str(model.folder) for model in models]
         return {"models": names, "areas": rows, "there": there, "missing": missing}
 
@@ -193,6 +198,12 @@ def _missing(kind: str, source: Source, area: str, command: str) -> Missing:
     return Missing(kind, area, str(folder), f"boldreams {command} --roi {area} --model {folder}")
 
 
+def _drawn(kind: str, row: Sequence[Kept | Missing]) -> list[Cell | None]:
+    """The pictures of a row; those that are missing None."""
+    drawn = iter(DRAWN[kind]([cell for cell in row if isinstance(cell, Kept)]))
+    return [next(drawn) if isinstance(cell, Kept) else None for cell in row]
+
+
 def _drawn_dream(item: Kept) -> Cell:
     """The image that excites the area most, as the report shows it."""
     said = item.description
@@ -206,19 +217,31 @@ def _drawn_dream(item: Kept) -> Cell:
 def _drawn_words(item: Kept) -> Cell:
     path = next(path for path in item.files if path.suffix == ".png")
     score = item.description.get("score", "")
-    return Cell(np.asarray(Image.open(path).convert("RGB")) / 255, f"{item.description.get('vocabulary', '')} {score}")
+    pixels = plots.cloud_alone(np.asarray(Image.open(path).convert("RGB")))
+    return Cell(pixels / 255, f"{item.description.get('vocabulary', '')} {score}")
 
 
-def _drawn_attribution(item: Kept) -> Cell:
+def _drawn_attributions(items: Sequence[Kept]) -> list[Cell]:
+    """Overlays whose colours mean the same along the row, of each method."""
+    read = [_attributed(item) for item in items]
+    methods = [str(item.description.get("method", PLAIN)) for item in items]
+    limits = plots.limits_along([signed for _, signed in read], methods)
+    cells = []
+    for item, method, (pixels, signed), limit in zip(items, methods, read, limits, strict=True):
+        image = item.description.get("image_label", item.description["image"])
+        said = f"image {image}: {item.description['prediction']:.2f}" + (f", {method}" if method != PLAIN else "")
+        cells.append(Cell(plots.overlay(pixels, signed, limit), said))
+    return cells
+
+
+def _attributed(item: Kept) -> tuple[Pictures, NDArray[np.floating]]:
+    """Pixels (H, W, 3) and signed map (H, W) of an attribution."""
     path = next(path for path in item.files if path.suffix == ".npz")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            pixels, signed = arrays["pixels"].transpose(1, 2, 0), arrays["map"]
+            return arrays["pixels"].transpose(1, 2, 0), arrays["map"]
     except DAMAGED_NPZ as error:
         raise BoldreamsError(f"{path} is damaged ({error}); attribute again with --overwrite") from error
-    image = item.description.get("image_label", item.description["image"])
-    said = f"image {image}: {item.description['prediction']:.2f}"
-    return Cell(plots.lit(pixels, plots.intensity_mask(signed)), said)
 
 
 CELLS: Mapping[str, Callable[[Source, str, Sequence[Source]], Kept | Missing]] = {
@@ -226,10 +249,10 @@ CELLS: Mapping[str, Callable[[Source, str, Sequence[Source]], Kept | Missing]] =
     "words": _words,
     "attributions": _attribution,
 }
-DRAWN: Mapping[str, Callable[[Kept], Cell]] = {
-    "dreams": _drawn_dream,
-    "words": _drawn_words,
-    "attributions": _drawn_attribution,
+DRAWN: Mapping[str, Callable[[Sequence[Kept]], list[Cell]]] = {  # a row at a time
+    "dreams": lambda items: [_drawn_dream(item) for item in items],
+    "words": lambda items: [_drawn_words(item) for item in items],
+    "attributions": _drawn_attributions,
 }
 
 

@@ -92,6 +92,22 @@ def limit_of(signed: NDArray[np.floating]) -> float:
     return float(np.percentile(absolute, PERCENTILE)) or float(absolute.max()) or 1.0
 
 
+def limits_along(maps: Sequence[NDArray[np.floating]], kinds: Sequence[str]) -> list[float]:
+    """Of maps in a row the value that takes the strongest colour: the same for all of a kind, so that they compare.
+
+    Parameters
+    ----------
+    maps : signed, (H, W) each.
+    kinds : of each, what makes two comparable: its method.
+
+    Returns
+    -------
+    Of each map the largest `limit_of` its kind.
+    """
+    own = [limit_of(signed) for signed in maps]
+    return [max(limit for limit, other in zip(own, kinds, strict=True) if other == kind) for kind in kinds]
+
+
 def overlay(pixels: Pictures, signed: NDArray[np.floating], limit: float) -> Pictures:
     """Lay a signed map over the image in grey, the more opaque the stronger it is.
 
@@ -129,21 +145,3 @@ def _curve(axes: Axes, name: str, curves: Mapping[str, Any]) -> None:
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=7)
-
-
-def intensity_mask(signed: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Scale the positive part of a signed map to [0, 1]; its brightest hundredth is cut, so that one spot is not all.
-
-    Where less than a hundredth is positive, nothing is cut.
-
-    Parameters
-    ----------
-    signed : (H, W).
-
-    Returns
-    -------
-    (H, W) in [0, 1].
-    """
-    positive = np.clip(signed, 0, None)
-    top = np.quantile(positive, 0.99) or positive.max()
-    return np.clip(positive / top, 0, 1) if top > 0 else positive

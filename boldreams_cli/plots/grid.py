@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
+from boldreams_cli.plots.attribution import COLOURS, PERCENTILE
 from boldreams_cli.plots.style import Pictures, printed, titled, wrapped
 
-FLOOR = 0.4  # how much of a grey picture shows where nothing matters
 NOTES = {
     "dreams": "images that excite an area most, and the mean beta predicted for them; * beyond all that was measured",
     "words": "words that fit the dreams best",
-    "attributions": "pixels that raise the mean beta, in colour, and its prediction",
+    "attributions": "pixels that raise (red) and lower (blue) the mean beta, and its prediction",
 }
 
 
@@ -40,7 +42,8 @@ def areas_by_models(
     """
     wide = 1.75
     tall = wide * (0.66 if kind == "words" else 1) + 0.22
-    with printed(path, max(wide * len(models) + 0.4, 3.6), tall * len(areas) + 0.85) as drawn:
+    scale = 0.55 if kind == "attributions" else 0.0
+    with printed(path, max(wide * len(models) + 0.4, 3.6), tall * len(areas) + 0.85 + scale) as drawn:
         drawn.set_layout_engine("constrained", h_pad=0.02, w_pad=0.03, hspace=0, wspace=0)
         titled(drawn, NOTES[kind], 8)
         grid = drawn.subplots(len(areas), len(models), squeeze=False)
@@ -58,16 +61,13 @@ def areas_by_models(
             places[0].set_ylabel(name, fontsize=9)
         for title, axes in zip(models, grid[0], strict=True):
             axes.set_title(wrapped(title, wide, 7.5), fontsize=7.5)
+        if kind == "attributions":
+            _bar(drawn, [axes for places in grid for axes in places])
 
 
-def lit(pixels: Pictures, mask: NDArray[np.floating]) -> Pictures:
-    """A picture in colour where a mask is, and dim and grey elsewhere, so that what surrounds it can be told.
-
-    Parameters
-    ----------
-    pixels : (H, W, 3) in [0, 1].
-    mask : (H, W) in [0, 1].
-    """
-    grey = pixels.mean(-1, keepdims=True) * FLOOR + (1 - FLOOR) * 0.12
-    shown = np.sqrt(mask)[..., None]
-    return np.clip(shown * pixels + (1 - shown) * grey, 0, 1)
+def _bar(drawn: Figure, places: Sequence[Axes]) -> None:
+    """What the colours of overlays say; rows have limits of their own, so that the ends have no numbers."""
+    colours = ScalarMappable(Normalize(-1, 1), COLOURS)
+    bar = drawn.colorbar(colours, ax=places, location="bottom", shrink=0.5, aspect=25, pad=0.02, ticks=[-1, 0, 1])
+    bar.ax.set_xticklabels(["lowers", "0", "raises"], fontsize=7)
+    bar.set_label(f"attribution; ends: {PERCENTILE:g}th percentile of the row", fontsize=7)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from boldreams_cli.plots.style import canvas
+from boldreams_cli.plots.style import canvas, wrapped
 
 SIDE = 224  # pixels of a picture
 GAP = 8
@@ -24,7 +24,8 @@ def mosaic(
     pictures : (rows, columns) of (SIDE, SIDE, 3) uint8; None leaves a place empty.
     rows, columns : their names.
     """
-    step = SIDE + GAP
+    step, wide = SIDE + GAP, 1.25
+    rows, columns = ([wrapped(name, wide, 7) for name in names] for names in (rows, columns))
     whole = np.zeros((len(rows) * step - GAP, len(columns) * step - GAP, 4), np.uint8)
     for row, line in enumerate(pictures):
         for column, picture in enumerate(line):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from boldreams_cli.plots.style import canvas
+from boldreams_cli.plots.style import canvas, titled
 
 COLUMNS = 6
 
@@ -18,7 +18,8 @@ COLUMNS = 6
 def slices(
     background: NDArray[np.floating],
     values: NDArray[np.floating],
-    chosen: Sequence[int],
+    chosen: Mapping[int, str],
+    title: str,
     limits: tuple[float, float],
     cmap: str,
     label: str,
@@ -29,7 +30,8 @@ def slices(
     Parameters
     ----------
     background, values : (X, Y, Z) volumes whose axes run to the right, front and top; NaN is no value.
-    chosen : slices along the last axis.
+    chosen : slices along the last axis, and what is written on each.
+    title : of the figure.
     limits, cmap, label : of the colours.
     aspect : length of a voxel along the second axis over that along the first.
     """
@@ -41,7 +43,8 @@ def slices(
         place = np.s_[row * height : (row + 1) * height, column * width : (column + 1) * width]
         grey[place], over[place] = background[:, ::-1, z].T, values[:, ::-1, z].T
     top = 1.0 if len(np.unique(background)) <= 2 else float(np.nanquantile(background, 0.995))
-    drawn = canvas(1.25 * columns + 1.1, 1.25 * rows * height / width * aspect + 0.4)
+    drawn = canvas(1.25 * columns + 1.1, 1.25 * rows * height / width * aspect + 0.6)
+    titled(drawn, title, 8)
     axes = drawn.add_subplot()
     axes.set_axis_off()
     axes.imshow(grey, cmap="gray", vmin=0, vmax=top or 1.0, aspect=aspect)
@@ -55,9 +58,9 @@ def slices(
     )
     edged = [withStroke(linewidth=1.5, foreground="black")]  # read on a bright brain too
     style: dict[str, Any] = {"color": "white", "fontsize": 7, "va": "top", "path_effects": edged}
-    for number, z in enumerate(chosen):
+    for number, name in enumerate(chosen.values()):
         row, column = divmod(number, columns)
-        axes.text((column + 0.5) * width - 0.5, row * height, f"z {z}", ha="center", **style)
+        axes.text((column + 0.5) * width - 0.5, row * height, name, ha="center", **style)
     axes.text(0, height / 2, "L", **style)
     axes.text(width - 1, height / 2, "R", ha="right", **style)
     drawn.colorbar(shown, ax=axes, label=label, shrink=0.9)

@@ -18,13 +18,14 @@ from wordcloud.wordcloud import IntegralOccupancyMap
 from boldreams_cli.plots.style import COLOUR, printed, wrapped
 
 FONT = "DejaVu Sans"  # comes with matplotlib, so that a cloud is the same everywhere
-FAINT, GREY = "#76818a", "#444444"
+FAINT, GREY, FRAME = "#76818a", "#444444", "#e2e6e9"
 WIDTH, HEIGHT = 5.6, 3.4  # of a cloud, inches
 MARGIN = 0.2  # beside clouds, inches
 LARGEST = 64.0  # font to try first, points
 SHRINK = 0.96  # from one try to the next
 GAP = 4.0  # between words, points
 TRIES = 12  # arrangements at a font
+SIDES = 0.6  # share of a row or column of pixels that a frame's side takes, at least
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,35 @@ def _draw(axes: Axes, panel: Panel) -> None:
     """In axes that count points, as fonts do."""
     font, places = place(panel.words, panel.sizes, WIDTH * 72, HEIGHT * 72)
     axes.set(xlim=(0, WIDTH * 72), ylim=(0, HEIGHT * 72), xticks=[], yticks=[])
-    axes.spines[:].set_color("#e2e6e9")
+    axes.spines[:].set_color(FRAME)
     axes.set_title(wrapped(panel.title, WIDTH, 9), fontsize=9, pad=3)
     axes.set_xlabel(wrapped(panel.below, WIDTH, 7), fontsize=7, color=GREY, labelpad=3)
     for word, size, faint, (left, base) in zip(panel.words, panel.sizes, panel.faint, places, strict=True):
         ink = FAINT if faint else COLOUR
         axes.text(left, base, word, fontsize=font * size, family=FONT, color=ink, parse_math=False, va="baseline")
+
+
+def cloud_alone(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Cut a figure of one cloud to what its frame holds: at the size of a grid's cell its titles cannot be read.
+
+    Parameters
+    ----------
+    pixels : (H, W, 3) as `clouds` drew them.
+
+    Returns
+    -------
+    (h, w, 3); all of it where no frame is found.
+    """
+    faint = np.array(matplotlib.colors.to_rgb(FRAME)) * 255 - 2
+    sides = (pixels >= faint).all(-1) & (pixels < 255).any(-1)  # mixed with the white beside it
+    spans = []
+    for axis, length in ((1, len(pixels)), (0, pixels.shape[1])):
+        lines = np.flatnonzero(sides.mean(axis) > SIDES)
+        before, after = lines[lines < length // 2], lines[lines >= length // 2]
+        if not len(before) or not len(after):
+            return pixels
+        spans.append(slice(int(before[-1]) + 1, int(after[0])))
+    return pixels[spans[0], spans[1]]
 
 
 def place(

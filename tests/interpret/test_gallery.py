@@ -23,7 +23,7 @@ from tests.interpret.test_dreams_asked import QUICK
 
 @pytest.fixture
 def two(run: Run, copied: Fitted) -> Fitted:
-    """Two models: the first with dreams of V1 and faces and an attribution, the second with none."""
+    """Two models: the first with dreams of V1 and faces and an attribution, the second with a dream of faces."""
     other = copied.model.folder.with_name("percent-50-paper-aaaaaa")
     shutil.copytree(copied.model.folder, other)
     spec = json.loads((other / "spec.json").read_text())
@@ -33,6 +33,7 @@ def two(run: Run, copied: Fitted) -> Fitted:
     shown = copied.responses.test_images[0]
     run("dream", "--roi", "V1", "--start", shown, *QUICK, *chosen)  # newer, and not what V1 wants most
     run("attribute", "--roi", "V1", "--image", copied.responses.test_images[0], "--steps", 8, *chosen)
+    run("dream", "--roi", "faces", *QUICK, "--model", other, "--cache", copied.cache)
     return copied
 
 
@@ -48,7 +49,7 @@ def test_pictures_stand_in_their_rows_and_columns(
 
     monkeypatch.setattr(plots, "areas_by_models", remember)
     done = run("gallery", "--roi", "V1", "--roi", "faces", "--roi", "V2", "--json", "--cache", two.cache)
-    assert done.json["there"] == {"dreams": 2, "words": 0, "attributions": 1}
+    assert done.json["there"] == {"dreams": 3, "words": 0, "attributions": 1}
     assert done.json["areas"] == ["V1", "faces", "V2"]
     cells, areas, models = drawn["dreams"]
     assert areas == ["V1", "faces"]
@@ -57,12 +58,13 @@ def test_pictures_stand_in_their_rows_and_columns(
         (path,) = (two.model.folder / "dreams").glob(f"{area}-steps*/dream-1.png")
         assert row[0] is not None
         np.testing.assert_array_equal(row[0].pixels, np.asarray(Image.open(path)) / 255)
-        assert row[1] is None
+        assert (row[1] is None) == (area == "V1")
+    assert [len(row) for row in drawn["attributions"][0]] == [1]
+    assert "10 %" in drawn["attributions"][2][0], "a model of which there is none is no column"
     missing = [item["run"] for item in done.json["missing"] if item["kind"] == "dreams"]
     other = two.model.folder.with_name("percent-50-paper-aaaaaa")
     assert missing == [
         f"boldreams dream --roi V1 --model {other}",
-        f"boldreams dream --roi faces --model {other}",
         f"boldreams dream --roi V2 --model {two.model.folder}",
         f"boldreams dream --roi V2 --model {other}",
     ]
@@ -109,17 +111,21 @@ def test_a_row_shows_what_most_models_have(tmp_path: Path, fitted: Fitted) -> No
     assert [item.description["score"] for item in shown if isinstance(item, Kept)] == ["cosine"] * 3
 
 
-def test_attributions_show_what_raises_the_response(tmp_path: Path) -> None:
+def test_attributions_of_a_row_show_which_model_has_the_stronger(tmp_path: Path) -> None:
     signed = np.zeros((8, 8), np.float32)
     signed[:4], signed[4:] = 1, -1
     pixels = np.full((3, 8, 8), 0.5, np.float32)
-    pixels[0] = 1
-    np.savez(tmp_path / "a.npz", pixels=pixels, map=signed)
-    said = {"image": 7, "prediction": 1.25}
-    cell = gallery.DRAWN["attributions"](Kept("attribution", "a", "", "done", "", [tmp_path / "a.npz"], said))
-    np.testing.assert_allclose(cell.pixels[:4], pixels.transpose(1, 2, 0)[:4])
-    assert (np.ptp(cell.pixels[4:], axis=-1) < 1e-9).all(), "what lowers it is grey"
-    assert cell.caption == "image 7: 1.25"
+    kept = []
+    for name, factor in (("a", 1), ("b", 0.25), ("c", 50)):
+        np.savez(tmp_path / f"{name}.npz", pixels=pixels, map=factor * signed)
+        said = {"image": 7, "prediction": 1.25} | ({"method": "saliency"} if name == "c" else {})
+        kept.append(Kept("attribution", name, "", "done", "", [tmp_path / f"{name}.npz"], said))
+    full, faint, other = gallery.DRAWN["attributions"](kept)
+    assert (full.pixels[:4, :, 0] > full.pixels[:4, :, 2] + 0.3).all(), "red raises"
+    assert (full.pixels[4:, :, 2] > full.pixels[4:, :, 0] + 0.3).all(), "blue lowers"
+    assert np.ptp(faint.pixels, -1).max() < np.ptp(full.pixels, -1).min() / 2
+    np.testing.assert_allclose(other.pixels, full.pixels, err_msg="another method has its own unit")
+    assert [cell.caption for cell in (full, other)] == ["image 7: 1.25", "image 7: 1.25, saliency"]
 
 
 def test_nothing_to_show_and_files_of_others_are_said(run: Run, copied: Fitted, tmp_path: Path) -> None:
@@ -132,22 +138,11 @@ def test_nothing_to_show_and_files_of_others_are_said(run: Run, copied: Fitted, 
     assert "no fitted model" in run("gallery", "--percent", 33, "--cache", copied.cache, code=2).err
 
 
-def test_what_matters_is_in_colour_and_the_rest_is_dim_but_seen() -> None:
-    pixels = np.zeros((4, 4, 3))
-    pixels[..., 0] = 0.9
-    mask = np.zeros((4, 4))
-    mask[0] = 1
-    shown = plots.lit(pixels, mask)
-    np.testing.assert_allclose(shown[0], pixels[0])
-    assert (np.ptp(shown[1:], axis=-1) < 1e-9).all()
-    assert (shown[1:] > 0.1).all()
-
-
 def test_of_several_images_of_a_dream_the_best_is_shown(tmp_path: Path) -> None:
     for number, grey in ((1, 10), (2, 200)):
         Image.fromarray(np.full((4, 4, 3), grey, np.uint8)).save(tmp_path / f"dream-{number}.png")
     files = sorted(tmp_path.glob("*.png"))
     said = {"images": [file.name for file in files], "response": [0.5, 1.5], "beyond_data": [False, True]}
-    cell = gallery.DRAWN["dreams"](Kept("dream", "V1", "", "done", "", files, said))
+    (cell,) = gallery.DRAWN["dreams"]([Kept("dream", "V1", "", "done", "", files, said)])
     np.testing.assert_allclose(cell.pixels, 200 / 255)
     assert cell.caption == "1.50 *"

@@ -51,12 +51,18 @@ def draw(folder: Path, record: Record, start: Mapping[str, Any] | None, data_roo
         photograph = request.photograph.pixels[0].permute(1, 2, 0).cpu().numpy()
         plots.dream_difference(
             folder / "difference.png",
-            (photograph, f"{request.photograph}: {start['response']:.2f}"),
+            (photograph, _start(record, start)),
             [(*pair, far) for pair, far in zip(dreams, start["feature_distance"], strict=True)],
             f"{title}\n{_unit(record, data_root)}",
         )
-        beside.insert(0, (photograph, f"start, {request.photograph}: {start['response']:.2f}"))
+        beside.insert(0, (photograph, _start(record, start)))
     plots.dream_sheet(folder / "sheet.png", dreams, beside, f"{title}\n{_unit(record, data_root)}")
+
+
+def _start(record: Record, start: Mapping[str, Any]) -> str:
+    """What is written over the photograph."""
+    name = str(record.request.photograph)
+    return f"start, {'image ' * name.isdigit()}{name}: {start['response']:.2f}"
 
 
 def _aim(record: Record) -> list[str]:

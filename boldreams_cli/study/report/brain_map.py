@@ -25,7 +25,7 @@ from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.subjects import folder_of
 from boldreams_cli.encoding.evaluation.statistics import over_ceiling
 from boldreams_cli.plots.slices import slices
-from boldreams_cli.study.report.assets import Assets, columns
+from boldreams_cli.study.report.assets import Assets, columns, listed
 from boldreams_cli.study.report.blocks import Brain, Section, Table
 from boldreams_cli.study.report.collect import Holdings, Model, Space, Subject
 from boldreams_cli.study.report.parts import Part
@@ -114,6 +114,10 @@ class Canonical:
         whole = np.full(self.shape, np.nan)
         whole[tuple(self.voxels.T)] = values
         return whole
+
+    def named(self, axis: int, place: int) -> str:
+        """A slice through one of its axes, as the file and its table of voxels count."""
+        return f"{'xyz'[self.axes[axis]]} {self.shape[axis] - 1 - place if self.flipped[axis] else place}"
 
     @property
     def linear(self) -> NDArray[np.uint32]:
@@ -221,9 +225,11 @@ def _brain(
     def draw() -> Any:
         values = canonical.volume(first.values)
         aspect = float(sizes[1] / sizes[0])
-        return slices(background, values, levels, first.limits, first.colours, first.unit, aspect)
+        named = {level: canonical.named(2, level) for level in levels}
+        return slices(background, values, named, heading, first.limits, first.colours, first.unit, aspect)
 
     title = f"Subject {subject.number}"
+    heading = f"{title}, {first.name}"
     alt = f"{first.name} on {len(levels)} axial slices of subject {subject.number}; the values are in the CSV."
     drawn = assets.figure(_table(name, space, maps), title, "", alt, draw, shown=False)
     # Of a map int16, of its place uint32, in base64; the background is small beside them.
@@ -232,9 +238,19 @@ def _brain(
     assets.left_out["brain maps"] += len(maps) - len(kept)
     data = _embedded(canonical, space, background, kept, [float(size) for size in sizes]) if kept else ""
     assets.taken += len(data)
-    caption = f"Behind the map: {said}. Values of all maps by voxel are in the CSV; x, y, z there count in the file."
+    caption = (
+        f"Behind the map: {said}. Values of all maps by voxel are in the CSV; x, y and z, there and of the voxel and "
+        f"slices named here, count from 0 along the axes of the file, which run {running(canonical)}."
+    )
     names = [shown.name for shown in kept]
     return Brain(name, title, caption, data, list(space.areas), names, canonical.shape, drawn.picture, alt, drawn.files)
+
+
+def running(space: Canonical) -> str:
+    """Where the file's axes run to."""
+    ends = (("right", "left"), ("front", "back"), ("top", "bottom"))
+    named = {axis: ends[mine][space.flipped[mine]] for mine, axis in enumerate(space.axes)}
+    return listed([f"{'xyz'[axis]} to the {named[axis]}" for axis in range(3)])
 
 
 def _table(name: str, space: Space, maps: Sequence[Map]) -> Table:

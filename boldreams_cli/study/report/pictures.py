@@ -16,10 +16,10 @@ from boldreams_cli.files import DAMAGED_NPZ
 from boldreams_cli.interpret.attribution.methods import DEFAULT as METHOD
 from boldreams_cli.interpret.dreams.eccentricity import Profile, litmus, radial_profile
 from boldreams_cli.interpret.products import Kept
-from boldreams_cli.plots.attribution import intensity_mask
-from boldreams_cli.plots.grid import lit
+from boldreams_cli.plots.attribution import PERCENTILE, limits_along, overlay
 from boldreams_cli.plots.mosaic import SIDE, mosaic
 from boldreams_cli.plots.radial import radial
+from boldreams_cli.plots.words import cloud_alone
 from boldreams_cli.study.report.assets import Assets, columns, square
 from boldreams_cli.study.report.blocks import Cell, Figure, Grid, Section, Table
 from boldreams_cli.study.report.collect import Holdings, Model, Subject
@@ -35,7 +35,10 @@ DREAMS = (
     "the better they fit. Of several dreams of one area by one model the newest is shown, and its image of the highest "
     "response; the number is that response."
 )
+WORDS = ": words"  # of an area, in the name of its row
 MOST_COLUMNS = 10  # of one drawing
+FEW = 2  # models whose rows areas stand in side by side: one column of many rows is a page of nothing else
+IMAGE = "image"  # the column of what was looked at
 MOST_IMAGES = 2  # of an area's attention maps
 Pixels = NDArray[np.uint8]
 
@@ -68,7 +71,7 @@ def dreams(held: Holdings, assets: Assets, name: str, title: str, intro: str, ar
         for model in subject.models:
             with held.findings.kept_going(model.row.folder, "make its dreams and words again with `--overwrite`"):
                 _add_dreams(found, model, wanted)
-        rows = [row for area in wanted for row in (area, f"{area}: words") if any(key[0] == row for key in found)]
+        rows = [row for area in wanted for row in (area, area + WORDS) if any(key[0] == row for key in found)]
         if rows:
             section.blocks += _grids(assets, subject, name, title, rows, found)
     return section
@@ -109,7 +112,8 @@ def _add_dreams(found: Found, model: Model, areas: Sequence[str]) -> None:
             path = next(file for file in words[area].files if file.suffix == ".png")
             best_words = ", ".join(str(word) for word, _ in said["words"][:8])
             alt = f"Words for {area} by {model.label}: {best_words}."
-            found[f"{area}: words", model.label] = Shown(_opened(path), alt, "", None, str(path), css="cloud")
+            cloud = Image.fromarray(cloud_alone(np.asarray(_opened(path))))
+            found[area + WORDS, model.label] = Shown(cloud, alt, "", None, str(path), css="cloud")
 
 
 def _opened(path: Path) -> Image.Image:
@@ -122,8 +126,10 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _grids(assets: Assets, subject: Subject, name: str, title: str, rows: Sequence[str], found: Found) -> list[Grid]:
-    """Write the drawing and its table; a grid for every few models."""
+    """Write the drawing and its table; a grid for every few columns."""
     labels = list(dict.fromkeys(column for _, column in found))
+    if len([label for label in labels if label != IMAGE]) <= FEW:
+        rows, labels, found = _turned(rows, labels, found)
     parts = [labels[start : start + MOST_COLUMNS] for start in range(0, len(labels), MOST_COLUMNS)]
     grids: list[Grid] = []
     for number, part in enumerate(parts, 1):
@@ -141,8 +147,19 @@ def _grids(assets: Assets, subject: Subject, name: str, title: str, rows: Sequen
     return grids
 
 
+def _turned(rows: Sequence[str], labels: Sequence[str], found: Found) -> tuple[list[str], list[str], Found]:
+    """The same with areas side by side, and words below the dreams of a model."""
+    turned = {}
+    for (row, label), shown in found.items():
+        area = row.removesuffix(WORDS)
+        turned[label + row[len(area) :], area] = shown
+    made = {row for row, _ in turned}
+    there = [row for label in labels for row in (label, label + WORDS) if row in made]
+    return there, list(dict.fromkeys(row.removesuffix(WORDS) for row in rows)), turned
+
+
 def _drawn(pixels: list[list[Pixels | None]], rows: Sequence[str], part: Sequence[str]) -> Callable[[], Any]:
-    return lambda: mosaic(pixels, rows, [label.replace(" ", "\n", 1).replace(", ", "\n") for label in part])
+    return lambda: mosaic(pixels, rows, part)
 
 
 def _pixels(shown: Shown | None) -> Pixels | None:
@@ -207,13 +224,16 @@ def _profiles(assets: Assets, subject: Subject, profiles: dict[str, dict[str, Pr
         folded=True,
     )
     said = "; ".join(f"{row['model']} {row['area']}: {row['mean_radius']:.2f}" for row in rows[:15])
+    ranks = {row["model"]: row["rank_correlation"] for row in rows if row["rank_correlation"] is not None}
     width = (
         "how many degrees a picture spans is not known" if spanned is None else f"a picture spans {spanned:g} degrees"
     )
     caption = (
         "Local contrast of the eccentricity dreams in rings around the middle, relative to its mean over rings; "
         f"{width}. A model that knows retinotopy has it farther out from ecc_1 to ecc_5: then the rank correlation of "
-        "mean distance with the band is 1."
+        "mean distance with the band is 1"
+        + "".join(f"; of {model} it is {rank:.2f}" for model, rank in [*ranks.items()][:MOST_COLUMNS])
+        + "."
     )
     return assets.figure(
         table,
@@ -229,19 +249,17 @@ def attention(held: Holdings, assets: Assets) -> Section:
     section = Section(
         "attention",
         "Attention maps",
-        "Integrated gradients of a target's response, or of the method that a row names, shown as a mask: pixels in "
-        "colour are those that drive the response up, the others are grey. The number is the predicted response.",
+        "Integrated gradients of a target's response, or of the method that is named, over the image in grey: red "
+        "raises the response, blue lowers it, the more the stronger the colour. The strongest is the "
+        f"{PERCENTILE:g}th percentile of absolute values, of a target and image the same for all models. The number is "
+        "the predicted response.",
         missing="No attributions yet. `boldreams attribute --roi AREA` makes them.",
     )
     for subject in held.subjects:
         found: Found = {}
         for area, images in _attributed(subject).items():
             for image, made in images[:MOST_IMAGES]:
-                row = f"{area}, image {image}"
-                for model, kept in made:
-                    where = f"{model.row.folder}: {kept.kind} {kept.name}"
-                    with held.findings.kept_going(where, "make it again with `--overwrite`"):
-                        _add_attention(found, row, model, kept)
+                _add_attention(held, found, f"{area}, image {image}", made)
         rows = list(dict.fromkeys(row for row, _ in found))
         if rows:
             section.blocks += _grids(assets, subject, "attention", section.title, rows, found)
@@ -271,20 +289,32 @@ def _other_method(kept: Kept) -> str:
     return "" if method == METHOD else f", {method}"
 
 
-def _add_attention(found: Found, row: str, model: Model, kept: Kept) -> None:
-    path = next(file for file in kept.files if file.suffix == ".npz")
+def _add_attention(held: Holdings, found: Found, row: str, made: Sequence[tuple[Model, Kept]]) -> None:
+    """One target and image, by each model; colours mean the same in all."""
+    read: list[tuple[Model, Kept, Path, NDArray[np.floating], NDArray[np.floating]]] = []
+    for model, kept in made:
+        where = f"{model.row.folder}: {kept.kind} {kept.name}"
+        with held.findings.kept_going(where, "make it again with `--overwrite`"):
+            path = next(file for file in kept.files if file.suffix == ".npz")
+            read.append((model, kept, path, *_attributions_in(path)))
+    limits = limits_along([signed for *_, signed in read], [row] * len(read))
+    for (model, kept, path, pixels, signed), limit in zip(read, limits, strict=True):
+        prediction = float(kept.description["prediction"])
+        if (row, IMAGE) not in found:
+            found[row, IMAGE] = Shown(_image(pixels), f"The image of {row}.", "", None, str(path))
+        unit = str(kept.description.get("response_unit", "mean beta"))  # earlier versions did not write it
+        alt = f"What drives {row} by {model.label}: predicted {unit} {prediction:.2f}."
+        over = _image(overlay(pixels, signed, limit))
+        found[row, model.label] = Shown(over, alt, unit, prediction, str(path), css="attention")
+
+
+def _attributions_in(path: Path) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Pixels (H, W, 3) and signed map (H, W)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            pixels, signed = arrays["pixels"].transpose(1, 2, 0), arrays["map"]
+            return arrays["pixels"].transpose(1, 2, 0), arrays["map"]
     except DAMAGED_NPZ as error:
         raise ValueError(f"{path.name} is damaged ({error})") from error
-    prediction = float(kept.description["prediction"])
-    masked = lit(pixels, intensity_mask(signed))
-    if (row, "image") not in found:
-        found[row, "image"] = Shown(_image(pixels), f"The image of {row}.", "", None, str(path))
-    unit = str(kept.description.get("response_unit", "mean beta"))  # earlier versions did not write it
-    alt = f"What drives {row} by {model.label}: predicted {unit} {prediction:.2f}."
-    found[row, model.label] = Shown(_image(masked), alt, unit, prediction, str(path), css="attention")
 
 
 def _image(pixels: NDArray[np.floating]) -> Image.Image:

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from boldreams_cli.study.report.brain_map import MISSING, Canonical, scaled
+from boldreams_cli.study.report.brain_map import MISSING, Canonical, running, scaled
 from boldreams_cli.study.report.collect import Space
 
 from .conftest import Reported
@@ -39,6 +39,21 @@ def test_canonical_is_nibabels(name: str) -> None:
     assert known.sum() == len(voxels)
     x, y, z = space.shape
     np.testing.assert_array_equal(np.unravel_index(space.linear, (z, y, x))[::-1], space.voxels.T)
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_slices_are_named_as_the_table_of_voxels_counts(name: str) -> None:
+    voxels = np.argwhere(np.ones((4, 5, 6))).astype(np.int32)
+    space = Canonical.of(Space((4, 5, 6), AFFINES[name], voxels, {}))
+    for axis in range(3):
+        for mine, file in zip(space.voxels, voxels, strict=True):
+            letter, place = space.named(axis, mine[axis]).split()
+            assert file["xyz".index(letter)] == int(place)
+    ends = {
+        "LPI": "x to the left, y to the back and z to the bottom",
+        "turned": "x to the back, y to the top and z to the right",
+    }
+    assert running(space) == ends.get(name, "x to the right, y to the front and z to the top")
 
 
 @pytest.mark.parametrize(("largest", "exponent"), [(0.9, -4), (3.2767, -4), (3.3, -3), (360.0, -1), (1e6, 2)])

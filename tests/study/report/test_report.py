@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import random
 import re
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from boldreams_cli.files import digest
+from boldreams_cli.plots.attribution import limit_of, overlay
 from boldreams_cli.study.report.collect import collect
 
 from ...conftest import Run
@@ -201,6 +204,28 @@ def test_every_picture_has_words(reported: Reported) -> None:
     assert f"Dream of V1 by efficientnet_lite0 10 %, fast: mean beta {response:.2f}." in page.alts
     words = json.loads(next(reported.cache.glob("models/subj01/*/*/words/faces/*.json")).read_text())["words"]
     assert any(words[0][0] in alt and alt.startswith("Words for faces") for alt in page.alts)
+
+
+def test_areas_of_few_models_stand_side_by_side(reported: Reported) -> None:
+    """One model's areas below each other are a page of one column."""
+    grid = reported.html.split('id="category-subj01"', 1)[1].split("</details>", 1)[0]
+    assert re.findall(r'<th scope="col">(.*?)</th>', grid) == ["faces"]
+    rows = re.findall(r'<th scope="row">(.*?)</th>', grid)
+    assert rows == ["efficientnet_lite0 10 %, fast", "efficientnet_lite0 10 %, fast: words"]
+    with (reported.beside / "category-subj01.csv").open(newline="") as stream:
+        assert [(row["row"], row["column"]) for row in csv.DictReader(stream)] == [(row, "faces") for row in rows]
+
+
+def test_attention_is_what_raises_and_lowers_over_grey(reported: Reported) -> None:
+    """As `attribute` draws it; of what is drawn beside, the pixels are read back."""
+    made = np.load(next(reported.cache.glob("models/subj01/*/*/attributions/V1*/image-*.npz")))
+    expected = overlay(made["pixels"].transpose(1, 2, 0), made["map"], limit_of(made["map"]))
+    grid = reported.html.split('id="attention-subj01"', 1)[1].split("</details>", 1)[0]
+    uri = re.findall(r'src="data:image/webp;base64,(.*?)" alt="What drives', grid)[0]
+    shown = Image.open(io.BytesIO(base64.b64decode(uri)))
+    whole = Image.fromarray((expected * 255).astype(np.uint8)).resize(shown.size, Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(shown, float) - np.asarray(whole, float)).mean() < 6
+    assert "red raises the response, blue lowers it" in reported.html
 
 
 def test_methods_say_the_numbers_and_cite(reported: Reported) -> None:
