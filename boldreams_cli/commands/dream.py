@@ -34,9 +34,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
 @options.option("--target", default=None, metavar="FILE.npz|NUMBER", help="Betas to reach, in place of the most.")
 @options.option("--minus", default=None, metavar="AREA", help="Area to excite least, for the contrast.")
 @options.option("--plus", default=None, metavar="AREA", help="Area to excite as well.")
-@options.option(
-    "--diversity", type=click.FloatRange(0), default=None, help="Weight of diversity, in betas (default: 1)."
-)
+@options.option("--diversity", type=options.Real(0), default=None, help="Weight of diversity, in betas (default: 1).")
 @options.option(
     "--start",
     default=None,
@@ -45,7 +43,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
 )
 @options.option(
     "--closeness",
-    type=click.FloatRange(0),
+    type=options.Real(0),
     default=None,
     help="Weight of the distance from the --start, in betas (default: 10); its square counts, in pixels and features.",
 )
@@ -61,7 +59,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
 )
 @options.option(
     "--lr",
-    type=click.FloatRange(0, min_open=True),
+    type=options.Real(0, min_open=True),
     default=None,
     help="The learning rate of Adam (default: the authors', by backbone).",
 )

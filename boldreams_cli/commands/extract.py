@@ -99,6 +99,7 @@ def extract(
     Images that the store already has are not computed again, and a run that was stopped goes on where it was.
     """
     from boldreams_cli.console import ChoiceError, stop_on_signals
+    from boldreams_cli.data.choosing import known_root
     from boldreams_cli.features import extraction
     from boldreams_cli.features.asked import Asked
 
@@ -107,7 +108,7 @@ def extract(
     wanted, where = Asked(subjects=subjects, **asked), options.pick_device(device)
     at_once = batch_size or (wanted.entry.batch_size if where.type == "cpu" else 64)
     for subject in subjects:
-        nsd_root = options.root_for(subject, cache, nsd_root)
+        nsd_root = known_root(cache, subject, nsd_root)
     with wanted.opened(options.dataset_of(nsd_root, betas), where) as (network, source):
         plan = extraction.make_plan(network, source, cache, dtype, keep_percent)
         if dry_run:

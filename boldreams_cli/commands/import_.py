@@ -32,7 +32,7 @@ from boldreams_cli.data import importers
 )
 @options.option(
     "--hold-out",
-    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    type=options.Real(0, 100, min_open=True, max_open=True),
     default=None,
     metavar="PERCENT",
     help="Images to mark as test where the data set has no test (algonauts2023; default: 10).",

@@ -52,7 +52,7 @@ def _reference(context: click.Context, parameter: click.Parameter, value: str) -
 @options.option("--recipe", type=options.RECIPE, metavar="NAME", help="The recipe whose percents are compared.")
 @options.option("--finetune/--no-finetune", "finetuned", default=None, help="Finetuned models, or those that are not.")
 @options.option("--rf", type=click.Choice(["shared", "layer"]), default=None, help="The models' receptive fields.")
-@options.option("--seed", "--fit-seed", "fit_seed", type=click.IntRange(0), default=None, help="The seed of the fits.")
+@options.option("--seed", "--fit-seed", "fit_seed", type=options.SEED, default=None, help="The seed of the fits.")
 @options.option("--model", default=None, metavar="NAME|FOLDER", help="A model: those fitted as it was are compared.")
 @options.option(
     "--margin",

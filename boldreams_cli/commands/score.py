@@ -33,7 +33,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     help="Take each voxel's p from N permutations of the test images instead of r's standard error over images.",
 )
 @options.option(
-    "--permutation-seed", type=click.IntRange(0), default=0, show_default=True, help="The seed of the permutations."
+    "--permutation-seed", type=options.SEED, default=0, show_default=True, help="The seed of the permutations."
 )
 @options.option(
     "--folds",

@@ -136,9 +136,10 @@ def _numbers(text: str | None, count: int) -> list[int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if match is None:
             raise ChoiceError(f"--cell {text!r} is no list of cells; write 7, 0-35 or 1,3,5")
-        found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
-    if not found or max(found) >= count:
-        raise ChoiceError(f"--cell {text}: the study has cells 0 to {count - 1}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < count:
+            raise ChoiceError(f"--cell {text}: the study has cells 0 to {count - 1}")
+        found |= set(range(first, last + 1))
     return sorted(found)
 
 

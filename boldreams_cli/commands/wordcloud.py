@@ -87,16 +87,17 @@ def wordcloud(
     subject = model.spec.subject if model is not None else choice.subject
     if subject is not None:
         nsd_root = options.root_for(subject, choice.cache, nsd_root)
-    words = wish.words(model, choice.cache)
-    where = options.pick_device(device)
-    classifier = words.kind == "imagenet" and model is None
-    backbone = options.choose_backbone(choice.cache, choice.backbone) if classifier else ""
-    sampled = options.the_subject(subject, choice.cache, nsd_root) if wish.samples_subject(model) else None
     areas = None
     if model is not None and wish.rois:  # without them, an area is looked for among the dreams as it was typed
         needed = wish.by_betas(model)
         found = options.responses_or_none(model, choice.cache, nsd_root, needed, "areas are not looked up")
         areas = found.areas if found is not None else None
+    wish.check_there(model, areas, nsd_root)
+    words = wish.words(model, choice.cache)
+    where = options.pick_device(device)
+    classifier = words.kind == "imagenet" and model is None
+    backbone = options.choose_backbone(choice.cache, choice.backbone) if classifier else ""
+    sampled = options.the_subject(subject, choice.cache, nsd_root) if wish.samples_subject(model) else None
     requests = wish.requests(words, model, areas, sampled, nsd_root, choice.cache, where, backbone)
     made = record.wordclouds(requests, overwrite)
     if len(requests) == 1:

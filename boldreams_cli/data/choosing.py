@@ -89,6 +89,25 @@ def root_of(cache: Path, subject: Subject, root: Path | None) -> Path | None:
     return next((file for file in found if file.is_file()), found[0] if found else None)
 
 
+def dataset_for(cache: Path, subject: Subject, root: Path | None, betas: str | None = None) -> Dataset:
+    """Open the data set of a subject; errors are those of `known_root` and `open_dataset`."""
+    return open_dataset(known_root(cache, subject, root), betas)
+
+
+def known_root(cache: Path, subject: Subject, root: Path | None) -> Path | None:
+    """As `root_of`, for who cannot do without.
+
+    Raises
+    ------
+    ChoiceError
+        If a subject of this name has no data that are known.
+    """
+    found = root_of(cache, subject, root)
+    if found is None and isinstance(subject, str):
+        raise _unknown(cache, subject)
+    return found
+
+
 def at_hand(data_root: Path | None, subject: Subject, betas: str | None = None) -> Dataset | None:
     """The data set, if all that a request of the subject is made of is there: it may be deleted once it is prepared."""
     if data_root is None or not data_root.exists():
@@ -126,11 +145,7 @@ def _cached(
     cached = [path for path in complete_stores(cache, subject) if _matches(path, sessions, mask, betas)]
     if not cached:
         if isinstance(subject, str) and (data_root is None or not is_data_file(data_root)):
-            there = {str(of) for path in (cache / "responses").glob("*.zarr") if (of := subject_of_store(path.name))}
-            raise ChoiceError(
-                f"no such responses of subject {subject} in {cache}; give its file with --data FILE, or a number as "
-                f"1, 01 or subj01; subjects prepared: {listing(sorted(there))} (--subject, --sessions, --mask)"
-            )
+            raise _unknown(cache, subject)
         dataset = open_dataset(data_root, betas)
         if data_root is not None and is_data_file(data_root) and (lacking := dataset.lacking(subject)):
             raise BoldreamsError(lacking)
@@ -153,6 +168,15 @@ def _cached(
     logger.info("responses: %s, as it was made: no betas are at hand to compare with", cached[0])
     responses.log_counts()
     return responses
+
+
+def _unknown(cache: Path, subject: str) -> ChoiceError:
+    """What is said of a subject whose data nothing leads to."""
+    there = {str(of) for path in (cache / "responses").glob("*.zarr") if (of := subject_of_store(path.name))}
+    return ChoiceError(
+        f"no such responses of subject {subject} in {cache}; give its file with --data FILE, or a number as "
+        f"1, 01 or subj01; subjects prepared: {listing(sorted(there))} (--subject, --sessions, --mask)"
+    )
 
 
 def _described(request: dict[str, Any]) -> str:
@@ -185,7 +209,7 @@ def areas_of(subject: Subject, cache: Path, data_root: Path | None) -> Areas:
     data_root = root_of(cache, subject, data_root)
     cached, dataset = complete_stores(cache, subject), at_hand(data_root, subject)
     if len(cached) != 1:
-        return (dataset or open_dataset(data_root)).areas(subject)
+        return (dataset or dataset_for(cache, subject, data_root)).areas(subject)
     responses = Responses.open(cached[0])
     if dataset is not None:
         check_inputs(responses, dataset)

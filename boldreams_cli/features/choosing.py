@@ -35,8 +35,15 @@ def the_store(cache: Path, backbone: str, features: str | None, names: str | Non
     MismatchError
         If there is none.
     """
-    there = [store for store in stores(cache, backbone) if features in (None, store.fingerprint)]
+    held = stores(cache, backbone)
+    there = [store for store in held if features in (None, store.fingerprint)]
     found = with_images(there, names)
+    if held and not there:
+        known = listing(store.fingerprint for store in held)
+        raise MismatchError(
+            f"{cache} holds no store {features} of {backbone}; there: {known} (--features). For another, run "
+            f"boldreams extract --backbone {backbone}"
+        )
     if not found:
         wanted = f"store {features}" if features else "store"
         others = " with the images of this subject" if there else ""

@@ -21,13 +21,24 @@ from boldreams_cli.commands.options.models import ModelChoice, model_options, mo
 from boldreams_cli.commands.options.output import Output, output_options
 from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
 from boldreams_cli.commands.options.targets import bound_options, target_options
-from boldreams_cli.commands.options.types import BYTES, PERCENT, READOUT, RECIPE, SUBJECT, CommaList, NamedValue
+from boldreams_cli.commands.options.types import (
+    BYTES,
+    PERCENT,
+    READOUT,
+    RECIPE,
+    SEED,
+    SUBJECT,
+    CommaList,
+    NamedValue,
+    Real,
+)
 
 __all__ = [
     "BYTES",
     "PERCENT",
     "READOUT",
     "RECIPE",
+    "SEED",
     "SUBJECT",
     "CommaList",
     "Command",
@@ -35,6 +46,7 @@ __all__ = [
     "ModelChoice",
     "NamedValue",
     "Output",
+    "Real",
     "betas_option",
     "bound_options",
     "cache_option",

@@ -133,11 +133,21 @@ class ShellCommand(click.Command):
             if isinstance(parameter, ShellOption):
                 parameter.envvar = variables(self.name or "", long_name(parameter))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, whose errors of the parser itself do not say of which command they are."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options first, then those that are the same in most."""
+        """Write the command's own options first, then those that are the same in most; arguments are in the text."""
         own: list[tuple[str, str]] = []
         common: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Argument):
+                continue
             if (record := parameter.get_help_record(ctx)) is not None:
                 same = not isinstance(parameter, ShellOption) or long_name(parameter) in COMMON
                 (common if same else own).append(record)

@@ -12,7 +12,6 @@ import click
 from boldreams_cli.commands.options.data import (
     cache_option,
     data_options,
-    dataset_of,
     nsd_option,
     root_for,
     subject_option,
@@ -20,7 +19,7 @@ from boldreams_cli.commands.options.data import (
 )
 from boldreams_cli.commands.options.environment import Command, option
 from boldreams_cli.commands.options.stores import choose_backbone, choose_store, store_option
-from boldreams_cli.commands.options.types import CommaList
+from boldreams_cli.commands.options.types import CommaList, Real
 from boldreams_cli.data.subjects import Subject
 
 if TYPE_CHECKING:
@@ -54,7 +53,9 @@ class InputChoice:
 
     def dataset(self) -> Dataset:
         """Open the data set."""
-        return dataset_of(self.nsd_root, self.betas)
+        from boldreams_cli.data.choosing import dataset_for
+
+        return dataset_for(self.cache, self.subject, self.nsd_root, self.betas)
 
     def responses(self, stop: StopFlag) -> Responses:
         """Responses as asked for, prepared where the cache lacks them; see `data.choosing.responses_for`."""
@@ -78,7 +79,7 @@ def input_options(command: Command) -> Command:
 
     @cache_option
     @nsd_option
-    @option("--backbone", default=None, help="The backbone (default: the one that the cache holds).")
+    @option("--backbone", default=None, metavar="NAME", help="The backbone (default: the one that the cache holds).")
     @store_option
     @subject_option()
     @data_options
@@ -115,7 +116,7 @@ def readout_options(command: Command) -> Command:
     )
     @option(
         "--lr",
-        type=click.FloatRange(0, min_open=True),
+        type=Real(0, min_open=True),
         help="Learning rate of Adam (default: 1e-4; fast and attention 3e-3).",
     )
     @option(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import click
-
 from boldreams_cli.commands.options.environment import Command, option
-from boldreams_cli.commands.options.types import BYTES
+from boldreams_cli.commands.options.types import BYTES, SEED
 from boldreams_cli.console import BoldreamsError, ChoiceError
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ def device_option(command: Command) -> Command:
 
 def seed_option(command: Command) -> Command:
     """Add --seed."""
-    return option("--seed", type=click.IntRange(0), default=0, help="The seed of all random numbers.")(command)
+    return option("--seed", type=SEED, default=0, help="The seed of all random numbers.")(command)
 
 
 def memory_option(command: Command) -> Command:

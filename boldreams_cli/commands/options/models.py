@@ -11,7 +11,7 @@ import click
 
 from boldreams_cli.commands.options.data import cache_option
 from boldreams_cli.commands.options.environment import Command, option
-from boldreams_cli.commands.options.types import PERCENT, READOUT, RECIPE, SUBJECT
+from boldreams_cli.commands.options.types import PERCENT, READOUT, RECIPE, SEED, SUBJECT
 from boldreams_cli.console import ChoiceError, logger
 from boldreams_cli.data.subjects import Subject
 
@@ -119,7 +119,7 @@ def model_options(command: Command) -> Command:
     @selector("--readout", type=READOUT, metavar="NAME", help="The model's readout; no default, unlike that of fit.")
     @selector("--recipe", type=RECIPE, metavar="NAME", help="The model's recipe; no default, unlike that of fit.")
     @selector("--rf", type=click.Choice(["shared", "layer"]), help="The model's receptive fields.")
-    @selector(*seed, "fit_seed", type=click.IntRange(0), help="The seed that the model was fitted with.")
+    @selector(*seed, "fit_seed", type=SEED, help="The seed that the model was fitted with.")
     @option(
         "--model",
         default=None,

@@ -15,7 +15,7 @@ from boldreams_cli.commands.options.environment import Command, option
 from boldreams_cli.commands.options.fits import readout_options
 from boldreams_cli.commands.options.machine import device_option, memory_option
 from boldreams_cli.commands.options.stores import choose_backbone, store_option
-from boldreams_cli.commands.options.types import PERCENT, SUBJECT, CommaList
+from boldreams_cli.commands.options.types import PERCENT, SEED, SUBJECT, CommaList
 from boldreams_cli.console import ChoiceError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def grid_options(command: Command) -> Command:
     @option("--readout", type=CommaList(click.STRING), help="Readouts, as in fit (default: separable).")
     @option("--recipe", type=CommaList(click.STRING), help="Recipes of the separable readout (default: paper).")
     @option("--finetune", type=CommaList(click.BOOL), help="Whether the backbone is trained too (default: no).")
-    @option("--seed", type=CommaList(click.IntRange(0)), help="Seeds of all random numbers (default: 0).")
+    @option("--seed", type=CommaList(SEED), help="Seeds of all random numbers (default: 0).")
     @data_options
     @store_option
     @option("--weights", metavar="pretrained|random|FILE", help="Weights of the backbones to extract or finetune.")

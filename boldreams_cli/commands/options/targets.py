@@ -8,6 +8,7 @@ from collections.abc import Callable
 import click
 
 from boldreams_cli.commands.options.environment import Command, option
+from boldreams_cli.commands.options.types import Real
 
 
 class VoxelPlace(click.ParamType):
@@ -34,11 +35,11 @@ class VoxelPlace(click.ParamType):
 def bound_options(command: Command) -> Command:
     """Add --min-r and --min-ceiling; the command gets `min_r` and `min_ceiling`."""
     r = option(
-        "--min-r", type=float, default=None, metavar="R", help="Only voxels of an area with this test r or more."
+        "--min-r", type=Real(), default=None, metavar="R", help="Only voxels of an area with this test r or more."
     )
     ceiling = option(
         "--min-ceiling",
-        type=float,
+        type=Real(),
         default=None,
         metavar="C",
         help="Only voxels of an area with this noise ceiling or more.",
@@ -66,6 +67,7 @@ def target_options(repeated: str) -> Callable[[Command], Command]:
         voxel = option(
             "--voxel",
             type=VoxelPlace(),
+            metavar=VoxelPlace.name,
             default=None,
             excludes=["roi", "filter"],
             help="One voxel of the volume, counted from 0; or best:AREA, that of the largest r / ceiling.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from boldreams_cli.commands.options.environment import Command, option
+from boldreams_cli.commands.options.types import Real
 
 if TYPE_CHECKING:
     import torch
@@ -96,8 +97,8 @@ def tuning_options(command: Command) -> Command:
         metavar="pretrained|random|FILE",
         help="The weights of the backbone to finetune (default: what the store was made with, else pretrained).",
     )
-    @option("--backbone-lr", type=click.FloatRange(0, min_open=True), help="Rate of the backbone (default: --lr).")
-    @option("--clip-gradient", type=click.FloatRange(0, min_open=True), help="Largest norm of the gradient.")
+    @option("--backbone-lr", type=Real(0, min_open=True), help="Rate of the backbone (default: --lr).")
+    @option("--clip-gradient", type=Real(0, min_open=True), help="Largest norm of the gradient.")
     @option("--warmup", type=click.IntRange(0), default=0, help="Steps in which the rates grow from zero.")
     @option(
         "--batch-norm",
@@ -108,7 +109,7 @@ def tuning_options(command: Command) -> Command:
     @option("--micro-batch", type=click.IntRange(1), help="Trials in the network at a time, to save memory.")
     @option(
         "--validation-fraction",
-        type=click.FloatRange(0, 1, max_open=True),
+        type=Real(0, 1, max_open=True),
         default=0.0,
         help="The share of the training images to hold out; the epoch that predicts them best is kept.",
     )

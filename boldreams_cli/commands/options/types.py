@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -42,6 +43,17 @@ class Percent(click.ParamType):
                 context,
             )
         return percent
+
+
+class Real(click.FloatRange):
+    """A number in a range, which not-a-number and infinity are outside of."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        """To a finite number."""
+        number: float = super().convert(value, parameter, context)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", parameter, context)
+        return number
 
 
 class ByteCount(click.ParamType):
@@ -119,3 +131,4 @@ SUBJECT = SubjectName()
 PERCENT = Percent()
 READOUT, RECIPE = SolverField("readout"), SolverField("recipe")
 BYTES = ByteCount()
+SEED = click.IntRange(0, 2**32 - 1)  # what every generator of random numbers takes

@@ -12,8 +12,9 @@ from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import backbones
+from boldreams_cli.interpret.products import spelled
 from boldreams_cli.interpret.words import record, vocabulary
-from boldreams_cli.interpret.words.comparison import Means
+from boldreams_cli.interpret.words.comparison import Means, dreams_of, one_picture
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 
 
@@ -48,6 +49,27 @@ class Asked:
         """Whether a text model ranks the words of areas."""
         return model is not None and bool(self.rois) and backbones.entry(model.spec.backbone).reads == "captions"
 
+    def check_there(self, model: FittedModel | None, areas: Areas | None, data_root: Path | None) -> None:
+        """Look for what the words are for, before a vocabulary or a network is fetched from afar.
+
+        Parameters
+        ----------
+        model : fitted; None for images without one.
+        areas : of its subject, where they are known.
+        data_root : to read image ids from.
+
+        Raises
+        ------
+        ChoiceError, BoldreamsError
+            If there is no such picture, area or dream.
+        """
+        for image in self.images:
+            one_picture(image, data_root)
+        for roi in self.rois:
+            area = spelled(areas.canonical(roi) if areas is not None else roi)
+            if model is not None and not self.by_betas(model):
+                dreams_of(model, area)
+
     def words(self, model: FittedModel | None, cache: Path) -> Vocabulary:
         """To choose from.
 
@@ -56,9 +78,9 @@ class Asked:
         ChoiceError, BoldreamsError
             If there is no such vocabulary, or an option would change nothing.
         """
-        found = vocabulary.find(self.vocabulary, cache, self.raw)
-        record.check(found.kind, self.score, self.reference, self.clip, self.prompt, self.by_betas(model))
-        return found
+        by_betas = self.by_betas(model)
+        record.check(self.vocabulary, self.score, self.reference, self.clip, self.prompt, by_betas)
+        return vocabulary.find(self.vocabulary, cache, self.raw)
 
     def samples_subject(self, model: FittedModel | None) -> bool:
         """Whether training images are compared with, of a subject that no model names."""

@@ -171,6 +171,18 @@ def _training_images(model: FittedModel | None, subject: Subject, cache: Path) -
 def dream_of(model: FittedModel, area: str) -> Kept:
     """The finished dream that stands for an area: of the mean response, with default settings if there is such.
 
+    Arguments and errors are those of `dreams_of`.
+    """
+    plain = dreams_of(model, area)
+    best = max(plain, key=lambda item: (item.name.casefold() == area.casefold(), item.date))
+    if len(plain) > 1:
+        logger.info("%d dreams of %s: taking %s, made %s", len(plain), area, best.name, best.date)
+    return best
+
+
+def dreams_of(model: FittedModel, area: str) -> list[Kept]:
+    """The finished dreams of an area's mean response, with any settings.
+
     Parameters
     ----------
     model : that dreamed.
@@ -197,10 +209,7 @@ def dream_of(model: FittedModel, area: str) -> Kept:
                 f"the dream of {area} was stopped at step {step}, no words describe it; {remedy} to finish"
             )
         raise ChoiceError(f"no dream of {area} in {model.folder / 'dreams'}; {remedy} first")
-    best = max(plain, key=lambda item: (item.name.casefold() == area.casefold(), item.date))
-    if len(plain) > 1:
-        logger.info("%d dreams of %s: taking %s, made %s", len(plain), area, best.name, best.date)
-    return best
+    return plain
 
 
 def dream_pixels(dream: Kept) -> NDArray[np.float32]:

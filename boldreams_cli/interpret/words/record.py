@@ -125,7 +125,7 @@ def check(vocabulary: str, score: str, reference: Path | None, clip: str | None,
 
     Parameters
     ----------
-    vocabulary : its kind.
+    vocabulary : as it is typed.
     text : whether a text model ranks the words.
 
     Raises
