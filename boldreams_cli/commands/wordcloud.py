@@ -92,8 +92,7 @@ def wordcloud(
         needed = wish.by_betas(model)
         found = options.responses_or_none(model, choice.cache, nsd_root, needed, "areas are not looked up")
         areas = found.areas if found is not None else None
-    wish.check_there(model, areas, nsd_root)
-    words = wish.words(model, choice.cache)
+    words = wish.words(model, areas, nsd_root, choice.cache)
     where = options.pick_device(device)
     classifier = words.kind == "imagenet" and model is None
     backbone = options.choose_backbone(choice.cache, choice.backbone) if classifier else ""

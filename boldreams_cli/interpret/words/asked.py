@@ -49,20 +49,8 @@ class Asked:
         """Whether a text model ranks the words of areas."""
         return model is not None and bool(self.rois) and backbones.entry(model.spec.backbone).reads == "captions"
 
-    def check_there(self, model: FittedModel | None, areas: Areas | None, data_root: Path | None) -> None:
-        """Look for what the words are for, before a vocabulary or a network is fetched from afar.
-
-        Parameters
-        ----------
-        model : fitted; None for images without one.
-        areas : of its subject, where they are known.
-        data_root : to read image ids from.
-
-        Raises
-        ------
-        ChoiceError, BoldreamsError
-            If there is no such picture, area or dream.
-        """
+    def _check_there(self, model: FittedModel | None, areas: Areas | None, data_root: Path | None) -> None:
+        """Raise ChoiceError or BoldreamsError if there is no such picture, area or dream."""
         for image in self.images:
             one_picture(image, data_root)
         for roi in self.rois:
@@ -70,16 +58,24 @@ class Asked:
             if model is not None and not self.by_betas(model):
                 dreams_of(model, area)
 
-    def words(self, model: FittedModel | None, cache: Path) -> Vocabulary:
+    def words(self, model: FittedModel | None, areas: Areas | None, data_root: Path | None, cache: Path) -> Vocabulary:
         """To choose from.
+
+        Parameters
+        ----------
+        model : fitted; None for images without one.
+        areas : of its subject, where they are known.
+        data_root, cache : to read from.
 
         Raises
         ------
         ChoiceError, BoldreamsError
-            If there is no such vocabulary, or an option would change nothing.
+            If there is no such vocabulary, or nothing that words are asked for, or an option would change nothing.
         """
         by_betas = self.by_betas(model)
         record.check(self.vocabulary, self.score, self.reference, self.clip, self.prompt, by_betas)
+        if self.vocabulary == "brown":  # which may have to be fetched from afar
+            self._check_there(model, areas, data_root)
         return vocabulary.find(self.vocabulary, cache, self.raw)
 
     def samples_subject(self, model: FittedModel | None) -> bool:
