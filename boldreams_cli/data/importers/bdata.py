@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
 from boldreams_cli.data.importing.finding import choose_subject
-from boldreams_cli.data.importing.places import lattice
+from boldreams_cli.data.importing.places import lattice, table
 from boldreams_cli.data.importing.recording import Asked, Importer, Recording, rows_in_memory, text
 from boldreams_cli.data.units import MESHES, VertexUnits, VoxelUnits
 from boldreams_cli.files import reading
@@ -66,11 +66,11 @@ class Part:
         return np.stack([self.values[key][self.voxels] for key in keys], axis=1)
 
     @property
-    def where(self) -> NDArray[np.float64]:
-        """(V, 3) what says where the columns lie; BoldreamsError where that is not there."""
+    def where(self) -> NDArray[np.float64] | None:
+        """(V, 3) what says where the columns lie; None of voxels without it; BoldreamsError of vertices."""
         keys = XYZ if self.kind == VOXELS else (LEFT, RIGHT, INDEX)
         found = self.places(keys)
-        if found is None:
+        if found is None and (self.kind == VERTICES or any(key in self.values for key in keys)):
             raise BoldreamsError(f"{self.path} has not all of the keys {', '.join(keys)}, which say where its data lie")
         return found
 
@@ -95,14 +95,14 @@ def read(asked: Asked) -> Recording:
     parts = [_part(path, phase) for path, phase in paths.items()]
     first = parts[0]
     for part in parts[1:]:
-        if part.kind != first.kind or not np.array_equal(first.where, part.where, equal_nan=True):
+        if part.kind != first.kind or len(part.voxels) != len(first.voxels) or not _alike(first.where, part.where):
             raise BoldreamsError(f"{first.path} and {part.path} hold other voxels; both must be of one subject")
     return Recording(
         subject=subject,
         shown=[name for part in parts for name in part.shown],
         test=np.concatenate([part.test for part in parts]),
         betas=lambda: (block for part in parts for block in part.blocks()),
-        units=_units(first, asked.template),
+        units=_units(first, asked.template, subject),
         zscored=False,
         source=", ".join(str(path) for path in paths),
         pictures=asked.images or first.path.parent,
@@ -118,13 +118,21 @@ def read(asked: Asked) -> Recording:
 IMPORTER = Importer("bdata", read, frozenset({"template"}))
 
 
-def _units(part: Part, template: Path | None) -> VoxelUnits | VertexUnits:
-    """Where the columns lie: on a grid, or on the meshes of two hemispheres."""
+def _alike(one: NDArray[np.float64] | None, other: NDArray[np.float64] | None) -> bool:
+    """Whether two parts say the same of where their columns lie, or both nothing."""
+    return one is other if one is None or other is None else np.array_equal(one, other, equal_nan=True)
+
+
+def _units(part: Part, template: Path | None, subject: str) -> VoxelUnits | VertexUnits:
+    """Where the columns lie: on a grid, or on the meshes of two hemispheres; in a table, where nothing says it."""
+    where = part.where
+    if where is None:
+        return table([len(part.voxels)], template, f"the keys in {part.path}", subject)
     if part.kind == VOXELS:
-        return lattice(part.where, part.places(IJK), template, part.path)
+        return lattice(where, part.places(IJK), template, part.path)
     if template is not None:
         raise ChoiceError(f"{part.path} holds vertices, which need no --template; leave it out")
-    left, right, vertex = part.where.T
+    left, right, vertex = where.T
     if ((left == 1) == (right == 1)).any():
         raise BoldreamsError(f"{part.path}: each column of {VERTICES} must be 1 in one of {LEFT} and {RIGHT}")
     sides = left == 1, right == 1

@@ -12,8 +12,9 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
+from boldreams_cli.console import BoldreamsError, listing, logger
 from boldreams_cli.data.importing.finding import choose_subject, find, need_folder
+from boldreams_cli.data.importing.places import table
 from boldreams_cli.data.importing.recording import Asked, Importer, Recording, rows_in_memory
 from boldreams_cli.data.units import VoxelUnits
 from boldreams_cli.data.volumes import affine_difference, read_mask
@@ -75,13 +76,7 @@ def _of_volumes(asked: Asked, subject: str, paths: list[Path]) -> Recording:
 
 
 def _of_areas(asked: Asked, subject: str, paths: list[Path]) -> Recording:
-    """An array of (trials, voxels) an area and hemisphere, all sessions end to end.
-
-    Nothing says where their voxels lie. They are filed as a table: x is the column, y the array; so maps of them are
-    tables, while areas, models, dreams and words are what they are for others.
-    """
-    if asked.template is not None:
-        raise ChoiceError("the files *_allses_AREA.npy do not say where their voxels lie; leave out --template")
+    """An array of (trials, voxels) an area and hemisphere, all sessions end to end; nothing says where voxels lie."""
     names = [path.stem.rsplit("_", 1)[1] for path in paths]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BoldreamsError(f"there are several arrays {twice[0]} of {subject} below {asked.source}; keep one of them")
@@ -91,14 +86,13 @@ def _of_areas(asked: Asked, subject: str, paths: list[Path]) -> Recording:
             raise BoldreamsError(f"{paths[0]} has {len(arrays[0])} trials, {path} {len(array)}; download them again")
     shown, test = _shown(asked, subject, len(arrays[0]), f"{paths[0].name} holds", whole=True)
     sizes = [array.shape[1] for array in arrays]
-    column, row = np.concatenate([np.arange(size) for size in sizes]), np.repeat(np.arange(len(sizes)), sizes)
-    logger.warning("these files do not say where voxels lie: maps of %s will be tables, a row for each area", subject)
+    row = np.repeat(np.arange(len(sizes)), sizes)
     return Recording(
         subject=subject,
         shown=shown,
         test=test,
         betas=lambda: _rows(arrays, sum(sizes)),
-        units=VoxelUnits(np.stack([column, row, 0 * row], axis=1), np.eye(4), (max(sizes), len(sizes), 1)),
+        units=table(sizes, asked.template, "the files *_allses_AREA.npy", subject),
         zscored=False,
         source=f"{paths[0].parent}, {subject}, {listing(names)}",
         pictures=asked.images or asked.source,

@@ -97,20 +97,32 @@ def _filled(lines: TextIO) -> Iterator[str]:
         yield bare
 
 
-def _mask(asked: Asked, source: Path, subject: str) -> Path:
-    """The volume that the voxels' indices are of."""
+def _mask(asked: Asked, source: Path, subject: str) -> Path | None:
+    """The volume that the voxels' indices are of; None where it is not there."""
     if asked.template is not None:
         return asked.template
     name = f"{subject}_space-T1w_brainmask.nii.gz"
     found = find([source, source.parent / "brainmasks"], name)
     if found is None:
-        raise BoldreamsError(f"there is no {name} below {source}; download brainmasks, or give it with --template")
+        logger.warning(
+            "there is no %s below %s: maps of %s will have the voxels' indices and no places in mm; download "
+            "brainmasks, or give it with --template",
+            *(name, source, subject),
+        )
     return found
 
 
-def _units(voxels: dict[str, NDArray[np.float32]], path: Path) -> VoxelUnits:
-    mask, affine = read_mask(path)
+def _units(voxels: dict[str, NDArray[np.float32]], path: Path | None) -> VoxelUnits:
+    """The voxels of the table; without a mask the volume ends with the last of them, and indices stand for mm."""
     ijk = np.stack([voxels[name] for name in PLACES], axis=1).astype(np.int64)
+    if path is None:
+        if ijk.min() < 0:
+            raise BoldreamsError(
+                f"{', '.join(PLACES)} count from 0, but go down to {ijk.min()}; download the table again"
+            )
+        x, y, z = (ijk.max(axis=0) + 1).tolist()
+        return VoxelUnits(ijk.astype(np.int32), np.eye(4), (x, y, z))
+    mask, affine = read_mask(path)
     inside = np.asarray(((ijk >= 0) & (ijk < mask.shape)).all(axis=1))
     inside[inside] = mask[tuple(ijk[inside].T)]
     if not inside.all():

@@ -1,13 +1,14 @@
-"""Where voxels lie, from what a file says of them: indices and millimetres, or millimetres alone."""
+"""Where voxels lie, from what a file says of them: indices and millimetres, millimetres alone, or nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError
+from boldreams_cli.console import BoldreamsError, ChoiceError, logger
 from boldreams_cli.data.units import VoxelUnits
 from boldreams_cli.data.volumes import read_float_volume
 
@@ -43,6 +44,29 @@ def lattice(xyz: NDArray[np.float64], ijk: NDArray[np.float64] | None, template:
         )
     shape = tuple(int(side) + 1 for side in np.rint(_indices(xyz, grid)).max(0))
     return _on(xyz, grid, shape, str(path))
+
+
+def table(columns: Sequence[int], template: Path | None, files: str, subject: str) -> VoxelUnits:
+    """Voxels of files that do not say where they lie, filed as a table: x is the column, y the file; said in the log.
+
+    So maps of them are tables, while areas, models, dreams and words are what they are for others.
+
+    Parameters
+    ----------
+    columns : of each file.
+    template : a volume, which is of no use here.
+    files, subject : for people.
+
+    Raises
+    ------
+    ChoiceError
+        If there is a template.
+    """
+    if template is not None:
+        raise ChoiceError(f"{files} do not say where their voxels lie; leave out --template")
+    logger.warning("%s do not say where voxels lie: maps of %s will be tables, a row for each file", files, subject)
+    column, row = np.concatenate([np.arange(size) for size in columns]), np.repeat(np.arange(len(columns)), columns)
+    return VoxelUnits(np.stack([column, row, 0 * row], axis=1), np.eye(4), (max(columns), len(columns), 1))
 
 
 def _indices(xyz: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -135,8 +135,26 @@ def test_things_files_that_do_not_fit(run: Run, tmp_path: Path) -> None:
     elsewhere = tmp_path / "mask.nii.gz"
     elsewhere.write_bytes(whole)
     mask.unlink()
-    assert "there is no sub-01_space-T1w_brainmask.nii.gz" in failing(run, mini, output)
     run(*typed(mini, output, "--template", elsewhere))
+
+
+def test_things_without_a_brain_mask_has_indices_but_no_places(run: Run, tmp_path: Path) -> None:
+    mini = things(tmp_path / "source")
+    path = mini.source / "brainmasks/sub-01_space-T1w_brainmask.nii.gz"
+    ijk = np.argwhere(np.asarray(nibabel.load(path).dataobj))
+    path.unlink()
+    done = run(*typed(mini, tmp_path / "new.h5"))
+    assert "there is no sub-01_space-T1w_brainmask.nii.gz" in done.err
+    assert "--template" in done.err
+    with h5py.File(tmp_path / "new.h5") as file:
+        np.testing.assert_array_equal(file["betas"][:], mini.betas)
+        np.testing.assert_array_equal(file["units/ijk"][:], ijk)
+        np.testing.assert_array_equal(file["units/shape"][:], ijk.max(0) + 1)
+        np.testing.assert_array_equal(file["units/affine"][:], np.eye(4))
+    table = mini.source / "betas_csv/sub-01_VoxelMetadata.csv"
+    table.write_text(table.read_text().replace("\n0,1,1,", "\n0,1,-1,", 1))
+    done = run(*typed(mini, tmp_path / "other.h5"), code=1)
+    assert "voxel_z count from 0, but go down to -1" in done.err
 
 
 def test_things_labels_out_of_order_are_refused(run: Run, tmp_path: Path) -> None:
@@ -350,6 +368,28 @@ def test_bdata_of_vertices(run: Run, tmp_path: Path) -> None:
     del places["VertexRight"]
     write_bdata(path, betas, labels, places, "VertexData")
     assert "has not all of the keys VertexLeft, VertexRight, vertex_index" in run(*command, code=1).err
+
+
+def test_bdata_without_places_is_a_table(run: Run, tmp_path: Path) -> None:
+    mini = bdata(tmp_path / "source")
+    for path in mini.source.glob("*.h5"):
+        with h5py.File(path, "a") as file:
+            keys = np.array([key.decode().replace("voxel_", "place_") for key in file["metadata/key"][:]])
+            keep = [not key.startswith("place_") for key in keys]
+            values = file["metadata/value"][:][keep]
+            del file["metadata/key"], file["metadata/value"]
+            file["metadata/key"], file["metadata/value"] = keys[keep].astype("S"), values
+    done = run(*typed(mini, tmp_path / "new.h5"))
+    assert "do not say where voxels lie" in done.err
+    with h5py.File(tmp_path / "new.h5") as file:
+        np.testing.assert_array_equal(file["betas"][:], mini.betas)
+        np.testing.assert_array_equal(file["units/ijk"][:], [[column, 0, 0] for column in range(24)])
+        assert int(file["areas/V1"][:].sum()) == 8
+    run("validate", tmp_path / "new.h5")
+    volume = tmp_path / "template.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3), np.uint8), AFFINE), volume)
+    done = run(*typed(mini, tmp_path / "other.h5", "--template", volume), code=2)
+    assert "leave out --template" in done.err
 
 
 def test_bdata_files_that_do_not_fit(run: Run, tmp_path: Path) -> None:
