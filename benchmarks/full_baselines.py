@@ -128,7 +128,7 @@ def matrix_product(cache: Path) -> dict[str, Any]:
     responses, store = responses_for(cache, FITTED, None, None, None), store_of(model, cache)
     predictor = Predictor(model, CPU)
     groups = read_groups(store, store.rows(responses.test_images), predictor.layouts)
-    maps = [torch.from_numpy(group).float() for group in groups]
+    maps = [group.float() for group in groups]
     voxels, images, inner = len(responses.voxels), len(responses.test_images), 256
     rows = sum(images * a * c for a, c in (layout.shape for layout in predictor.layouts)) // inner
     left, right = torch.rand(min(rows, 4096), inner), torch.rand(inner, voxels)
@@ -191,7 +191,7 @@ def _tested(
     """Features of test images, pooled, scaled and centred as those of the training images."""
     parts = []
     for maps, layout, group in zip(read_groups(store, store.rows(images), layouts), layouts, pooled, strict=True):
-        read = compressed(torch.from_numpy(maps).float(), compress)
+        read = compressed(maps.float(), compress)
         first = read.transpose(1, 2) if layout.pixels_first else read  # (images, K, P)
         found = (first @ group.pool) / group.scale[:, None]
         found = found.transpose(1, 2) if group.layout.pixels_first else found

@@ -77,7 +77,7 @@ class RandomMaps:
         """See `MapSource`."""
         if grid not in self._pooled:
             pool = RandomPool(self.images, grid)
-            self._pooled[grid] = [PooledMaps(pool, self.images, x, grid, None, self.device) for x in self.layouts]
+            self._pooled[grid] = [PooledMaps(pool, self.images, x, grid, None, self.device, True) for x in self.layouts]
         return self._pooled[grid]
 
 

@@ -19,14 +19,14 @@ Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device: from pinned memory, so that nothing waits."""
-    if device.type != "cuda":
+    """A tensor of the host on a device: from pinned memory, so that nothing waits. One that is there stays as it is."""
+    if device.type != "cuda" or values.is_cuda:
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
 def landing(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A place on the host to copy a device's tensors to (``copy_(..., non_blocking=True)``), not filled."""
+    """A place on the host, not filled, to copy a device's tensors to (``copy_(..., non_blocking=True)``) or to send."""
     return torch.empty(tuple(shape), dtype=dtype, pin_memory=device.type == "cuda")
 
 

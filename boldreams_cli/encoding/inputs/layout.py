@@ -12,6 +12,9 @@ from torch import Tensor
 
 from boldreams_cli.console import ChoiceError
 from boldreams_cli.features.store.feature_store import FeatureStore
+from boldreams_cli.transfers import landing
+
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,11 @@ def in_shards(
 
 
 def read_groups(
-    store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout]
-) -> list[NDArray[np.floating]]:
-    """Read the maps of every group from the store, (images, A, C) each."""
-    groups = [np.empty((len(rows), *layout.shape), dtype=store.spec["dtype"]) for layout in layouts]
-    wanted = [place for layout, group in zip(layouts, groups, strict=True) for place in layout.places(group)]
+    store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout], device: torch.device = HOST
+) -> list[Tensor]:
+    """Read the maps of every group from the store, (images, A, C) each, to where they can be sent to a device from."""
+    dtype = getattr(torch, store.spec["dtype"])
+    groups = [landing((len(rows), *layout.shape), dtype, device) for layout in layouts]
+    wanted = [place for layout, group in zip(layouts, groups, strict=True) for place in layout.places(group.numpy())]
     store.read_layers(wanted, rows)
     return groups

@@ -112,14 +112,19 @@ class ResidentMaps:
     ) -> ResidentMaps:
         """Read them from the store; to a GPU some at a time, as it may have more memory than the host."""
         if device.type == "cpu":
-            return cls([torch.from_numpy(group) for group in read_groups(store, rows, layouts)], layouts, device)
+            return cls(read_groups(store, rows, layouts), layouts, device)
         dtype = getattr(torch, store.spec["dtype"])
         groups = [torch.empty(len(rows), *layout.shape, dtype=dtype, device=device) for layout in layouts]
         image_bytes = map_bytes(store, 1, layouts)
-        for images in in_shards(rows, store.rows_per_shard, image_bytes, SCRATCH_BLOCK_BYTES):
+        blocks = list(in_shards(rows, store.rows_per_shard, image_bytes, SCRATCH_BLOCK_BYTES))
+
+        def read(images: NDArray[np.int64]) -> tuple[Tensor, ...]:
+            return tuple(read_groups(store, rows[images], layouts, device))
+
+        for images, parts in zip(blocks, read_ahead(read, blocks, device), strict=True):
             places = sent(torch.from_numpy(images), device)
-            for group, read in zip(groups, read_groups(store, rows[images], layouts), strict=True):
-                group[places] = sent(torch.from_numpy(read), device)
+            for group, part in zip(groups, parts, strict=True):
+                group[places] = part
         return cls(groups, layouts, device)
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:
@@ -163,7 +168,7 @@ class ScratchMaps:
         offset = 0
         for values, block in zip(self.values, read_groups(store, rows[images], self.layouts), strict=True):
             for image, maps in zip(images, block, strict=True):
-                os.pwrite(self.file.fileno(), maps.data, int(image) * self.image_bytes + offset)
+                os.pwrite(self.file.fileno(), maps.numpy().data, int(image) * self.image_bytes + offset)
             offset += values * self.dtype.itemsize
 
     def _read(self, images: NDArray[np.int64]) -> tuple[Tensor]:

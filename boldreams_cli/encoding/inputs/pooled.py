@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, logger, size
-from boldreams_cli.encoding.inputs.layout import Group, MapLayout, in_shards, read_groups
+from boldreams_cli.encoding.inputs.layout import HOST, Group, MapLayout, in_shards, read_groups
 from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.encoding.numerics.contraction import contract
 from boldreams_cli.encoding.numerics.fields import interpolation_along, summed_along
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
 from boldreams_cli.machine import MAPS, room
-from boldreams_cli.transfers import sent
+from boldreams_cli.transfers import read_ahead, sent
 
 READ_BYTES = 64 * 2**20
 IMAGES_TOGETHER = 64  # of which means are taken
@@ -64,9 +64,9 @@ def pool_maps(
     rows : (images,) of the store, in the order of the images.
     layouts : of the groups.
     grid : nodes along each side of a field.
-    memory : bytes that the pooled maps may take; beyond it they go to a file without a name.
+    memory : bytes of the host that the pooled maps may take; beyond it they go to a file without a name.
     scratch : folder for that file.
-    device : to use them on.
+    device : to use them on; a GPU keeps them where it has room.
     pools : of each group, what an earlier fit has read; None reads the store.
     compress : what becomes of each map value first (numerics/compression.py).
 
@@ -76,10 +76,14 @@ def pool_maps(
         If the disk has no room for that file.
     """
     needed = pooled_bytes(layouts, len(rows), grid)
-    pools = pools or [StoredPool(store, rows, grid, compress)] * len(layouts)
-    if needed <= memory:
+    there = device.type == "cuda" and needed <= room(device, 0, MAPS)
+    if device.type == "cuda" and not there:
+        logger.info("pooled maps of %s do not fit the GPU: what a step reads of them is sent to it", size(needed))
+    pools = pools or [StoredPool(store, rows, grid, compress, device if there else HOST)] * len(layouts)
+    if there or needed <= memory:
         return [
-            PooledMaps(pool, len(rows), layout, grid, None, device) for pool, layout in zip(pools, layouts, strict=True)
+            PooledMaps(pool, len(rows), layout, grid, None, device, there)
+            for pool, layout in zip(pools, layouts, strict=True)
         ]
     scratch.mkdir(parents=True, exist_ok=True)
     if needed > free_bytes(scratch):
@@ -133,21 +137,30 @@ class StoredPool:
     rows : (images,) of the store.
     grid : nodes along each side.
     compress : what becomes of each map value first.
+    device : to pool on.
     """
 
     store: FeatureStore
     rows: NDArray[np.int64]
     grid: int
     compress: str = "none"
+    device: torch.device = HOST
 
     def blocks(self, layout: MapLayout) -> Iterator[Block]:
         """See `Pool`."""
-        store, rows = self.store, self.rows
+        store, rows, device = self.store, self.rows, self.device
         plain = _FiltersFirst(layout.group, layout.filters)
         image_bytes = 4 * layout.count * layout.group.pixels
         few = max(1, READ_BYTES // image_bytes)
-        for images in in_shards(rows, store.rows_per_shard, image_bytes, READ_BYTES):
-            stored = torch.from_numpy(read_groups(store, rows[images], [plain])[0])
+        parts = list(in_shards(rows, store.rows_per_shard, image_bytes, READ_BYTES))
+
+        def read(images: NDArray[np.int64]) -> tuple[Tensor]:
+            (stored,) = read_groups(store, rows[images], [plain], device)
+            return (stored,)
+
+        # On a CPU reading takes all cores as it is.
+        ahead = 1 if device.type == "cuda" else 0
+        for images, (stored,) in zip(parts, read_ahead(read, parts, device, ahead), strict=True):
             # A shard may be many times what is in work at a time.
             for first in range(0, len(stored), few):
                 yield self._pooled(images[first : first + few], stored[first : first + few], layout)
@@ -174,6 +187,7 @@ class PooledMaps:
     grid : nodes along each side of a field.
     scratch : folder for a file to keep them in; None keeps them in memory.
     device : to use them on.
+    there : whether they are kept on that device; else `read` sends what it reads.
 
     Attributes
     ----------
@@ -191,21 +205,22 @@ class PooledMaps:
         layout: MapLayout,
         grid: int,
         scratch: Path | None = None,
-        device: torch.device | None = None,
+        device: torch.device = HOST,
+        there: bool = False,
     ) -> None:
-        self.images, self.device = images, device or torch.device("cpu")
+        self.images, self.device = images, device
         self.layout = on_grid(layout, grid)
         self.pool = torch.kron(*pixel_shares(layout.group, grid))
         self._file = None if scratch is None else tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
-        self._maps = torch.empty(images if scratch is None else 0, *self.layout.shape)
+        shape = (images if scratch is None else 0, *self.layout.shape)
+        self._maps = torch.empty(shape, device=device if there else HOST)
         self.scale = self._take(pool, layout)
         scale = self.scale.expand(self.layout.shape) if self.layout.pixels_first else self.scale[:, None]
         self._scale = scale.expand(self.layout.shape).contiguous()
         self.centre = self._mean()
         if scratch is None:
-            self._maps.div_(self._scale).sub_(self.centre)
-        if self.device.type == "cuda":
-            self._move()
+            place = self._maps.device
+            self._maps.div_(sent(self._scale, place)).sub_(sent(self.centre, place))
 
     @property
     def values(self) -> int:
@@ -228,17 +243,6 @@ class PooledMaps:
         if self._file is None:
             return self._maps[torch.from_numpy(images)]
         return self._scaled(self._read_file(images))
-
-    def _move(self) -> None:
-        """Put them on the GPU, some at a time, if there is room; `read` sends what it reads otherwise."""
-        needed = 4 * self.images * self.values
-        if needed > room(self.device, 0, MAPS):
-            logger.info("pooled maps of %s do not fit the GPU: what a step reads of them is sent to it", size(needed))
-            return
-        there = torch.empty(self.images, *self.layout.shape, device=self.device)
-        for some in np.split(np.arange(self.images), range(IMAGES_TOGETHER, self.images, IMAGES_TOGETHER)):
-            there[some[0] : some[-1] + 1] = sent(self._on_host(some), self.device)
-        self._maps, self._file = there, None
 
     def columns(self, some: slice) -> Tensor:
         """Some of the `values` of all images, (images, n) float32 on the device."""
@@ -268,15 +272,18 @@ class PooledMaps:
 
     def _take(self, pool: Pool, layout: MapLayout) -> Tensor:
         """Take all images, into memory or the file; returns the scales (K,)."""
-        sums = torch.empty(2, self.images, layout.count, dtype=torch.float64)
+        place = self._maps.device
+        sums = torch.empty(2, self.images, layout.count, dtype=torch.float64, device=place)
         for images, some, pooled in pool.blocks(layout):
-            sums[:, images] = some
+            sums[:, sent(torch.from_numpy(images), place)] = sent(some, place)
             self._keep(images, pooled.transpose(1, 2) if self.layout.pixels_first else pooled)
-        return _deviation(sums[0].sum(0), sums[1].sum(0), self.images * layout.group.pixels)
+        total, squares = (part.sum(0) for part in sums.cpu())
+        return _deviation(total, squares, self.images * layout.group.pixels)
 
     def _keep(self, images: NDArray[np.int64], pooled: Tensor) -> None:
         if self._file is None:
-            self._maps[torch.from_numpy(images)] = pooled
+            place = self._maps.device
+            self._maps[sent(torch.from_numpy(images), place)] = sent(pooled, place)
             return
         for image, maps in zip(images, pooled.contiguous().numpy(), strict=True):
             os.pwrite(self._file.fileno(), maps.data, 4 * int(image) * self.values)
@@ -293,11 +300,11 @@ class PooledMaps:
 
     def _mean(self) -> Tensor:
         """Mean of the scaled maps over images, (A, C), summed in the order of the images."""
-        total = torch.zeros(self.layout.shape, dtype=torch.float64)
+        total = torch.zeros(self.layout.shape, dtype=torch.float64, device=self._maps.device)
         for some in np.split(np.arange(self.images), range(IMAGES_TOGETHER, self.images, IMAGES_TOGETHER)):
             maps = self._maps[some[0] : some[-1] + 1] if self._file is None else self._read_file(some)
             total += maps.sum(0, dtype=torch.float64)
-        return (total / self.images / self._scale).float()
+        return (total.cpu() / self.images / self._scale).float()
 
 
 def _deviation(sums: Tensor, squares: Tensor, count: int) -> Tensor:
