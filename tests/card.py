@@ -9,6 +9,7 @@ worked. It cannot show speed, streams, rounding or memory.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -23,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from boldreams_cli import transfers
+from boldreams_cli.interpret.dreams import replay
 from boldreams_cli.machine import set_products
 
 CARD = torch.device("cuda", 0)
@@ -262,6 +264,7 @@ def a_made_up_card() -> Iterator[Card]:
         patch.setattr(torch.cuda, "Stream", _Stream)
         patch.setattr(torch.cuda, "current_stream", _Stream)
         patch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+        patch.setattr(replay, "WARM", sys.maxsize)  # it has no graphs
         patch.setattr(torch, "inference_mode", torch.no_grad)  # in which nothing of the card could be written to
         patch.setattr(torch.Tensor, "to", _to)
         patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", _grouped)

@@ -23,9 +23,11 @@ from boldreams_cli.interpret.dreams import transforms
 from boldreams_cli.interpret.dreams.closeness import Photograph
 from boldreams_cli.interpret.dreams.objectives import Objective
 from boldreams_cli.interpret.dreams.parameterization import Picture
+from boldreams_cli.interpret.dreams.replay import Replay
 from boldreams_cli.interpret.dreams.transforms import Transforms
 from boldreams_cli.interpret.targets import Target
 from boldreams_cli.machine import is_out_of_memory, repeatable
+from boldreams_cli.transfers import sent
 
 TRACE_EVERY = 50  # steps at most between looks at the untransformed images; each look costs a third of a step
 MACO_RATE = 5e-2  # phases are in radians; the authors' rates are for amplitudes
@@ -33,6 +35,7 @@ STATE = "state.safetensors"
 KEEP_EVERY = 60.0  # seconds between states kept: what a kill costs at most
 LOOK_EVERY = 25  # steps of a GPU between looks at what they gave, which wait for it
 COLUMNS = ("step", "loss", "transformed", "untransformed", "score")
+RECORDED = ("mean", "contrast", "both")  # objectives whose steps a GPU plays back
 START_STEPS = 256  # from a photograph: what is near is reached sooner
 
 
@@ -171,9 +174,13 @@ class Dreamer:
         self.seen: Tensor | None = None
         self.device = picture.values.device
         self.loss = objective.loss(settings.count, self.device)
-        self.optimizer = torch.optim.Adam([picture.values], lr=settings.rate, fused=True)
+        gpu = self.device.type == "cuda"
+        self.optimizer = torch.optim.Adam([picture.values], lr=settings.rate, fused=True, capturable=gpu)
         self.trace = Trace()
         self._given: list[Tensor] = []  # rows of the trace that are still on the device
+        self._unseen = torch.full((), math.nan, device=self.device)
+        steady = photograph is None and settings.parameterization != "maco" and objective.name in RECORDED
+        self._go_up = Replay(self._ascend) if gpu and steady else self._ascend
 
     @property
     def done(self) -> int:
@@ -243,27 +250,32 @@ class Dreamer:
         A row of the trace, (4,): the loss and so on, see COLUMNS.
         """
         number = self.done
+        looks = number % self.settings.trace_every == 0
+        plain = self._plain() if looks else self._unseen
+        matrix = sent(self.settings.transforms.draw(self.settings.seed, number), self.device)
+        loss, response, score = self._go_up(matrix)
+        row = torch.stack([loss, response, plain, score])
+        self._given.append(row)
+        return row
+
+    def _ascend(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, response and score of the images as they are, moved; and a step of theirs."""
         self.optimizer.zero_grad(set_to_none=True)
         images = self.picture()
         transparent = self.settings.parameterization == "maco"
         if transparent:
             images.retain_grad()
-        matrix = self.settings.transforms.draw(self.settings.seed, number)
         moved = transforms.apply(images, matrix)
         activity = self.target.activity(moved)
         loss = self.loss(activity.__getitem__)
         if self.photograph is not None:
             loss = loss + self.photograph.penalty(self.target, moved, activity["groups"], matrix)
         loss.backward()
-        looks = number % self.settings.trace_every == 0
-        plain = self._plain(images) if looks else torch.full_like(loss.detach(), math.nan)
         if transparent:
             self._see(images)
         self.optimizer.step()
         with torch.no_grad():
-            row = torch.stack([loss, activity["response"].mean(), plain, self.objective.score(activity).mean()])
-        self._given.append(row)
-        return row
+            return loss.detach(), activity["response"].mean(), self.objective.score(activity).mean()
 
     def _see(self, images: Tensor) -> None:
         """Add up where the gradient is: what of the picture matters (MaCo's transparency)."""
@@ -272,8 +284,9 @@ class Dreamer:
         self.seen = gradient if self.seen is None else self.seen + gradient
 
     @torch.no_grad()
-    def _plain(self, images: Tensor) -> Tensor:
-        return self.target.activity(images)["response"].mean()
+    def _plain(self) -> Tensor:
+        """Mean response of the images as they are, not moved."""
+        return self.target.activity(self.picture())["response"].mean()
 
     @torch.no_grad()
     def _result(self) -> Dream:
