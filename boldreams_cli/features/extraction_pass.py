@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from boldreams_cli.features.source import Source
 
 Arrays = dict[str, NDArray[Any]]
+WRITTEN = 4  # units that are written at a time, where a GPU computes; each of some 256 MB (store_arrays.UNIT_BYTES)
 
 
 class PixelsHash:
@@ -98,6 +100,8 @@ class Pass:
         self.units = store.writable
         self.dtype = store.spec["dtype"]
         self.filters = store.filters_hash() if kind == "maps" else None
+        # A GPU is faster than one thread packs and a disk syncs; a CPU has no core left for more.
+        self._together = WRITTEN if backbone.device.type == "cuda" else 1
 
     def share(self) -> list[int]:
         """Numbers of this task's units in which images of the source are not done."""
@@ -117,8 +121,8 @@ class Pass:
         share = self.share()
         total = sum(unit.end - unit.first for number in share if (unit := self._todo(number)) is not None)
         what = f"{'extract' if self.kind == 'maps' else 'rank'} {self.backbone.entry.name}"
-        with ThreadPoolExecutor(1) as writer, progress(what, total, "images") as shown:
-            self._writing: Future[None] | None = None
+        with ThreadPoolExecutor(self._together) as writer, progress(what, total, "images") as shown:
+            self._writing: deque[Future[None]] = deque()
             computed, held = self._round(share, writer, shown, wait=False)
             self._settle()
             if held and not self.stop:  # by other processes: what they leave undone is done here
@@ -146,20 +150,19 @@ class Pass:
             made = None
             try:
                 made = self._compute(unit, shown.advance) if unit is not None else None
-                self._settle()
+                self._settle(self._together - 1)
             finally:
                 if made is None:
                     lock.release()
             if unit is not None and made is not None:
-                self._writing = writer.submit(self._write, unit, *made, lock)
+                self._writing.append(writer.submit(self._write, unit, *made, lock))
                 computed += unit.end - unit.first
         return computed, held
 
-    def _settle(self) -> None:
-        """Wait for the unit that is being written."""
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
+    def _settle(self, left: int = 0) -> None:
+        """Wait until so many units at most are being written."""
+        while len(self._writing) > left:
+            self._writing.popleft().result()
 
     def _todo(self, number: int) -> _Unit | None:
         """What is to be done of a unit now, None for nothing: finished rows are a prefix, the others follow.
@@ -215,7 +218,7 @@ class Pass:
         an image's maps are the same bits in whatever company it comes.
         """
         starts = range(first, end, self.batch_size)
-        gpu = self.backbone.device.type == "cuda"
+        device = self.backbone.device
 
         def read(start: int) -> tuple[Tensor]:
             ids = self.store.images[start : min(start + self.batch_size, end)]
@@ -223,11 +226,15 @@ class Pass:
             hashed.update(images)
             if len(images) < self.batch_size:
                 images = np.resize(images, (self.batch_size, *images.shape[1:]))
-            stimuli = torch.from_numpy(images)
-            return (self.backbone.ready(stimuli) if gpu else stimuli,)
+            return (torch.from_numpy(images),)
 
-        maps_of = self.backbone.maps_of_ready if gpu else self.backbone.maps_of
-        for start, (images,) in zip(starts, read_ahead(read, starts, self.backbone.device), strict=True):
+        maps_of = self.backbone.maps_of
+        stimuli = read_ahead(read, starts, torch.device("cpu"))
+        if device.type == "cuda":
+            # Resized in one thread while the next are read in another.
+            maps_of, raw = self.backbone.maps_of_ready, stimuli
+            stimuli = read_ahead(lambda _: (self.backbone.ready(next(raw)[0]),), starts, device)
+        for start, (images,) in zip(starts, stimuli, strict=True):
             rows = min(self.batch_size, end - start)
             with torch.inference_mode():
                 found = maps_of(images)
