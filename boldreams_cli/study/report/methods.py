@@ -299,7 +299,7 @@ def _minimal(held: Holdings, text: Methods) -> str:
         if row and row.get("percent") is not None:
             found = text.number(f"minimal_{place}", row["percent"])
             who = f"subject {study.said.get('subject')}, {study.said.get('backbone')}"
-            said.append(f"{who}: {found} % of the filters")
+            said.append(f"{who} ({_question(study.said, place, text)}): {found} % of the filters")
     results = f" Over all voxels that was, for {'; '.join(said)}." if said else ""
     plain = dict.fromkeys(
         study.said.get("subject", "unknown") for study in held.minimals if study.said.get("measure", "A") != "A"
@@ -311,6 +311,18 @@ def _minimal(held: Holdings, text: Methods) -> str:
         "the margin, by the one-sided 95 % bound over test images, percents tested in descending order up to the "
         f"first that failed.{without}{results}"
     )
+
+
+def _question(said: Mapping[str, Any], place: int, text: Methods) -> str:
+    """Margin, reference and test images of a minimal model, without which its percent says nothing."""
+    asked = []
+    if isinstance(margin := said.get("margin"), float):
+        asked.append(f"margin {text.number(f'minimal_{place}_margin', round(100 * margin, 6))} %")
+    if isinstance(reference := said.get("reference"), int | float):
+        asked.append(f"reference {text.number(f'minimal_{place}_reference', reference)} % of the filters")
+    if isinstance(images := said.get("images"), int):
+        asked.append(f"{text.number(f'minimal_{place}_images', images)} test images")
+    return ", ".join(asked)
 
 
 def _slug(name: str) -> str:

@@ -96,6 +96,10 @@ def test_the_largest_percent_over_subjects(run: Run, alike: Path, tmp_path: Path
         expected = "" if None in percents else str(float(max(percents)))
         assert (row["percent"], row["subjects"]) == (expected, str(len(percents))), area
     assert "Smallest percent not inferior in every subject" in page.read_text()
+    methods = (page.with_name("report_files") / "methods.md").read_text()
+    asked_for = f"(margin 50 %, reference 10 % of the filters, {said[0]['images']} test images)"
+    whole = [one for one in said if one["rois"]["all"]["percent"] is not None]
+    assert methods.count(asked_for) == len(whole), "a percent says nothing without what was asked"
 
 
 @pytest.mark.usefixtures("unrendered")

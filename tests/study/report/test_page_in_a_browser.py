@@ -209,6 +209,23 @@ def test_fits_any_screen_and_light(open_page: Open, reported: Reported, width: i
     assert source == dark, "figures have the page's colours"
 
 
+def test_nothing_is_cut_off_on_paper(open_page: Open, reported: Reported) -> None:
+    driver = open_page(reported.page, 720)  # an A4 page within its margins
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+    wide = driver.execute_script(
+        "return [...document.querySelectorAll('table, img, pre')].filter("
+        "  found => found.getBoundingClientRect().right > 721).map(found => found.textContent.slice(0, 80))"
+    )
+    assert wide == []
+    broken = driver.execute_script(
+        "return [...document.querySelectorAll('td.number data')].filter("
+        "  found => found.getClientRects().length > 1).length"
+    )
+    assert broken == 0, "numbers are whole"
+    assert driver.execute_script("return document.querySelectorAll('details:not([open])').length") == 0
+
+
 def test_works_without_scripts(open_page: Open, reported: Reported) -> None:
     driver = open_page(reported.page, scripts=False)
     assert driver.find_element("css selector", "#brain-subj01 .montage img").is_displayed()
