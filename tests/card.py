@@ -28,6 +28,7 @@ from boldreams_cli.interpret.dreams import replay
 from boldreams_cli.machine import set_products
 
 CARD = torch.device("cuda", 0)
+SYNCHRONIZING = "called a synchronizing CUDA operation"
 READING = {
     "_local_scalar_dense": "a number",
     **dict.fromkeys(("_linalg_check_errors", "_linalg_eigh"), "whether a decomposition worked"),
@@ -228,10 +229,17 @@ class RealCard:
 @contextmanager
 def a_real_card() -> Iterator[RealCard]:
     """The machine's GPU for the time of the block, computing in IEEE's float32 as under every command."""
-    found, before = RealCard(), set_products(["ieee"] * 2)
+    found, before, real = RealCard(), set_products(["ieee"] * 2), warnings.showwarning
+
+    def show(said: Warning | str, *more: Any, **most: Any) -> None:
+        if SYNCHRONIZING in str(said):
+            found.waits.append(str(said))
+        else:
+            real(said, *more, **most)
+
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("always")
-        patch.setattr(warnings, "showwarning", lambda said, *more, **most: found.waits.append(str(said)))
+        warnings.filterwarnings("always", SYNCHRONIZING)
+        patch.setattr(warnings, "showwarning", show)
         patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (found.free, found.free))
         for name in ("memory_reserved", "memory_allocated"):
             patch.setattr(torch.cuda, name, lambda device=None: 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from boldreams_cli.console import BoldreamsError, Progress, StopFlag, progress
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.features.store.store_arrays import ids_hash
 from boldreams_cli.locks import Lock
+from boldreams_cli.machine import cores
 from boldreams_cli.transfers import landing, read_ahead
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from boldreams_cli.features.source import Source
 
 Arrays = dict[str, NDArray[Any]]
+RESIZERS = 4  # threads, where a GPU computes
 WRITTEN = 4  # units that are written at a time, where a GPU computes; each of some 256 MB (store_arrays.UNIT_BYTES)
 
 
@@ -231,14 +233,23 @@ class Pass:
         maps_of = self.backbone.maps_of
         stimuli = read_ahead(read, starts, torch.device("cpu"))
         if device.type == "cuda":
-            # Resized in one thread while the next are read in another.
-            maps_of, raw = self.backbone.maps_of_ready, stimuli
-            stimuli = read_ahead(lambda _: (self.backbone.ready(next(raw)[0]),), starts, device)
+            maps_of, stimuli = self.backbone.maps_of_ready, self._ready(stimuli, starts)
         for start, (images,) in zip(starts, stimuli, strict=True):
             rows = min(self.batch_size, end - start)
             with torch.inference_mode():
                 found = maps_of(images)
             yield start, start + rows, {name: maps[:rows] for name, maps in found.items()}
+
+    def _ready(self, stimuli: Iterator[tuple[Tensor]], starts: Sequence[int]) -> Iterator[tuple[Tensor]]:
+        """Batches as a GPU takes them: resized in threads, as torch does it in one, while the next are read."""
+
+        def resize(_: int) -> tuple[Tensor]:
+            (images,) = next(stimuli)
+            return (torch.cat([*resizers.map(self.backbone.ready, images.chunk(threads))]),)
+
+        threads = min(RESIZERS, cores())
+        with ThreadPoolExecutor(threads) as resizers:
+            yield from read_ahead(resize, starts, self.backbone.device)
 
     def _write(self, unit: _Unit, maps: Arrays, means: Arrays, read: str, lock: Lock) -> None:
         """Write a unit's files, then its lines; finished rows before it are written again with it, means are not."""

@@ -9,7 +9,7 @@ import torch
 from boldreams_cli.encoding.inputs import pooled as module
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.inputs.pooled import PooledMaps, pool_maps, pooled_bytes
-from boldreams_cli.encoding.numerics.fields import interpolation, summed_along
+from boldreams_cli.encoding.numerics.fields import interpolation, summed_along, summed_side_by_side
 
 CPU = torch.device("cpu")
 LAYERS = {"a": (5, 12, 10), "b": (30, 4, 4)}  # more pixels than filters, and the reverse
@@ -103,5 +103,7 @@ def test_sums_depend_on_nothing_beside_them(threads: int) -> None:
         whole = summed_along(values, weights, 2)
         torch.testing.assert_close(whole, torch.einsum("bkhw,hj->bkjw", values, weights), rtol=1e-5, atol=1e-5)
         assert torch.equal(summed_along(values[7:8], weights, 2)[0], whole[7])
+        for dim in (2, 3):  # as a GPU does it
+            assert torch.equal(summed_side_by_side(values, weights, dim), summed_along(values, weights, dim))
     finally:
         torch.set_num_threads(before)

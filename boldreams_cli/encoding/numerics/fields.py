@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from boldreams_cli.transfers import sent
+
 
 def gaussian_fields(height: int, width: int, gaussians: NDArray[np.float64]) -> NDArray[np.float64]:
     """Gaussian receptive fields on a grid of pixels, each summing to 1.
@@ -59,12 +61,14 @@ def summed_along(values: Tensor, weights: Tensor, dim: int) -> Tensor:
     Parameters
     ----------
     values : any shape, n along `dim`.
-    weights : (n, m), mostly zeros.
+    weights : (n, m), mostly zeros, on the host.
 
     Returns
     -------
-    As `values` with m along `dim`.
+    As `values` with m along `dim`; on a GPU the same bits.
     """
+    if values.is_cuda:
+        return summed_side_by_side(values, weights, dim)
     sums = []
     for column in weights.T.tolist():
         total: Tensor | None = None
@@ -75,3 +79,25 @@ def summed_along(values: Tensor, weights: Tensor, dim: int) -> Tensor:
         assert total is not None, "every node has a pixel"
         sums.append(total)
     return torch.stack(sums, dim)
+
+
+def summed_side_by_side(values: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """As `summed_along`, but the first summand of all sums, then the second.
+
+    That is a sixth of the calls, which a GPU waits for; on a CPU it takes a third longer.
+    """
+    summands = [column.nonzero().flatten() for column in weights.T]
+    most = max(len(indices) for indices in summands)
+    places, shares = torch.zeros(most, len(summands), dtype=torch.long), torch.zeros(most, len(summands))
+    for node, indices in enumerate(summands):  # those behind a sum's last add nothing
+        places[: len(indices), node] = indices
+        shares[: len(indices), node] = weights[indices, node]
+    shape = [1] * values.dim()
+    shape[dim] = -1
+    places, shares = (sent(table, values.device) for table in (places, shares))
+    total: Tensor | None = None
+    for place, share in zip(places, shares, strict=True):
+        part = values.index_select(dim, place).mul_(share.view(shape))
+        total = part if total is None else total.add_(part)
+    assert total is not None, "every node has a pixel"
+    return total
