@@ -13,6 +13,7 @@ from PIL import Image
 from boldreams_cli import plots
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.interpret import gallery
+from boldreams_cli.interpret.dreams import gallery as side_by_side
 from boldreams_cli.interpret.gallery import Source
 from boldreams_cli.interpret.products import Kept, Product, find_products
 from boldreams_cli.plots.grid import Cell
@@ -146,3 +147,19 @@ def test_of_several_images_of_a_dream_the_best_is_shown(tmp_path: Path) -> None:
     (cell,) = gallery.DRAWN["dreams"]([Kept("dream", "V1", "", "done", "", files, said)])
     np.testing.assert_allclose(cell.pixels, 200 / 255)
     assert cell.caption == "1.50 *"
+
+
+def test_the_demos_picture_shows_the_best_dream_too(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: Fitted
+) -> None:
+    drawn: list[tuple[str, list[tuple[np.ndarray, str]], str]] = []
+    monkeypatch.setattr(plots, "gallery", lambda path, columns: drawn.extend(columns))
+    files = [str(tmp_path / f"dream-{number}.png") for number in (1, 2)]
+    for file, grey in zip(files, (10, 200), strict=True):
+        Image.fromarray(np.full((4, 4, 3), grey, np.uint8)).save(file)
+    best = {"test": {"image": int(fitted.responses.test_images[0]), "response": 0.25}}
+    area = {"images": files, "response": [0.5, 1.5], "best_natural": best, "words": ["cat", "dog"]}
+    side_by_side.draw(tmp_path / "a.jpg", experiment, {"V1": area})
+    ((name, ((pixels, said), (_, natural)), words),) = drawn
+    np.testing.assert_allclose(pixels, 200 / 255)
+    assert (name, said, natural, words) == ("V1", "dream: beta 1.50", "best photograph: 0.25", "cat\ndog")

@@ -26,10 +26,11 @@ def draw(path: Path, data_root: Path, areas: Mapping[str, Mapping[str, Any]]) ->
     with open_dataset(data_root).stimuli() as stimuli:
         for area, item in areas.items():
             best = item["best_natural"]["test"]
-            dreamt = np.asarray(Image.open(item["images"][0])) / 255
+            number = int(np.argmax(item["response"]))  # as the report and `boldreams gallery` show it
+            dreamt = np.asarray(Image.open(item["images"][number])) / 255
             natural = stimuli.read([best["image"]])[0] / 255
             pictures = [
-                (dreamt, f"dream: beta {item['response'][0]:.2f}"),
+                (dreamt, f"dream: beta {item['response'][number]:.2f}"),
                 (natural, f"best photograph: {best['response']:.2f}"),
             ]
             columns.append((area, pictures, "\n".join(item["words"])))
