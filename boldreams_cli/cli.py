@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     0 done, 1 failed, 2 usage, 3 mismatch, 75 resumable, and as of a shell 128 plus the number of a signal.
     """
-    from boldreams_cli.commands.options.errors import INTERRUPTED, usage
+    from boldreams_cli.commands.options.errors import INTERRUPTED, described, usage
 
     try:
         result = boldreams.main(arguments, prog_name="boldreams", standalone_mode=False)
@@ -118,6 +118,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.Abort:
         click.echo("boldreams: interrupted", err=True)
         sys.exit(INTERRUPTED)
+    except OSError as error:  # what is not a command's own: help to a disk that is full
+        click.echo(f"boldreams: {described(error)}", err=True)
+        sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -18,7 +18,9 @@ import pytest
 
 from boldreams_cli.cli import COMMANDS, boldreams, load
 from boldreams_cli.commands.options.environment import SEVERAL, SHARED, ShellCommand, ShellOption, long_name
-from tests.conftest import Run
+from boldreams_cli.commands.options.output import output_options
+from boldreams_cli.console import SignalExit
+from tests.conftest import COMMAND, Run
 
 
 def commands() -> dict[str, click.Command]:
@@ -236,6 +238,27 @@ def test_a_job_that_is_stopped_before_it_has_begun_can_go_on_too(tmp_path: Path,
     assert process.returncode == (128 + number if number == signal.SIGHUP else 75), err
     assert ("run the same command to go on" in err) == (number != signal.SIGHUP)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_whatever_makes_files_can_go_on_after_a_scheduler_has_stopped_it(name: str) -> None:
+    @click.command(name)
+    @output_options
+    def stopped(output: object) -> None:
+        raise SignalExit(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        stopped.main([], name, standalone_mode=False)
+    assert ended.value.code == (128 + signal.SIGTERM if name in ("info", "validate", "remove") else 75)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["fit", "--help"]])
+def test_what_cannot_be_written_is_said(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"boldreams: No space left on device; .*\n", done.stderr)
 
 
 def on_a_terminal(program: str) -> str:

@@ -59,6 +59,8 @@ def test_help_lists_options_with_what_they_are(name: str) -> None:
         (["prepare", "--subject", "seven"], 2, "give its file with --data FILE, or a number as 1, 01 or subj01"),
         (["info", "--rois", "seven"], 2, "give its file with --data FILE, or a number as 1, 01 or subj01"),
         (["extract", "--backbone", "alexnet", "--subject", "seven"], 2, "or a number as 1, 01 or subj01"),
+        (["sweep", "--backbone", "alexnet", "--subject", "1,9"], 2, "no betas of subject 9; there: 1, 2 (--subject)"),
+        (["sweep", "--backbone", "alexnet", "--subject", "seven"], 2, "no betas of subject seven; there: 1, 2"),
         (["fit", "--subject", 1, "--percent"], 2, "see boldreams fit --help"),
         (["dream", "--roi", "V1", "--lr", "nan"], 2, "'nan' is no finite number"),
         (["wordcloud", "--roi", "FFA1"], 2, "did you mean FFA-1?"),

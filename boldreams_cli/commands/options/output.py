@@ -18,8 +18,8 @@ from boldreams_cli.commands.options.errors import INTERRUPTED, described
 from boldreams_cli.console import BoldreamsError
 
 BROKEN_PIPE = 128 + 13  # a shell's exit code for a process that SIGPIPE ended
-# Commands that a job is made of: whenever a scheduler stops one, the same command goes on.
-GO_ON = ("prepare", "extract", "rank", "fit", "score", "sweep", "predict", "dream", "attribute", "wordcloud")
+# All others make files, and a job may be made of them: whenever a scheduler stops one, the same command goes on.
+MAKE_NOTHING = ("info", "validate", "remove")
 
 
 @dataclass
@@ -58,7 +58,7 @@ def output_options(command: Command) -> Command:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(BROKEN_PIPE) from None
         except console.SignalExit as ended:
-            if ended.signal.name == "SIGHUP" or click.get_current_context().info_name not in GO_ON:
+            if ended.signal.name == "SIGHUP" or click.get_current_context().info_name in MAKE_NOTHING:
                 click.echo(f"boldreams: {ended}", err=True)
                 raise
             click.echo(f"boldreams: {ended}; run the same command to go on", err=True)

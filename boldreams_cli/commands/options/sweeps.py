@@ -211,8 +211,9 @@ def the_grid(file: Path | None, given: dict[str, Any], cache: Path, nsd_root: Pa
     Raises
     ------
     ChoiceError
-        If there is no subject, or the file makes no sense.
+        If there is no such subject, or the file makes no sense.
     """
+    from boldreams_cli.console import listing
     from boldreams_cli.study.grid import make_grid, read_toml
 
     name, asked = read_toml(file) if file is not None else (None, {})
@@ -222,6 +223,10 @@ def the_grid(file: Path | None, given: dict[str, Any], cache: Path, nsd_root: Pa
             asked[setting] = str(Path(asked[setting]).absolute())
     if asked.get("backbone") is None:
         asked["backbone"] = (choose_backbone(cache, None),)
+    there = subjects_there(cache, nsd_root, asked.get("betas"))
     if asked.get("subject") is None:
-        asked["subject"] = subjects_there(cache, nsd_root, asked.get("betas"))
-    return name, make_grid(asked)
+        asked["subject"] = there
+    grid = make_grid(asked)
+    if there and (unknown := [subject for subject in grid.subject if subject not in there]):
+        raise ChoiceError(f"no betas of subject {listing(unknown)}; there: {listing(there)} (--subject)")
+    return name, grid
