@@ -121,7 +121,7 @@ class Assets:
         return Picture(light, dark, width, height)
 
     def copied(self, source: Path, name: str, what: str, inked: bool = True) -> tuple[Picture, dict[str, str]]:
-        """A figure that another command drew: its files beside, its picture inside."""
+        """A figure that another command drew: its files beside, its picture inside; `inked` if of lines alone."""
         files = {}
         for suffix in ("png", "pdf", "csv"):
             path = source.with_suffix(f".{suffix}")
@@ -131,7 +131,7 @@ class Assets:
                 files[suffix.upper()] = f"{self.folder.name}/{name}.{suffix}"
         image = Image.open(source.with_suffix(".png")).convert("RGB")
         width, height = (round(length * 96 / DPI) for length in image.size)
-        return Picture(self.take(encoded(image, exact=True), what), "", width, height, inked), files
+        return Picture(self.take(encoded(image, exact=inked), what), "", width, height, inked), files
 
     def picture(self, image: Image.Image, what: str) -> str:
         """A picture of a grid as a data URI."""

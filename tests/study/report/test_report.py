@@ -364,3 +364,31 @@ def test_cells_of_a_sweep_are_a_table(run: Run, cache: Path, tmp_path: Path) -> 
     key = itemgetter("area", "percent")
     assert sorted(shown, key=key) == sorted(own, key=key)
     assert {"r_ci_low", "model", "seed"} <= shown[0].keys()
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_photographs_and_contrasts_are_shown_apart(run: Run, cache: Path, tmp_path: Path) -> None:
+    """They do not stand for what an area wants most, and are not lost."""
+    copy = Path(shutil.copytree(cache, tmp_path / "cache"))
+    assert 'id="aims"' not in Path(run("report", "--cache", copy, "--json").json["file"]).read_text(encoding="utf-8")
+    kept = json.loads(next(copy.glob("models/subj01/*/*/attributions/V1*/image-*.json")).read_text())
+    model = ("--cache", copy, "--subject", 1, "--percent", 10, "--steps", 2, "--count", 1, "--no-natural", "--json")
+    changed = run("dream", *model[:-4], *model[-2:], "--roi", "faces", "--start", kept["image"]).json
+    contrast = run("dream", *model, "--roi", "V1", "--minus", "faces").json
+    page = Path(run("report", "--cache", copy, "--json").json["file"])
+    html = page.read_text(encoding="utf-8")
+    shown = html.split('<section id="aims"', 1)[1].split("</section>", 1)[0]
+    assert re.findall("<h3>(.*?)</h3>", shown) == [
+        "Subject 1: V1 minus faces, a contrast, by efficientnet_lite0 10 %, fast",
+        f"Subject 1: faces, from image {kept['image']}, by efficientnet_lite0 10 %, fast",
+    ]
+    tables = [
+        list(csv.DictReader(path.open(newline=""))) for path in page.with_name("report_files").glob("dream-*.csv")
+    ]
+    one, two = sorted(tables, key=len)
+    assert float(one[0]["response"]) == contrast["response"][0]
+    assert float(one[0]["of_V1"]) - float(one[0]["of_faces"]) == pytest.approx(float(one[0]["score"]), abs=1e-5)
+    assert [row["image"] for row in two] == [str(kept["image"]), "dream-1.png"]
+    assert float(two[1]["response"]) == changed["response"][0]
+    assert 0 <= float(two[1]["feature_distance"]) <= float(two[1]["feature_bound"])
+    assert "mean beta" in Page(shown).alts[0]
