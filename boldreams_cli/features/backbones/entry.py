@@ -73,7 +73,7 @@ class Entry:
             If the backbone has no such readout layer.
         """
         for known, path in self.layers.items():
-            if name in (known, path, f"visual.{path}"):
+            if name.removeprefix("visual.") in (known, path):
                 return known
         if self.other_layer is not None:
             return self.other_layer(name)
