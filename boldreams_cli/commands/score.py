@@ -17,6 +17,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     "boldreams score",
     "boldreams score --subject 1 --percent 10 --readout ridge",
     "boldreams score --permutations 5000",
+    "boldreams score --bootstrap 2000",
     "boldreams score --folds 5",
     "boldreams score --test synthetic",
     "boldreams score --model percent-10 --json",
@@ -34,6 +35,13 @@ from boldreams_cli.commands.options import ModelChoice, Output
 )
 @options.option(
     "--permutation-seed", type=options.SEED, default=0, show_default=True, help="The seed of the permutations."
+)
+@options.option(
+    "--bootstrap",
+    type=click.IntRange(100),
+    metavar="N",
+    excludes=["test"],
+    help="Also draw the test images N times, for errors and intervals that rest on no formula.",
 )
 @options.option(
     "--folds",
@@ -64,6 +72,7 @@ def score(
     device: str,
     permutations: int | None,
     permutation_seed: int,
+    bootstrap: int | None,
     folds: int | None,
     test: str | None,
     mesh: Path | None,
@@ -81,19 +90,20 @@ def score(
     is. A, the noise-normalised accuracy, is the sum of r over the sum of ceilings, of voxels whose ceiling is at least
     0.2. A voxel's p is one-sided, from r's standard error over images or from --permutations; q is its false discovery
     rate over all voxels. Scores that are there are kept whichever p they have, unless --permutations asks for others.
+    --bootstrap N adds errors and intervals of each area from test images drawn with replacement, those with as many
+    repeats by themselves; the draws are the same for all voxels and models.
 
     Fitted receptive fields are compared with measured ones (prf_*.nii.gz) where --nsd-root has them. --test synthetic
     predicts NSD-synthetic's images, by the full network; its files end in -synthetic and replace none of the others.
     A data file without ceilings has those estimated from the repeats of its images, and it is said so.
     docs/reading-the-numbers.md explains all of them.
     """
-    from boldreams_cli.console import ChoiceError, stop_on_signals
+    from boldreams_cli.console import stop_on_signals
     from boldreams_cli.encoding.evaluation.kept import Scoring
     from boldreams_cli.encoding.folds import require
     from boldreams_cli.encoding.model import full
 
-    if test is not None and folds is not None:
-        raise ChoiceError("--folds are of the training images; leave out --test, or --folds")
+    _check_test(test, folds, bootstrap)
     model = choice.resolve()
     root = options.root_for(model.spec.subject, choice.cache, nsd_root)
     if folds is not None:
@@ -108,13 +118,23 @@ def score(
 
         units = on_surface.check_can_draw(responses(), mesh)
     if test is None:
-        summary = asked.of_test_images(folds)
+        summary = asked.of_test_images(folds, bootstrap)
     else:
         with stop_on_signals() as stop:
             summary = asked.of_other_images(test, options.dataset_of(root), stop)
     if mesh is not None:
         summary["files"] = [*summary["files"], str(on_surface.draw_r(model, units, mesh, test or ""))]
     output.show(summary, *_lines(summary))
+
+
+def _check_test(test: str | None, folds: int | None, bootstrap: int | None) -> None:
+    """Refuse what another test has not."""
+    from boldreams_cli.console import ChoiceError
+
+    if test is not None and folds is not None:
+        raise ChoiceError("--folds are of the training images; leave out --test, or --folds")
+    if test is not None and bootstrap is not None:
+        raise ChoiceError("--bootstrap is of the data's own test; leave out --test, or --bootstrap")
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
@@ -124,6 +144,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
             *_report(summary),
             *_table(summary["rois"]),
             *_fields(summary),
+            *_bootstrap_table(summary.get("bootstrap")),
             *_folds_table(summary.get("folds")),
         ]
     within = summary["r_within_kinds_mean"]
@@ -229,6 +250,22 @@ def _folds_table(folds: dict[str, Any] | None) -> list[str]:
         lines.append(
             f"{name:10} {row['voxels']:6d} {_number(row['r_mean']):>7} {_number(row['r_image_se']):>6} "
             f"{_interval(row['r_ci']):>15} {_number(row['ceiling_mean']):>7}"
+        )
+    return lines
+
+
+def _bootstrap_table(drawn: dict[str, Any] | None) -> list[str]:
+    """Errors and intervals from images drawn again."""
+    if drawn is None:
+        return []
+    lines = [
+        f"bootstrap: {drawn['draws']} draws of the test images, of those with as many repeats by themselves",
+        f"{'area':10} {'s.e. of r':>9} {'95 % interval':>15} {'s.e. of A':>9} {'95 % interval':>15}",
+    ]
+    for name, row in [("all", drawn), *drawn["rois"].items()]:
+        lines.append(
+            f"{name:10} {_number(row['r_se']):>9} {_interval(row['r_ci']):>15} {_number(row['accuracy_se']):>9} "
+            f"{_interval(row['accuracy_ci']):>15}"
         )
     return lines
 

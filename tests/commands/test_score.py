@@ -310,6 +310,32 @@ def test_permutations(run: Run, raw: Raw, own: Path) -> None:
     assert (folder / "voxels.csv").read_text() == table, "the seed decides"
 
 
+def test_bootstrap(run: Run, raw: Raw, own: Path, experiment: Path) -> None:
+    arguments = ("score", "--cache", own, "--json")
+    assert "bootstrap" not in run(*arguments).json
+    found = run(*arguments, "--bootstrap", 300).json
+    drawn, repeats, rng = found["bootstrap"], np.bincount(raw.shown), np.random.default_rng(9)
+    assert (drawn["draws"], drawn["rois"].keys()) == (300, found["rois"].keys())
+    inside = labelled(experiment, "prf-visualrois", [1, 2], raw.places)
+    means = []
+    for _ in range(300):
+        rows = np.arange(len(repeats))
+        for stratum in np.unique(repeats):
+            rows[repeats == stratum] = rng.choice(rows[repeats == stratum], (repeats == stratum).sum())
+        means.append(correlations(raw.predicted[rows][:, inside], raw.mean()[rows][:, inside]).mean())
+    assert drawn["rois"]["V1"]["r_se"] == pytest.approx(np.std(means), rel=0.2)
+    assert drawn["rois"]["V1"]["r_ci"] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.5 * np.std(means))
+    shutil.move(own / "features", own / "elsewhere")  # nothing is read again
+    assert run(*arguments, "--bootstrap", 300).json["bootstrap"] == drawn
+    assert run(*arguments).json["bootstrap"] == drawn, "what is there is shown"
+    assert "bootstrap: 300 draws" in run("score", "--cache", own).out
+    run(*arguments, "--bootstrap", 400, code=3)
+    shutil.move(own / "elsewhere", own / "features")
+    assert run(*arguments, "--bootstrap", 400).json["bootstrap"]["draws"] == 400
+    assert "bootstrap" not in run(*arguments, "--overwrite").json, "of scores that were made anew there is none"
+    assert "leave out" in run(*arguments, "--bootstrap", 300, "--test", "synthetic", code=2).err
+
+
 def test_scores_of_an_older_version_are_made_again(run: Run, raw: Raw, own: Path) -> None:
     folder = own / raw.folder.relative_to(raw.folder.parents[3])
     old = ("model", "voxels", "r_mean", "r_median", "weights_digest", "files", "rois")

@@ -89,7 +89,12 @@ def test_random_weights_are_seeded() -> None:
 
 def test_both_names_of_a_layer() -> None:
     entry = backbones.entry("rn50x4")
-    names = ("layer1.3.relu3", "visual.layer1.3.relu3", "layer1.3.act3", "visual.layer1.3.act3")  # OpenAI's, open_clip's
+    names = (
+        "layer1.3.relu3",
+        "visual.layer1.3.relu3",
+        "layer1.3.act3",
+        "visual.layer1.3.act3",
+    )  # OpenAI's, open_clip's
     assert {entry.layer(name) for name in names} == {"layer1.3.relu3"}
     with pytest.raises(ChoiceError, match=r"layer9.*layer1\.3\.relu3"):
         entry.layer("layer9")

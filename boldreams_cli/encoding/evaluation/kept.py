@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from boldreams_cli.console import StopFlag, logger
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation import folds, outside, retinotopy, score, score_files
+from boldreams_cli.encoding.evaluation import bootstrap, folds, outside, retinotopy, score, score_files
 from boldreams_cli.encoding.model.spec import FittedModel
 
 THERE = "the scores of these weights are there (--overwrite makes them again)"
@@ -43,12 +45,13 @@ class Scoring:
     permutations: tuple[int, int] | None = None
     overwrite: bool = False
 
-    def of_test_images(self, count: int | None = None) -> dict[str, Any]:
+    def of_test_images(self, count: int | None = None, draws: int | None = None) -> dict[str, Any]:
         """The JSON object of ``score``.
 
         Parameters
         ----------
         count : of folds whose predictions are scored too; None takes those that are there.
+        draws : of the test images, for a bootstrap beside the errors by influences; None takes what is there.
 
         Raises
         ------
@@ -72,9 +75,13 @@ class Scoring:
             )
             score_files.save(scores)
             summary = scores.summary()
-        summary.pop("folds", None)
-        of_folds = folds.scored(self.model, count, self.responses)
-        return summary if of_folds is None else summary | {"folds": of_folds}
+        drawn_again = bootstrap.scored(self.model, draws, self.responses, self._predict)
+        more = {"folds": folds.scored(self.model, count, self.responses), "bootstrap": drawn_again}
+        kept = {name: value for name, value in summary.items() if name not in more}  # as others made them
+        return kept | {name: found for name, found in more.items() if found is not None}
+
+    def _predict(self, responses: Responses) -> NDArray[np.float32]:
+        return score.predict_test(self.model, responses, self.cache, self.data_root, self.device, self.memory)
 
     def of_other_images(self, name: str, dataset: Dataset, stop: StopFlag) -> dict[str, Any]:
         """The same of images of another kind, as `Dataset.outside_test` has them.

@@ -56,17 +56,7 @@ def score(
     MismatchError
         If the model was fitted to other responses, or the cache no longer holds its store with all test images.
     """
-    if model.spec.responses != responses.fingerprint:
-        raise MismatchError(
-            f"{model.folder} was fitted to responses {model.spec.responses}, these are {responses.fingerprint}; "
-            "fit again, or score with the sessions and mask of the fit"
-        )
-    images = responses.test_images
-    if not model.spec.finetuned:
-        store_of(model, cache).rows(images)  # refused here, rather than computed again from images
-    wanted = [Wanted(image_id=int(image)) for image in images]
-    with timed(f"prediction of {len(images)} images"):
-        prediction = torch.from_numpy(predict(model, wanted, cache, data_root, device, memory))
+    prediction = torch.from_numpy(predict_test(model, responses, cache, data_root, device, memory))
     with timed(f"correlations with {int(responses.trial_test.sum())} trials"):
         scores = of_prediction(model, responses, prediction, permutations, permutation_seed)
     with timed("receptive fields"):
@@ -78,6 +68,28 @@ def score(
             len(scores.r),
         )
     return scores
+
+
+def predict_test(
+    model: FittedModel,
+    responses: Responses,
+    cache: Path,
+    data_root: Path | None,
+    device: torch.device,
+    memory: int,
+) -> NDArray[np.float32]:
+    """(test images, voxels) predictions, in the order of `responses.test_images`; parameters and errors as `score`."""
+    if model.spec.responses != responses.fingerprint:
+        raise MismatchError(
+            f"{model.folder} was fitted to responses {model.spec.responses}, these are {responses.fingerprint}; "
+            "fit again, or score with the sessions and mask of the fit"
+        )
+    images = responses.test_images
+    if not model.spec.finetuned:
+        store_of(model, cache).rows(images)  # refused here, rather than computed again from images
+    wanted = [Wanted(image_id=int(image)) for image in images]
+    with timed(f"prediction of {len(images)} images"):
+        return predict(model, wanted, cache, data_root, device, memory)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""Test images drawn again: against a bootstrap written out, and as a check of the errors by influences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from boldreams_cli.encoding.evaluation import influences
+from boldreams_cli.encoding.evaluation.bootstrap import correlations, image_counts, of_areas
+from boldreams_cli.encoding.evaluation.statistics import image_error
+
+REPEATS = np.repeat([1, 2, 3], [60, 90, 150])
+
+
+def draw(voxels: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and betas averaged over repeats; voxels share a signal and half of their noise."""
+    rng = np.random.default_rng(seed)
+    signal = rng.normal(size=(len(REPEATS), 1)) + 0.5 * rng.normal(size=(len(REPEATS), voxels))
+    noise = rng.normal(size=(len(REPEATS), 1)) + rng.normal(size=signal.shape)
+    prediction = signal + 0.6 * rng.normal(size=signal.shape)
+    return prediction.astype(np.float32), (signal + noise / np.sqrt(REPEATS)[:, None] + 3).astype(np.float32)
+
+
+def test_each_draw_takes_as_many_images_of_each_stratum() -> None:
+    counts = image_counts(REPEATS, 50)
+    for repeats in (1, 2, 3):
+        assert (counts[:, repeats == REPEATS].sum(1) == (repeats == REPEATS).sum()).all()
+    assert (counts == np.rint(counts)).all()
+    assert len(np.unique(counts, axis=0)) == 50
+    np.testing.assert_array_equal(counts, image_counts(REPEATS, 50))
+    np.testing.assert_array_equal(image_counts(np.arange(5), 4), np.ones((4, 5)))  # strata of one image
+
+
+def test_correlations_are_those_of_the_images_drawn() -> None:
+    prediction, beta = draw()
+    counts = image_counts(REPEATS, 3)
+    found = correlations(prediction, beta, counts)
+    for row, count in zip(found, counts, strict=True):
+        rows = np.repeat(np.arange(len(REPEATS)), count.astype(int))
+        for voxel, r in enumerate(row):
+            assert r == pytest.approx(scipy.stats.pearsonr(prediction[rows, voxel], beta[rows, voxel])[0], abs=1e-6)
+
+
+def test_errors_are_those_by_influences() -> None:
+    prediction, beta = draw()
+    ceiling = np.linspace(0.1, 0.9, 8)
+    areas = {"some": np.arange(8) < 5, "low": np.arange(8) == 0, "none": np.zeros(8, bool)}
+    found = of_areas(prediction, beta, ceiling, areas, image_counts(REPEATS, 2000))
+    arguments = (ceiling, areas, np.zeros((8, 3), np.int32), np.arange(len(REPEATS)), REPEATS)
+    r, _, moves = influences.of_areas(torch.from_numpy(prediction), torch.from_numpy(beta), *arguments)
+    assert found["some"]["r_se"] == pytest.approx(image_error(moves.r[0]), rel=0.08)
+    assert found["some"]["accuracy_se"] == pytest.approx(image_error(moves.accuracy[0]), rel=0.08)
+    low, high = found["some"]["r_ci"]
+    assert low < r[:5].mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * found["some"]["r_se"], rel=0.1)
+    assert np.isfinite(found["low"]["r_se"])
+    assert np.isnan([found["low"]["accuracy_se"], *found["low"]["accuracy_ci"], found["none"]["r_se"]]).all()
+
+
+def test_a_voxel_without_a_correlation_is_left_out_and_changes_no_other() -> None:
+    prediction, beta = draw()
+    areas = {"all": np.ones(8, bool), "first": np.arange(8) < 2}
+    counts = image_counts(REPEATS, 200)
+    rest = of_areas(prediction[:, :7], beta[:, :7], np.full(7, 0.5), {"all": np.ones(7, bool)}, counts)
+    beta[:, 7] = np.nan
+    found = of_areas(prediction, beta, np.full(8, 0.5), areas, counts)
+    for name, value in rest["all"].items():
+        assert found["all"][name] == pytest.approx(value)
+    once = np.where(np.arange(len(REPEATS)) == 7, 1.0, 0.0)  # varies in the draws with that image alone
+    beta[:, 7] = once
+    found = of_areas(prediction, beta, np.full(8, 0.5), areas, counts)
+    assert np.isnan(found["all"]["r_se"])
+    assert np.isfinite(found["first"]["r_se"]), "of an area without that voxel"
