@@ -19,9 +19,17 @@ Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device: from pinned memory, so that nothing waits. One that is there stays as it is."""
+    """A tensor of the host on a device: from pinned memory, so that nothing waits. One that is there stays as it is.
+
+    Raises
+    ------
+    RuntimeError
+        While a CUDA graph is recorded, which would copy from the same place again when it holds something else.
+    """
     if device.type != "cuda" or values.is_cuda:
         return values.to(device)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("a copy from the host cannot be recorded")
     return values.pin_memory().to(device, non_blocking=True)
 
 

@@ -273,6 +273,7 @@ def a_made_up_card() -> Iterator[Card]:
         patch.setattr(torch.cuda, "current_stream", _Stream)
         patch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
         patch.setattr(replay, "WARM", sys.maxsize)  # it has no graphs
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         patch.setattr(torch, "inference_mode", torch.no_grad)  # in which nothing of the card could be written to
         patch.setattr(torch.Tensor, "to", _to)
         patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", _grouped)

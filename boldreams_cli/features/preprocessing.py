@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from boldreams_cli.data.dataset import Pictures
-from boldreams_cli.transfers import sent
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -61,8 +60,11 @@ class Preprocessing:
         if pixels.shape[-2:] != (self.size, self.size):
             shape = (self.size, self.size)
             pixels = functional.interpolate(pixels, size=shape, mode=self.interpolation, antialias=True)
-        colours = (torch.tensor(values, dtype=pixels.dtype)[:, None, None] for values in (self.mean, self.std))
-        mean, std = (sent(values, pixels.device) for values in colours)
+        # Made where the pixels are: a copy from the host could not be part of a recorded step (dreams/replay.py).
+        mean, std = (
+            torch.stack([pixels.new_full((), value) for value in values])[:, None, None]
+            for values in (self.mean, self.std)
+        )
         return torch.addcmul(-mean / std, pixels, 1 / std)  # in one pass over the pixels
 
     def to_dict(self) -> dict[str, Any]:

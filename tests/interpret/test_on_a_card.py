@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ from boldreams_cli.interpret import targets
 from boldreams_cli.interpret.attribution.attributor import Attributor
 from boldreams_cli.interpret.attribution.attributor import Settings as AttributionSettings
 from boldreams_cli.interpret.attribution.methods import occlusion
-from boldreams_cli.interpret.dreams import loop, parameterization
+from boldreams_cli.interpret.dreams import loop, parameterization, replay
 from boldreams_cli.interpret.dreams.closeness import Photograph
 from boldreams_cli.interpret.dreams.loop import Dreamer, Settings
 from boldreams_cli.interpret.dreams.objectives import Objective
+from boldreams_cli.transfers import sent
 from tests.card import CARD, Card
 from tests.interpret.conftest import CPU, Fitted
 
@@ -26,6 +29,7 @@ STEPS = 3
 OBJECTIVES: dict[str, tuple[Objective, dict[str, object]]] = {
     "mean": (Objective("mean"), {}),
     "contrast": (Objective("contrast"), {"minus": "faces"}),
+    "both": (Objective("both"), {"plus": "faces"}),
     "diversity": (Objective("diversity"), {}),
     "target": (Objective("target", np.array([1.5], np.float32)), {"each": True}),
 }
@@ -124,3 +128,45 @@ def test_what_is_free_on_the_card_bounds_a_pass(
     assert attributor.batch(pixels, [0]) == 50
     card.free = 1
     assert attributor.batch(pixels, [0]) == 1
+
+
+def test_a_network_that_cannot_be_recorded_dreams_step_by_step(
+    fitted: Fitted, there: FullModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    @contextmanager
+    def refused(graph: object) -> Iterator[None]:
+        tried.append("a graph")
+        raise RuntimeError("operation not permitted when stream is capturing")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "graph", refused)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    whole = dreamer(fitted, there, "mean").run(StopFlag())
+    assert not tried
+    monkeypatch.setattr(replay, "WARM", 1)
+    dreamed = dreamer(fitted, there, "mean").run(StopFlag())
+    assert tried == ["a graph"]  # and never again
+    np.testing.assert_array_equal(dreamed.trace, whole.trace)
+
+
+def test_no_copy_from_the_host_is_recorded(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    there = torch.ones(2, device=CARD)
+    assert sent(there, CARD) is there
+    with pytest.raises(RuntimeError, match="cannot be recorded"):
+        sent(torch.ones(2), CARD)
+
+
+@pytest.mark.parametrize("kind", ["fourier", "pixel"])
+@pytest.mark.parametrize("name", loop.RECORDED)
+def test_steps_that_are_recorded_copy_nothing_from_the_host(
+    fitted: Fitted, there: FullModel, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    onto = dreamer(fitted, there, name, kind)
+    onto.step()
+    matrix = onto.settings.transforms.draw(0, 1).to(CARD)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    onto._ascend(matrix)

@@ -11,6 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from boldreams_cli.console import logger
+from boldreams_cli.machine import is_out_of_memory
+
 WARM = 3  # calls before it is recorded, in which libraries choose their ways and make their workspaces
 
 
@@ -25,24 +28,30 @@ class Replay:
     """
 
     def __init__(self, call: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
-        self.call, self.calls = call, 0
+        self.call, self.left = call, WARM
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, value: Tensor) -> tuple[Tensor, ...]:
         """As `call` of it."""
+        if self.graph is None and self.left == 0:
+            self._record(value)
         if self.graph is None:
-            if self.calls < WARM:
-                self.calls += 1
-                return self.call(value)
-            self.graph = self._recorded(value)
+            self.left -= 1  # below 0 where it cannot be recorded
+            return self.call(value)
         self.given.copy_(value)
         self.graph.replay()
         return tuple(found.clone() for found in self.found)  # the next time is written over them
 
-    def _recorded(self, value: Tensor) -> torch.cuda.CUDAGraph:
-        """The graph; recording does not compute."""
-        self.given = value.clone()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.found = self.call(self.given)
-        return graph
+    def _record(self, value: Tensor) -> None:
+        """Make the graph, which computes nothing; some networks do what cannot be part of one."""
+        self.given, graph = value.clone(), torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.found = self.call(self.given)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            logger.info("steps are taken one by one, as they cannot be recorded: %s", str(error).splitlines()[0])
+            torch.cuda.synchronize(value.device)
+            return
+        self.graph = graph
