@@ -285,8 +285,8 @@ class Group:
             return
         cell = self.study.cells[number]
         with self.study.logged(number):
+            self.study.note(number, STARTED)  # before its first word: who reads that and kills it finds it failed
             logger.info("cell %d: %s", number, cell)
-            self.study.note(number, STARTED)
             try:
                 model = self._fit(cell, memory)
                 with held(model.folder, self.stop):  # a study of other cells, or a user, may score it too
