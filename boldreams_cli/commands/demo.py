@@ -189,7 +189,7 @@ def _show(output: Output, result: dict[str, Any]) -> None:
     output.show(result, *pages, result["report"])
     if output.as_json:
         return
-    console = Console()
+    console = Console(file=output.stream)
     for number, subject in result["subjects"].items():
         table = Table(title=f"subject {number}: {subject['model']}")
         table.add_column("area")

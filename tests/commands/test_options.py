@@ -18,7 +18,7 @@ import pytest
 
 from boldreams_cli.cli import COMMANDS, boldreams, load
 from boldreams_cli.commands.options.environment import SEVERAL, SHARED, ShellCommand, ShellOption, long_name
-from boldreams_cli.commands.options.output import output_options
+from boldreams_cli.commands.options.output import Output, output_options
 from boldreams_cli.console import SignalExit
 from tests.conftest import COMMAND, Run
 
@@ -186,7 +186,7 @@ from boldreams_cli.files import written_whole
 
 def write(*_):
     with written_whole(Path(sys.argv[1]) / "file.txt"):
-        print("writing", flush=True)
+        print("writing", file=sys.__stdout__, flush=True)
         time.sleep(60)
 
 info._layers = write
@@ -217,7 +217,7 @@ from boldreams_cli import cli
 from boldreams_cli.data import opening
 
 def slow(*_):
-    print("starting", flush=True)
+    print("starting", file=sys.__stdout__, flush=True)
     time.sleep(60)
 
 opening.open_dataset = slow
@@ -238,6 +238,22 @@ def test_a_job_that_is_stopped_before_it_has_begun_can_go_on_too(tmp_path: Path,
     assert process.returncode == (128 + number if number == signal.SIGHUP else 75), err
     assert ("run the same command to go on" in err) == (number != signal.SIGHUP)
     assert "Traceback" not in err
+
+
+def test_what_libraries_print_is_no_result(capfd: pytest.CaptureFixture[str]) -> None:
+    """torch.hub writes to stdout that it downloads; a script reads one JSON object there."""
+
+    @click.command()
+    @output_options
+    def noisy(output: Output) -> None:
+        sys.stdout.write("Downloading: weights\n")
+        output.show({"a": 1}, "a: 1")
+
+    noisy.main(["--json"], standalone_mode=False)
+    out, err = capfd.readouterr()
+    assert (out, err) == ('{"a": 1}\n', "Downloading: weights\n")
+    noisy.main([], standalone_mode=False)
+    assert capfd.readouterr() == ("a: 1\n", "Downloading: weights\n")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

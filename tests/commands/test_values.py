@@ -92,6 +92,12 @@ def test_a_store_that_is_not_there_is_told_from_those_that_are(run: Run, cache: 
     assert f"there: {fingerprint} (--features)" in done.err
 
 
+def test_a_sweep_of_nothing_says_what_is_missing(run: Run, tmp_path: Path) -> None:
+    done = run("sweep", "--cache", tmp_path, code=2, BOLDREAMS_NSD_ROOT="")
+    assert "--nsd-root DIR or --data FILE" in done.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_models_are_told_apart_by_all_selectors(run: Run, own: Path) -> None:
     run("fit", "--percent", 10, "--subject", 1, "--cache", own, "--epochs", 3, "--lr", "1e-3", "--rf", "layer")
     done = run("score", "--cache", own, code=2)

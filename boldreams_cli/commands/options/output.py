@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import traceback
+from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -24,19 +25,26 @@ MAKE_NOTHING = ("info", "validate", "remove")
 
 @dataclass
 class Output:
-    """How a command speaks: results to stdout, as text or as one JSON object; all else to stderr."""
+    """How a command speaks: results to stdout, as text or as one JSON object; all else to stderr.
+
+    Parameters
+    ----------
+    as_json : one object in place of text.
+    stream : stdout as it was when the command began.
+    """
 
     as_json: bool
+    stream: TextIO
 
     def show(self, result: dict[str, Any], *lines: str) -> None:
         """Print the JSON object, or the lines for people."""
         from boldreams_cli.files import to_json
 
         if self.as_json:
-            click.echo(json.dumps(to_json(result)))
+            click.echo(json.dumps(to_json(result)), self.stream)
         else:
             for line in lines:
-                click.echo(line)
+                click.echo(line, self.stream)
 
 
 def output_options(command: Command) -> Command:
@@ -52,8 +60,9 @@ def output_options(command: Command) -> Command:
         machine.keep_freed()
         machine.same_products()
         try:
-            with console.ended_by_signals():
-                command(*args, output=Output(as_json), **kwargs)
+            spoken = Output(as_json, sys.stdout)
+            with console.ended_by_signals(), redirect_stdout(sys.stderr):  # libraries say there that they download
+                command(*args, output=spoken, **kwargs)
         except BrokenPipeError:  # `boldreams score | head`: end as quietly as a signal would have it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(BROKEN_PIPE) from None

@@ -225,6 +225,8 @@ def the_grid(file: Path | None, given: dict[str, Any], cache: Path, nsd_root: Pa
         asked["backbone"] = (choose_backbone(cache, None),)
     there = subjects_there(cache, nsd_root, asked.get("betas"))
     if asked.get("subject") is None:
+        if not there:
+            raise ChoiceError("no subject is known: use --nsd-root DIR or --data FILE, or name them with --subject")
         asked["subject"] = there
     grid = make_grid(asked)
     if there and (unknown := [subject for subject in grid.subject if subject not in there]):
