@@ -16,6 +16,7 @@ from boldreams_cli.plots.accuracy import bins_of
 from boldreams_cli.plots.areas import areas
 from boldreams_cli.plots.attribution import FLOOR, limit_of
 from boldreams_cli.plots.grid import Cell
+from boldreams_cli.plots.plane import plane
 from boldreams_cli.plots.slices import slices
 from boldreams_cli.plots.surfaces import surfaces
 from boldreams_cli.plots.words import HEIGHT, WIDTH, Panel
@@ -222,6 +223,16 @@ def test_a_grid_of_attributions_says_what_its_colours_mean(drawn: list[Figure], 
     assert "percentile of the row" in bar.get_xlabel()
     plots.areas_by_models(tmp_path / "b.png", [[cell]], ["V1"], ["a"], "dreams")
     assert not [axes for axes in drawn[1].axes if "attribution" in axes.get_xlabel()]
+
+
+def test_the_plane_of_two_models_shows_all_voxels_and_little_else(drawn: list[Figure], tmp_path: Path) -> None:
+    a, b = np.array([0.5, 0.6, 0.7, np.nan]), np.array([0.55, 0.5, 0.65, 0.4])
+    plane(tmp_path / "plane", a, b, "a", "b")
+    low, high = drawn[0].axes[0].get_ylim()
+    assert 0.5 < low <= 0.55 < 0.7 < high < 0.75
+    counts = drawn[0].axes[0].collections[0].get_array()
+    assert counts.sum() == 3
+    plane(tmp_path / "none", np.full(2, np.nan), np.zeros(2), "a", "b")
 
 
 def test_a_cloud_in_a_grid_is_without_its_titles(tmp_path: Path) -> None:

@@ -194,6 +194,8 @@ def _show(state: State, output: Output, more: Mapping[str, Any] | None = None, *
         f"done {counts['done']}, failed {counts['failed']}, running {counts['running']}, "
         f"not started or not finished {counts['missing']}{queued}"
     )
+    for number in state.of("running"):
+        lines.append(f"running: cell {number} ({state.study.cells[number]}): {state.study.last_line(number)}")
     for number, line in state.why.items():
         lines.append(f"failed: cell {number} ({state.study.cells[number]}): {line}")
         lines.append(f"  log: {state.study.log(number)}")

@@ -30,7 +30,8 @@ def plane(stem: Path, r_a: NDArray[np.floating], r_b: NDArray[np.floating], a: s
     known = np.isfinite(r_a) & np.isfinite(r_b)
     difference, largest = (r_a - r_b)[known], np.maximum(r_a, r_b)[known]
     reach = max(0.01, 1.05 * float(np.abs(difference).max(initial=0)))
-    low, high = float(largest.min(initial=0)), max(0.01, 1.02 * float(largest.max(initial=0)))
+    low, high = (float(largest.min()), float(largest.max())) if len(largest) else (0.0, 0.0)
+    high += max(0.01, 0.02 * (high - low))
     x, y = np.linspace(-reach, reach, BINS + 1), np.linspace(low, high, BINS + 1)
     counts, _, _ = np.histogram2d(difference, largest, bins=(x, y))
     files = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]

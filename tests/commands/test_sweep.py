@@ -213,6 +213,16 @@ def test_saying_how_far_it_is_writes_no_locks(run: Run, own: Path) -> None:
     assert listing(own) == before
 
 
+def test_what_runs_is_named_with_what_it_said_last(run: Run, own: Path) -> None:
+    run("sweep", "--backbone", "vgg11", *GRID[2:], "--cache", own, "--name", "mine", code=1)
+    study = Study.load(own / "studies/mine")
+    study.log(1).write_text("fit vgg11: 1/3 epochs\nfit vgg11: 2/3 epochs\n")
+    with study.lock(1):
+        status = run("sweep", "--status", study.folder, code=75).out
+    assert "running: cell 1 (subject 1, vgg11, 10 %, fast, seed 0): fit vgg11: 2/3 epochs" in status
+    assert "running: cell 0" not in status
+
+
 def test_a_cell_that_fails_is_named_and_the_others_are_done(run: Run, own: Path) -> None:
     grid = ("--backbone", "vgg11,alexnet", *GRID[2:], "--cache", own)
     done = run("sweep", *grid, "--json", code=1)
