@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import sys
 import threading
@@ -56,6 +57,11 @@ def listing(names: Iterable[object], limit: int = 12) -> str:
     shown = [str(name) for name in names]
     more = f", ... ({len(shown)} in all)" if len(shown) > limit else ""
     return (", ".join(shown[:limit]) or "none") + more
+
+
+def quoted(value: object) -> str:
+    """A path or a name as it is typed in a shell, for commands that a message names."""
+    return shlex.quote(str(value))
 
 
 def meant(typed: str, choices: Iterable[object]) -> str:

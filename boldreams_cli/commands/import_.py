@@ -8,6 +8,7 @@ import click
 
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
+from boldreams_cli.console import quoted
 from boldreams_cli.data import importers
 
 
@@ -78,5 +79,5 @@ def import_(
         f"ceiling {result['ceiling'] or 'none in the data'}",
         *(f"{part}: {result[part]['images']} images, {result[part]['trials']} trials" for part in ("train", "test")),
         *([f"left out: {left_out}"] if left_out else []),
-        f"next: boldreams prepare --data {file}",
+        f"next: boldreams prepare --data {quoted(file)}",
     )

@@ -14,7 +14,7 @@ import click
 from boldreams_cli.commands import options
 from boldreams_cli.commands.options import Output
 from boldreams_cli.commands.options.sweeps import MANIFEST, Arrays, StudyChoice, slurm_options, study_options
-from boldreams_cli.console import ChoiceError, StoppedError
+from boldreams_cli.console import ChoiceError, StoppedError, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -178,7 +178,7 @@ def _submit(study: Study, arrays: Arrays, stop: StopFlag, output: Output) -> Non
         for job in jobs
     ]
     lines = lines or ["nothing to submit: every cell is done or in the queue"]
-    lines.append(f"how far it is: boldreams sweep --status {study.folder}")
+    lines.append(f"how far it is: boldreams sweep --status {quoted(study.folder)}")
     _show(state, output, {"jobs": [job.to_dict() for job in jobs]}, *lines)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from boldreams_cli import plots
-from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, quoted
 from boldreams_cli.data.subjects import in_order
 from boldreams_cli.encoding.evaluation.score_files import SCORES
 from boldreams_cli.encoding.model.spec import FittedModel
@@ -195,7 +195,7 @@ def _plain(item: Kept) -> bool:
 
 def _missing(kind: str, source: Source, area: str, command: str) -> Missing:
     folder = source.model.folder
-    return Missing(kind, area, str(folder), f"boldreams {command} --roi {area} --model {folder}")
+    return Missing(kind, area, str(folder), f"boldreams {command} --roi {quoted(area)} --model {quoted(folder)}")
 
 
 def _drawn(kind: str, row: Sequence[Kept | Missing]) -> list[Cell | None]:

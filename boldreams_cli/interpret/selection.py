@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, ChoiceError
+from boldreams_cli.console import BoldreamsError, ChoiceError, quoted
 from boldreams_cli.encoding.evaluation.score_files import SCORES
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import read_json
@@ -43,7 +43,7 @@ class VoxelScores:
         known = isinstance(saved, dict) and saved.get("weights_digest") == model.spec.weights_digest
         if not known or not all(len(saved.get(name, ())) == model.spec.voxels for name in ("r", "ceiling")):
             raise ChoiceError(
-                f"{model.folder} has no scores of its voxels; run boldreams score --model {model.folder} first"
+                f"{model.folder} has no scores of its voxels; run boldreams score --model {quoted(model.folder)} first"
             )
         return cls(np.array(saved["r"], np.float64), np.array(saved["ceiling"], np.float64))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from boldreams_cli.console import ChoiceError, MismatchError, listing, logger
+from boldreams_cli.console import ChoiceError, MismatchError, listing, logger, quoted
 from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding.evaluation.influences import Influences, load_influences
 from boldreams_cli.encoding.model.folder import find_models
@@ -191,7 +191,7 @@ def read_influences(folders: Sequence[Path]) -> list[Influences]:
         names = listing((str(Path(*folder.parts[-3:])) for folder in missing), 6)
         raise MismatchError(
             f"{len(missing)} of {len(folders)} models have no scores by image, or of other weights: {names}; run "
-            f"`boldreams score --model {missing[0]}`{', and so on for each' if len(missing) > 1 else ''}"
+            f"`boldreams score --model {quoted(missing[0])}`{', and so on for each' if len(missing) > 1 else ''}"
         )
     for one, folder in zip(found, folders, strict=True):
         if one.images.tolist() != found[0].images.tolist():

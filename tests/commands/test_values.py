@@ -1,6 +1,7 @@
 """What is typed and makes no sense is refused before anything is computed, and it is said what would make sense."""
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -96,6 +97,14 @@ def test_a_sweep_of_nothing_says_what_is_missing(run: Run, tmp_path: Path) -> No
     done = run("sweep", "--cache", tmp_path, code=2, BOLDREAMS_NSD_ROOT="")
     assert "--nsd-root DIR or --data FILE" in done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_to_be_typed_can_be_pasted(run: Run, own: Path) -> None:
+    home = own.rename(own.parent / "my cache (of now)")
+    done = run("wordcloud", "--roi", "MST", "--vocabulary", "imagenet", "--cache", home, code=2)
+    words = shlex.split(re.search(r"run (boldreams dream .*) first", done.err)[1])
+    assert words[:-1] == ["boldreams", "dream", "--roi", "MST", "--model"]
+    assert (Path(words[-1]) / "spec.json").is_file()
 
 
 def test_models_are_told_apart_by_all_selectors(run: Run, own: Path) -> None:

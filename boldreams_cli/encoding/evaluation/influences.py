@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boldreams_cli.console import ChoiceError, MismatchError, listing
+from boldreams_cli.console import ChoiceError, MismatchError, listing, quoted
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.encoding.evaluation.identity import key_of
 from boldreams_cli.encoding.evaluation.statistics import (
@@ -83,7 +83,7 @@ def load_influences(folder: Path) -> Influences:
         If the folder holds no model.
     """
     spec = ModelSpec.from_dict(read_json(folder / "spec.json"), folder / "spec.json")
-    path, remedy = folder / INFLUENCES, f"run `boldreams score --model {folder}`"
+    path, remedy = folder / INFLUENCES, f"run `boldreams score --model {quoted(folder)}`"
     if not path.is_file():
         raise MismatchError(f"{folder} has no {INFLUENCES}; {remedy}")
     try:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, logger, quoted
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.pictures import read_picture
 from boldreams_cli.data.preparing import complete_stores
@@ -200,7 +200,7 @@ def dreams_of(model: FittedModel, area: str) -> list[Kept]:
         and str(item.description.get("area", "")).casefold() == area.casefold()
         and not item.is_photograph
     ]
-    remedy = f"run boldreams dream --roi {area} --model {model.folder}"
+    remedy = f"run boldreams dream --roi {quoted(area)} --model {quoted(model.folder)}"
     plain = [item for item in kept if item.state == "done" and item.description["objective"] in ("mean", "diversity")]
     if not plain:
         if stopped := [item for item in kept if item.state == "stopped"]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boldreams_cli.console import quoted
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
@@ -221,12 +222,12 @@ def _tell_apart(found: Mapping[SubjectName, list[Model]]) -> None:
 def _model(row: ModelRow, findings: Findings) -> Model:
     model = Model(row, read_json(row.folder / "spec.json"))
     scores_file = row.folder / "scores.json"
-    again = f"`boldreams score --model {row.folder} --overwrite`"
+    again = f"`boldreams score --model {quoted(row.folder)} --overwrite`"
     if scores_file.is_file():
         with findings.kept_going(scores_file, again):
             _add_scores(model, read_json(scores_file), findings, again)
     else:
-        findings.warn(row.folder, "has no scores", f"`boldreams score --model {row.folder}`")
+        findings.warn(row.folder, "has no scores", f"`boldreams score --model {quoted(row.folder)}`")
     with findings.kept_going(row.folder, "`boldreams info` lists what is damaged"):
         model.products = [kept for kept in find_products(row.folder) if _usable(kept, row.folder, findings)]
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from boldreams_cli.console import quoted
 from boldreams_cli.data.subjects import folder_of
 from boldreams_cli.study.report.assets import Assets, columns
 from boldreams_cli.study.report.blocks import Figure, Note, Row, Table
@@ -22,7 +23,7 @@ def surface(subject: Subject, assets: Assets) -> list[Figure | Note]:
         return [
             Note(
                 f"Subject {subject.number}: data of vertices ({subject.meshes}) are drawn where a mesh is given: "
-                f"`boldreams score --model {scored[0].row.folder} --mesh DIR`, then the report again."
+                f"`boldreams score --model {quoted(scored[0].row.folder)} --mesh DIR`, then the report again."
             )
         ]
     name = f"brain-{folder_of(subject.number)}"
