@@ -31,7 +31,7 @@ def test_demo_runs_every_step_and_compares_with_the_truth(run: Run, tmp_path: Pa
     assert len(list((tmp_path / "demo" / "cache" / "models").glob("subj01/*/percent-*"))) == 3
     assert "--device cpu" in next(line for line in done.err.splitlines() if line.startswith("$ boldreams dream"))
 
-    images = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("dream-*.png")}
+    images = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo" / "cache" / "models").rglob("dream-*.png")}
     quiet = run(*arguments, "-q")
     assert "$ boldreams" not in quiet.err
     assert quiet.json["pictures"] == pictures
