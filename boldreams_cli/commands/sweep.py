@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     "--status", type=MANIFEST, default=None, metavar="FILE|NAME", help="Say how far the study of a manifest is."
 )
 @options.option(
-    "--together", type=click.IntRange(1), default=1, help="Cells to run side by side on a CPU, where memory holds them."
+    "--together", type=click.IntRange(1), default=2, help="Cells to run side by side on a CPU, where memory holds them."
 )
 def sweep(
     choice: StudyChoice,
