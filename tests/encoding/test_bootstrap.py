@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 
-from boldreams_cli.encoding.evaluation import influences
+from boldreams_cli.encoding.evaluation import bootstrap, influences, score_files
 from boldreams_cli.encoding.evaluation.bootstrap import correlations, image_counts, of_areas
+from boldreams_cli.encoding.evaluation.influences import ALL
 from boldreams_cli.encoding.evaluation.statistics import image_error
 
 REPEATS = np.repeat([1, 2, 3], [60, 90, 150])
@@ -73,3 +80,27 @@ def test_a_voxel_without_a_correlation_is_left_out_and_changes_no_other() -> Non
     found = of_areas(prediction, beta, np.full(8, 0.5), areas, counts)
     assert np.isnan(found["all"]["r_se"])
     assert np.isfinite(found["first"]["r_se"]), "of an area without that voxel"
+
+
+@pytest.mark.parametrize(("digest", "kept"), [("mine", {"folds", "bootstrap"}), ("of other weights", {"folds"})])
+def test_what_others_put_into_the_scores_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: str, kept: set[str]
+) -> None:
+    model, path, held = SimpleNamespace(folder=tmp_path), tmp_path / "scores.json", []
+    given = MagicMock()
+    given.areas.counts.return_value = {}
+
+    def others(*_: object) -> dict[str, dict[str, float]]:
+        path.write_text(json.dumps({"weights_digest": digest, "folds": {}}))
+        return {ALL: {"r_se": 0.1}}
+
+    for name in ("memberships", "image_counts", "noise_ceiling"):
+        monkeypatch.setattr(bootstrap, name, lambda *_: 1.0)
+    monkeypatch.setattr(bootstrap, "of_areas", others)
+    monkeypatch.setattr(score_files, "held", lambda folder: held.append(folder) or nullcontext())
+    path.write_text(json.dumps({"weights_digest": "mine"}))
+    found = bootstrap.scored(model, 100, lambda: given, MagicMock())  # type: ignore[arg-type]
+    assert found is not None
+    assert found["r_se"] == 0.1
+    assert json.loads(path.read_text()).keys() == {"weights_digest", *kept}
+    assert held == [tmp_path]

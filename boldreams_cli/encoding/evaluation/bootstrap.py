@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from boldreams_cli.console import progress, timed
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.influences import ALL, memberships
-from boldreams_cli.encoding.evaluation.score_files import SCORES
+from boldreams_cli.encoding.evaluation.score_files import SCORES, add
 from boldreams_cli.encoding.evaluation.statistics import CEILING_FLOOR, noise_ceiling, pearson_r
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.files import read_json, write_json
+from boldreams_cli.files import read_json
 
 LEVEL = 0.95
 SEED = 0  # of all draws: equal for every model of the same test images, so that models can be compared draw by draw
@@ -161,5 +161,5 @@ def scored(
         found = of_areas(prediction, betas, ceiling, areas, image_counts(repeats, draws))
     rois = {name: found[name] for name in given.areas.counts()}
     known = {"draws": draws, "seed": SEED, **found[ALL], "rois": rois}
-    write_json(model.folder / SCORES, saved | {"bootstrap": known})
+    add(model, "bootstrap", known, saved["weights_digest"])
     return known

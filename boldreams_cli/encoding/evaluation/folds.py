@@ -14,7 +14,7 @@ from boldreams_cli.console import MismatchError, timed
 from boldreams_cli.data.maps.writing import write_map
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.influences import ALL, memberships
-from boldreams_cli.encoding.evaluation.score_files import SCORES
+from boldreams_cli.encoding.evaluation.score_files import SCORES, add
 from boldreams_cli.encoding.evaluation.statistics import (
     image_error,
     interval,
@@ -24,7 +24,7 @@ from boldreams_cli.encoding.evaluation.statistics import (
 )
 from boldreams_cli.encoding.folds import Folds, load_folds, provenance, there_are
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.files import read_json, write_json
+from boldreams_cli.files import read_json
 
 VOXELS_IN_A_BLOCK = 512  # read at a time; so many share a chunk of the betas
 
@@ -58,7 +58,7 @@ def scored(model: FittedModel, count: int | None, responses: Callable[[], Respon
     whole = bool(names) and all((model.folder / name).is_file() for name in names)
     if known is None or known["predictions"] != digest or not whole:
         known = _score(load_folds(model, count), responses(), model.folder) | {"predictions": digest}
-        write_json(model.folder / SCORES, saved | {"folds": known})
+        add(model, "folds", known, saved["weights_digest"])
     more = {"files": [str(model.folder / name) for name in known["files"]]} if "files" in known else {}
     return known | {"file": str(model.folder / known["file"])} | more
 

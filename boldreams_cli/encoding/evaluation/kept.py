@@ -15,6 +15,7 @@ from boldreams_cli.console import StopFlag, logger
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation import bootstrap, folds, outside, retinotopy, score, score_files
+from boldreams_cli.encoding.model.folder import held
 from boldreams_cli.encoding.model.spec import FittedModel
 
 THERE = "the scores of these weights are there (--overwrite makes them again)"
@@ -73,7 +74,8 @@ class Scoring:
             scores = score.score(
                 *(self.model, self.responses(), self.cache, self.data_root, self.device, self.memory), *(drawn or ())
             )
-            score_files.save(scores)
+            with held(self.model.folder):
+                score_files.save(scores)
             summary = scores.summary()
         drawn_again = bootstrap.scored(self.model, draws, self.responses, self._predict)
         more = {"folds": folds.scored(self.model, count, self.responses), "bootstrap": drawn_again}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from boldreams_cli.encoding.evaluation import measures
 from boldreams_cli.encoding.evaluation.identity import FORMAT, key_of
 from boldreams_cli.encoding.evaluation.influences import ALL, INFLUENCES
 from boldreams_cli.encoding.evaluation.scores import Scores
+from boldreams_cli.encoding.model.folder import held
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.files import read_json, write_json, write_text
 
@@ -91,6 +93,22 @@ def save(scores: Scores) -> None:
     }
     names = [path.relative_to(folder).as_posix() for path in scores.files]
     write_json(said, scores.summary() | more | {"files": names})
+
+
+def add(model: FittedModel, name: str, found: Mapping[str, Any], digest: str) -> None:
+    """Put more into a model's scores.json, beside what others have put there since it was read.
+
+    Parameters
+    ----------
+    model : whose folder it lies in.
+    name, found : of what is added.
+    digest : of the weights that it is of; scores of others are left as they are.
+    """
+    path = model.folder / SCORES
+    with held(model.folder):
+        saved = read_json(path)
+        if saved["weights_digest"] == digest:
+            write_json(path, saved | {name: found})
 
 
 def saved_summary(
