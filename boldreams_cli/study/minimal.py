@@ -66,6 +66,7 @@ class Answer:
     spread : area -> standard deviation of the reference's accuracy over seeds.
     losses : percent -> error on held-out training images, where these chose the reference.
     beside : answers of procedures that are not converged, for comparison.
+    ceiling_source : what noise ceilings come from; None where there are none.
     measure : what "accuracy" is: A, noise-normalised, or mean r where no ceiling is known.
     folder : of the files.
     files : that `save` wrote.
@@ -82,6 +83,7 @@ class Answer:
     losses: dict[float, float]
     folder: Path
     beside: list[Answer] = field(default_factory=list)
+    ceiling_source: str | None = None
     measure: str = "A"
     files: list[Path] = field(default_factory=list)
 
@@ -106,6 +108,7 @@ class Answer:
             "seeds": self.question.seeds,
             "images": self.images,
             "measure": self.measure,
+            "ceiling_source": self.ceiling_source,
             "converged": one.converged,
             "ranks": FILTERS if one.converged else OPTIMISER,
             "rois": self.rois(),
@@ -290,7 +293,8 @@ def answer(procedure: Procedure, question: Question, cache: Path) -> Answer:
         raise MismatchError(f"{procedure.title}: no area can be compared: {listing(set(left_out.values()))}")
     for name in [name for name in left_out if name == ALL]:
         logger.warning("%s: %s is left out: %s", procedure.title, name, left_out[name])
-    groups = [*read_json(procedure.models[reference] / "scores.json")["rois"], ALL]
+    scores = read_json(procedure.models[reference] / "scores.json")
+    groups = [*scores["rois"], ALL]
     decides = [procedure.key, procedure.seed, question.margins, reference, question.seeds, percents]
     name = f"{folder_of(procedure.subject)}-{folder_name(procedure.backbone)}-{fingerprint(decides)[:6]}"
     return Answer(
@@ -304,6 +308,7 @@ def answer(procedure: Procedure, question: Question, cache: Path) -> Answer:
         spread=spread,
         losses=losses,
         folder=cache / "studies" / "minimal" / name,
+        ceiling_source=scores.get("ceiling_source"),
         measure="mean r" if all(one.accuracy is one.r for one in scored.values()) else "A",
     )
 

@@ -360,4 +360,6 @@ def _command() -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split()) or "no word"
+    """In one line, of which squeue says some twice."""
+    lines = dict.fromkeys(" ".join(line.split()) for line in text.splitlines())
+    return " ".join(line for line in lines if line) or "no word"

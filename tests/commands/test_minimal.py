@@ -62,7 +62,10 @@ def make(
         cache / "models" / f"subj{subject:02d}" / "alexnet" / f"percent-{percent:g}-{recipe or readout}-{seed}{tag}"
     )
     write_json(folder / "spec.json", spec.to_dict())
-    write_json(folder / "scores.json", {"weights_digest": spec.weights_digest, "rois": {"V1": {}, "faces": {}}})
+    write_json(
+        folder / "scores.json",
+        {"weights_digest": spec.weights_digest, "ceiling_source": "ncsnr", "rois": {"V1": {}, "faces": {}}},
+    )
     column = "held_out_loss" if recipe == "fast" else "lr"
     (folder / "log.csv").write_text(f"epoch,{column}\n1,9\n2,{1 - np.mean(accuracy) if loss is None else loss}\n")
     values = np.broadcast_to(np.asarray(accuracy, dtype=float), len(AREAS)).copy()
@@ -103,6 +106,7 @@ def test_the_smallest_before_the_first_failure(run: Run, made: Path) -> None:
     assert 0 < answer["lower"] < 0.594 - 0.98 * 0.6
     assert found["converged"]
     assert found["ranks"] == "filters"
+    assert (found["measure"], found["ceiling_source"]) == ("A", "ncsnr")
 
 
 def test_the_files_hold_the_numbers(run: Run, made: Path) -> None:

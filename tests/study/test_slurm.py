@@ -225,6 +225,14 @@ def data_file(path: Path, subject: str, seed: int) -> Path:
     return path
 
 
+def test_what_squeue_says_twice_is_said_once(jobs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    program = jobs.parent / "tools/squeue"
+    program.write_text("#!/bin/sh\necho 'cannot reach  the host' >&2\necho 'cannot reach the host' >&2\nexit 1\n")
+    program.chmod(0o755)
+    assert Queue.ask() is None
+    assert "squeue does not answer (cannot reach the host): only" in caplog.text
+
+
 def test_index_lists() -> None:
     assert index_list([0]) == "0"
     assert index_list([5, 0, 1, 2, 7, 8]) == "0-2,5,7-8"

@@ -49,7 +49,7 @@ class FileStimuli:
         self.data, self.count = data, len(data.images.names)
         self._file: Any = None
         if data.images.paths is None:
-            with reading(data.path, REMEDY, "correct --data FILE"):
+            with reading(data.path, REMEDY, "give the path of a data file"):
                 self._file = h5py.File(data.path, "r")
         elif gone := missing(data):
             raise BoldreamsError(gone)

@@ -127,7 +127,7 @@ class Reading:
     def read(self) -> DataFile | None:
         """Read the file; None where something is wrong, and `errors` says what."""
         try:
-            with reading(self.path, REMEDY, "correct --data FILE"), h5py.File(self.path, "r") as file:
+            with reading(self.path, REMEDY, "give the path of a data file"), h5py.File(self.path, "r") as file:
                 return self._read(file)
         except BoldreamsError as error:
             self.errors.append(str(error))
@@ -174,7 +174,7 @@ def subject_of(path: Path) -> str:
     BoldreamsError
         If the file cannot be read, or the name is none.
     """
-    with reading(path, REMEDY, "correct --data FILE"), h5py.File(path, "r") as file:
+    with reading(path, REMEDY, "give the path of a data file"), h5py.File(path, "r") as file:
         try:
             return _subject(file, path)
         except FieldError as error:

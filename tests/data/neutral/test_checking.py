@@ -138,7 +138,7 @@ def test_several_mistakes_are_named_together(written: Write) -> None:
 
 
 def test_no_such_file_and_no_hdf5_file(tmp_path: Path) -> None:
-    assert check(tmp_path / "none.h5").errors == [f"there is no {tmp_path / 'none.h5'}; correct --data FILE"]
+    assert check(tmp_path / "none.h5").errors == [f"there is no {tmp_path / 'none.h5'}; give the path of a data file"]
     (tmp_path / "text.h5").write_text("no")
     (error,) = check(tmp_path / "text.h5").errors
     assert "text.h5 is truncated or damaged" in error
