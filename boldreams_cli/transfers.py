@@ -38,6 +38,25 @@ def landing(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> T
     return torch.empty(tuple(shape), dtype=dtype, pin_memory=device.type == "cuda")
 
 
+def in_threads(do: Callable[[T], None], items: Sequence[T], threads: int) -> None:
+    """Do something with each item, several at a time.
+
+    The first is done by itself: whatever is done once, as comparing a store's files with what its ledger says of them,
+    is not done by each thread.
+
+    Parameters
+    ----------
+    do : called with each item; writes to places of that item alone.
+    items : in any order.
+    threads : at most; no more than torch has here, so that what runs side by side shares the cores.
+    """
+    for item in items[:1]:
+        do(item)
+    with ThreadPoolExecutor(min(threads, torch.get_num_threads())) as pool:
+        for _ in pool.map(do, items[1:]):
+            pass
+
+
 def read_ahead(
     read: Callable[[T], Tensors], order: Sequence[T], device: torch.device, ahead: int = 1
 ) -> Iterator[Tensors]:

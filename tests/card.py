@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -216,6 +216,9 @@ class _AtOnce:
         done: Future[Any] = Future()
         done.set_result(call(*arguments))
         return done
+
+    def map(self, call: Callable[..., Any], items: Iterable[Any]) -> Iterator[Any]:
+        return map(call, items)
 
 
 class RealCard:

@@ -1,4 +1,4 @@
-"""Reading ahead in another thread."""
+"""Reading ahead in another thread, and in several."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from boldreams_cli.transfers import read_ahead, sent
+from boldreams_cli.console import BoldreamsError
+from boldreams_cli.transfers import in_threads, read_ahead, sent
 
 CPU = torch.device("cpu")
 
@@ -45,3 +46,28 @@ def test_nothing_is_copied_on_the_host() -> None:
     assert sent(values, CPU) is values
     ((found,),) = read_ahead(lambda item: (values,), [0], CPU)
     assert found is values
+
+
+def test_the_first_is_done_by_itself_and_the_others_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    began, met = [], threading.Barrier(2, timeout=30)
+
+    def do(item: int) -> None:
+        began.append(item)
+        if item:
+            met.wait()  # breaks where another does not run meanwhile
+        else:
+            assert began == [0]
+
+    in_threads(do, [0, 1, 2, 3, 4], 8)
+    assert sorted(began) == [0, 1, 2, 3, 4]
+    in_threads(do, [], 8)
+
+
+def test_what_a_thread_raises_is_the_callers() -> None:
+    def do(item: int) -> None:
+        if item == 2:
+            raise BoldreamsError("damaged")
+
+    with pytest.raises(BoldreamsError, match="damaged"):
+        in_threads(do, [0, 1, 2, 3], 2)

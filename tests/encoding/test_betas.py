@@ -47,6 +47,19 @@ def test_averages_count_as_often_as_they_stand_for(tmp_path: Path, averaged: boo
     np.testing.assert_allclose(found[3], np.average(responses.read_betas()[rows], 0, weights), rtol=1e-5)
 
 
+@pytest.mark.parametrize("chosen", [[0, 1, 2, 3, 4, 5], [1, 4, 5], [3]])
+def test_blocks_of_voxels_come_to_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: list[int]
+) -> None:
+    whole = TrainingBetas(prepared(tmp_path, None))
+    means, trials = whole.means(whole.columns), whole.trials(whole.columns)
+    monkeypatch.setattr("boldreams_cli.encoding.inputs.betas.BETA_COLUMNS", 2)
+    parts = TrainingBetas(Responses.open(whole._responses.path))
+    assert parts.columns.tolist() == list(range(6))
+    assert parts.means(np.array(chosen)).equal(means[:, chosen])
+    assert parts.trials(np.array(chosen)).equal(trials[:, chosen])
+
+
 def test_an_images_draw_depends_on_its_id_the_seed_and_the_purpose() -> None:
     ids = np.arange(100, 400, 3)
     order = drawn_order(ids, 0, b"a purpose")

@@ -18,6 +18,7 @@ from boldreams_cli.encoding.numerics.field_shapes import shapes
 from boldreams_cli.encoding.numerics.fields import gaussian_fields
 from boldreams_cli.encoding.numerics.ridge import HALF_DECADES, PENALTIES
 from boldreams_cli.encoding.readouts import gaussian as gaussian_module
+from boldreams_cli.encoding.readouts.attention import AttentionSettings
 from boldreams_cli.encoding.readouts.base import Problem
 from boldreams_cli.encoding.readouts.gaussian import Gaussian, GaussianSettings
 from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
@@ -286,8 +287,10 @@ def test_without_held_out_images_the_last_epoch_is_kept(tmp_path: Path) -> None:
 def test_epochs_mean_what_they_say() -> None:
     assert SmoothSettings(epochs=1).passes(300) == 1
     assert SmoothSettings(epochs=50).passes(300) == 50
-    assert SmoothSettings().passes(300) == 120, "few images: 600 steps at least"
-    assert SmoothSettings().passes(9000) == 10
+    assert SmoothSettings().passes(300) == 43, "few images: 800 steps at least"
+    assert SmoothSettings().passes(9000) == 5
+    assert AttentionSettings().passes(300) == 120
+    assert AttentionSettings().passes(9000) == 10
 
 
 def test_a_voxels_start_is_its_own() -> None:

@@ -111,18 +111,18 @@ def readout_options(command: Command) -> Command:
     @option(
         "--epochs",
         type=click.IntRange(1),
-        help="Passes over the training data (default: 10; clip-text 30; fast and attention as many as 600 steps take, "
-        "if these are more).",
+        help="Passes over the training data (default: 10; clip-text 30; fast 5, or as many as 800 steps take; "
+        "attention 10, or as many as 600 steps take).",
     )
     @option(
         "--lr",
         type=Real(0, min_open=True),
-        help="Learning rate of Adam (default: 1e-4; fast and attention 3e-3).",
+        help="Learning rate of Adam (default: 1e-4; fast 1.5e-3, attention 3e-3).",
     )
     @option(
         "--batch-size",
         type=click.IntRange(1),
-        help="Trials in a step, of fast and attention images (default: 16; fast and attention 64).",
+        help="Trials in a step, of fast and attention images (default: 16; attention 64).",
     )
     @option(
         "--grid",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -13,8 +12,10 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, logger
 from boldreams_cli.data.responses import Responses
+from boldreams_cli.transfers import in_threads
 
 BETA_COLUMNS = 512  # voxels read at a time; so many share a chunk
+READERS = 2  # threads that read; each takes memory for its block
 
 
 class TrainingBetas:
@@ -45,9 +46,12 @@ class TrainingBetas:
         self._read = lambda columns: responses.read_betas(trials, columns)
         total = len(responses.voxels)
         self.included = np.ones(total, dtype=bool)
-        for start in range(0, total, BETA_COLUMNS):
+
+        def look(start: int) -> None:
             columns = slice(start, start + BETA_COLUMNS)
             self.included[columns] = np.isfinite(self._read(columns)).all(axis=0)
+
+        in_threads(look, range(0, total, BETA_COLUMNS), READERS)
         if excluded := int((~self.included).sum()):
             if excluded == total:
                 raise BoldreamsError(
@@ -82,8 +86,11 @@ class TrainingBetas:
         (trials, voxels) float32.
         """
         betas = torch.empty((len(self.images), len(voxels)), dtype=torch.float32)
-        for place, block in self._blocks(voxels):
-            betas[:, place] = torch.from_numpy(block)
+
+        def take(place: slice) -> None:
+            betas[:, place] = torch.from_numpy(self._block(voxels[place]))
+
+        in_threads(take, _places(voxels), READERS)
         return betas
 
     def means(self, voxels: NDArray[np.int64]) -> Tensor:
@@ -103,7 +110,9 @@ class TrainingBetas:
         order = np.argsort(self.images, kind="stable")
         rows = np.bincount(self.images, minlength=len(self.image_ids))
         first = np.cumsum(rows) - rows
-        for place, block in self._blocks(voxels):
+
+        def average(place: slice) -> None:
+            block = self._block(voxels[place])
             sums = np.zeros((len(self.image_ids), block.shape[1]), dtype=np.float64)
             for number in range(int(rows.max())):
                 some = np.flatnonzero(rows > number)
@@ -111,15 +120,21 @@ class TrainingBetas:
                 sums[some] += block[trials] if self._averaged is None else block[trials] * self._averaged[trials, None]
             sums /= self.repeats[:, None]
             means[:, place] = torch.from_numpy(sums).float()
+
+        in_threads(average, _places(voxels), READERS)
         return means
 
-    def _blocks(self, voxels: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Yield places among `voxels` and their betas, (trials, some); a block of stored voxels is read once."""
-        edges = np.flatnonzero(np.diff(voxels // BETA_COLUMNS, prepend=-1))
-        for start, stop in zip(edges, [*edges[1:], len(voxels)], strict=True):
-            chosen = voxels[start:stop]
-            first = int(chosen[0])
-            yield slice(int(start), int(stop)), self._read(slice(first, int(chosen[-1]) + 1))[:, chosen - first]
+    def _block(self, voxels: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Betas (trials, some) of voxels that are stored near each other."""
+        first, last = int(voxels[0]), int(voxels[-1])
+        betas = self._read(slice(first, last + 1))
+        return betas if betas.shape[1] == len(voxels) else betas[:, voxels - first]
+
+
+def _places(voxels: NDArray[np.int64]) -> list[slice]:
+    """Where the voxels of each block of the store are, among sorted ones: each block is read once."""
+    edges = np.flatnonzero(np.diff(voxels // BETA_COLUMNS, prepend=-1)).tolist()
+    return [slice(start, stop) for start, stop in zip(edges, [*edges[1:], len(voxels)], strict=True)]
 
 
 def hold_out(images: NDArray[np.integer], fraction: float, seed: int) -> NDArray[np.bool_]:

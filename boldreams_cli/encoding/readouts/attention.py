@@ -43,12 +43,17 @@ class AttentionSettings(SmoothSettings):
 
     Parameters
     ----------
-    grid, rate, batch_size, epochs, steps : as of the fast recipe.
+    grid, rate, batch_size, epochs, steps : as of the fast recipe, in larger steps.
     keys : components of each group's maps that queries see at most.
     share : whether each ``voxel`` has queries of its own, or those of an ``area`` have the same.
     bias_times, query_times : what `rate` is multiplied by for position biases, and for queries.
     """
 
+    least: ClassVar[int] = 10
+
+    rate: float = 3e-3
+    batch_size: int = 64
+    steps: int = 600
     keys: int = 16
     share: str = "voxel"
     bias_times: float = 30.0
