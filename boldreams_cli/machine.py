@@ -40,12 +40,15 @@ def same_products() -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: what `same_products` does not cover, as LAPACK's eigenvectors, then has the same bits."""
+def threads(count: int) -> Iterator[None]:
+    """Compute in so many threads of torch's.
+
+    In one, what `same_products` does not cover, as LAPACK's eigenvectors, has the same bits on every machine.
+    """
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

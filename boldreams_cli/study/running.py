@@ -10,18 +10,18 @@ from dataclasses import asdict, fields, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
 
+from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, StoppedError, listing, logger
 from boldreams_cli.data.choosing import names_of, responses_for, root_of
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding import fit as fitting
 from boldreams_cli.encoding.evaluation import score as scoring
-from boldreams_cli.encoding.evaluation.score_files import SCORES, save, saved_summary
+from boldreams_cli.encoding.evaluation.score_files import SCORES, Draw, save, saved_summary
 from boldreams_cli.encoding.finetuning import processes
 from boldreams_cli.encoding.finetuning.run import finetune
 from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
@@ -38,6 +38,7 @@ from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.choosing import the_store
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.machine import float32_products, is_out_of_memory
+from boldreams_cli.study.drawing import Elsewhere
 from boldreams_cli.study.grid import Cell
 from boldreams_cli.study.manifest import DONE, FAILED, STARTED, STOPPED, Study, stamps
 from boldreams_cli.study.room import data_bytes, layouts_of, side_by_side
@@ -46,7 +47,6 @@ from boldreams_cli.study.room import data_bytes, layouts_of, side_by_side
 OF_TUNING = {"backbone_lr": "backbone_rate"} | {
     name: name for name in ("clip_gradient", "warmup", "batch_norm", "validation_fraction", "early_stop")
 }
-DRAWING = Lock()  # matplotlib draws one figure at a time
 CAUGHT = (BoldreamsError, OSError, MemoryError, RuntimeError, ValueError, LookupError)  # of one cell; the others go on
 
 
@@ -128,6 +128,7 @@ class Group:
         self.study, self.subject, self.backbone, self.done = study, subject, backbone, done
         self.device, self.memory, self.stop, self.together = device, memory, stop, together
         self._pooled = True
+        self._draw: Draw = plots.accuracy
 
     @cached_property
     def responses(self) -> KeptResponses:
@@ -219,11 +220,14 @@ class Group:
         logger.info("%d cells at a time, %d thread%s each", count, each, "s" * (each > 1))
         torch.set_num_threads(each)
         try:
-            with ThreadPoolExecutor(count, "cells") as pool:
-                at_work = [pool.submit(self._work, todo, waiting, memory) for _ in range(count)]
-            for one in at_work:
-                one.result()
+            with Elsewhere() as drawing:
+                self._draw = drawing.accuracy
+                with ThreadPoolExecutor(count, "cells") as pool:
+                    at_work = [pool.submit(self._work, todo, waiting, memory) for _ in range(count)]
+                for one in at_work:
+                    one.result()
         finally:
+            self._draw = plots.accuracy
             torch.set_num_threads(threads)
 
     def _side_by_side(self, needs: Sequence[int]) -> tuple[int, int]:
@@ -294,8 +298,7 @@ class Group:
                     if summary is None:
                         root = root_of(self.study.cache, self.subject, self.study.data_root)
                         scores = scoring.score(*(model, self.responses, self.study.cache, root, self.device, memory))
-                        with DRAWING:
-                            save(scores)
+                        save(scores, self._draw)
                         summary = scores.summary()
                 self._note(number, model, summary)
                 logger.info("cell %d: done, mean r %.4f", number, summary["r_mean"])

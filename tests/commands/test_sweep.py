@@ -173,6 +173,8 @@ def test_cells_side_by_side_are_those_of_fits_by_themselves(run: Run, own: Path,
         assert digests[0] == digests[1], folder
         tables = [(cache / folder / "voxels.csv").read_text() for cache in both]
         assert tables[0] == tables[1], folder
+        figures = [(cache / folder / "figures/rois.png").read_bytes() for cache in both]
+        assert figures[0] == figures[1], "another process drew those of cells side by side"
     for number in range(6):
         named = re.findall(r" cell (\d+): ", Study.load(own / "studies/mine").log(number).read_text())
         assert named == [str(number)] * 2, "started and done, and no other cell's lines"

@@ -15,6 +15,7 @@ from boldreams_cli.encoding.readouts.ridge import RidgeReadout
 from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
+from boldreams_cli.machine import threads
 
 from .conftest import Ready
 
@@ -68,6 +69,23 @@ def test_pooled_maps_in_a_file_and_percents_in_any_order(
     assert weights(ready, tmp_path / "third", 10, READOUTS["fast"](), inputs, "shared") == alone[0]
 
 
+def test_who_reads_for_all_has_all_threads(ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = nested.KeptPool.__init__
+
+    def made(self: nested.KeptPool, *given: object) -> None:
+        seen.append(torch.get_num_threads())
+        real(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(nested.KeptPool, "__init__", made)
+    with threads(3):
+        inputs = Inputs(ready.store, ready.responses, CPU, tmp_path / "scratch", keep=4 * GB)
+    with threads(1):
+        weights(ready, tmp_path / "model", 10, READOUTS["fast"](), inputs, "shared")
+        assert torch.get_num_threads() == 1
+    assert set(seen) == {3}
+
+
 def test_maps_that_do_not_fit_beside_the_larger_ones_are_read(
     ready: Ready, tmp_path: Path, images_read: list[int]
 ) -> None:
@@ -78,7 +96,7 @@ def test_maps_that_do_not_fit_beside_the_larger_ones_are_read(
 
     groups = make_groups({name: shape[1:] for name, shape in ready.store.layers.items()}, "shared")
     larger, smaller = ([MapLayout(g, {n: k[: len(k) // d] for n, k in spec.items()}) for g in groups] for d in (2, 4))
-    source = nested.NestedMaps(ready.store, inputs.rows, CPU, tmp_path, 0)
+    source = nested.NestedMaps(ready.store, inputs.rows, CPU, tmp_path, 0, 1)
     limit = map_bytes(ready.store, len(inputs.rows), larger)
     assert isinstance(source.open(larger, limit), ResidentMaps)
     read = len(images_read)

@@ -287,7 +287,7 @@ def test_without_held_out_images_the_last_epoch_is_kept(tmp_path: Path) -> None:
 def test_epochs_mean_what_they_say() -> None:
     assert SmoothSettings(epochs=1).passes(300) == 1
     assert SmoothSettings(epochs=50).passes(300) == 50
-    assert SmoothSettings().passes(300) == 43, "few images: 800 steps at least"
+    assert SmoothSettings().passes(300) == 32, "few images: 600 steps at least"
     assert SmoothSettings().passes(9000) == 5
     assert AttentionSettings().passes(300) == 120
     assert AttentionSettings().passes(9000) == 10

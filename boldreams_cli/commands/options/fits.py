@@ -111,8 +111,8 @@ def readout_options(command: Command) -> Command:
     @option(
         "--epochs",
         type=click.IntRange(1),
-        help="Passes over the training data (default: 10; clip-text 30; fast 5, or as many as 800 steps take; "
-        "attention 10, or as many as 600 steps take).",
+        help="Passes over the training data (default: 10; clip-text 30; fast 5, attention 10, or as many as 600 "
+        "steps take).",
     )
     @option(
         "--lr",

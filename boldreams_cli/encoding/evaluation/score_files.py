@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from boldreams_cli.encoding.evaluation.scores import Scores
 from boldreams_cli.encoding.model.folder import held
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.files import read_json, write_json, write_text
+
+Draw = Callable[[Path, NDArray[Any], NDArray[Any], Mapping[str, Mapping[str, Any]], str], list[Path]]
 
 ALL_MAPS = "scores.dscalar.nii"
 SCORES, AREAS, VOXELS = "scores.json", "rois.csv", "voxels.csv"
@@ -65,8 +68,14 @@ def title_of(spec: ModelSpec, test: str = "") -> str:
     return f"{spec.backbone}, {spec.percent:g} % of filters, {kind}, subject {spec.subject}{of_test}"
 
 
-def save(scores: Scores) -> None:
-    """Write maps, tables and figures into the model's folder, and scores.json when those are there."""
+def save(scores: Scores, draw: Draw = plots.accuracy) -> None:
+    """Write maps, tables and figures into the model's folder, and scores.json when those are there.
+
+    Parameters
+    ----------
+    scores : to write.
+    draw : as `plots.accuracy`, perhaps by another process.
+    """
     folder, spec, test = scores.model.folder, scores.model.spec, scores.test
     maps = {named(name, test): getattr(scores, values) for name, values in MAPS.items()}
     maps |= {named(name, test): values for name, values in scores.measures.items()}
@@ -83,7 +92,7 @@ def save(scores: Scores) -> None:
     if isinstance(units, VertexUnits) and has_cifti(units):
         scores.files.append(write_cifti(folder / named(ALL_MAPS, test), units, maps))
     figures = folder / named("figures", test)
-    scores.files += plots.accuracy(figures, scores.r, scores.ceiling, scores.areas(), title_of(spec, test))
+    scores.files += draw(figures, scores.r, scores.ceiling, scores.areas(), title_of(spec, test))
     more = {
         "format": FORMAT,
         "key": scores.key,

@@ -19,6 +19,7 @@ from boldreams_cli.encoding.inputs.maps import ResidentMaps, ScratchMaps, map_by
 from boldreams_cli.encoding.inputs.pooled import Block, Pool, StoredPool, on_grid
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
+from boldreams_cli.machine import threads
 
 IMAGES = 256  # copied at a time
 
@@ -33,14 +34,16 @@ class NestedMaps:
     device : to compute on.
     scratch : folder for files.
     room : bytes that pooled maps may take in memory.
+    count : threads that read for all.
     """
 
     def __init__(
-        self, store: FeatureStore, rows: NDArray[np.int64], device: torch.device, scratch: Path, room: int
+        self, store: FeatureStore, rows: NDArray[np.int64], device: torch.device, scratch: Path, room: int, count: int
     ) -> None:
         self.store, self.rows, self.device, self.scratch, self.room = store, rows, device, scratch, room
         self._whole: ResidentMaps | None = None
         self._lock = Lock()  # of fits in several threads
+        self._threads = count  # of torch's, where fits divide them: they wait for the one that reads
         self._pools: dict[tuple[int, str, tuple[Group, ...]], list[KeptPool]] = {}
 
     def open(self, layouts: Sequence[MapLayout], limit: int) -> ResidentMaps | ScratchMaps:
@@ -91,7 +94,8 @@ class NestedMaps:
                 return None
         source = StoredPool(self.store, self.rows, grid, compress)
         scratch = None if in_memory else self.scratch
-        self._pools[key] = [KeptPool(source, len(self.rows), layout, grid, scratch) for layout in layouts]
+        with threads(self._threads):
+            self._pools[key] = [KeptPool(source, len(self.rows), layout, grid, scratch) for layout in layouts]
         return self._pools[key]
 
 

@@ -45,6 +45,7 @@ class Inputs:
         self.store, self.responses, self.device, self.scratch = store, responses, device, scratch
         self.room = usable(keep) if keep else 0
         self._nested: NestedMaps | None = None
+        self._threads = torch.get_num_threads()
         self._lock = RLock()  # of fits in several threads
 
     @cached_property
@@ -77,7 +78,9 @@ class Inputs:
         """Maps of some filters, of which nothing is read yet."""
         with self._lock:
             if self.room and self._nested is None:
-                self._nested = NestedMaps(self.store, self.rows, self.device, self.scratch, self.room // 4)
+                self._nested = NestedMaps(
+                    self.store, self.rows, self.device, self.scratch, self.room // 4, self._threads
+                )
             nested = self._nested
         return StoredMaps(self.store, self.rows, layouts, self.device, self.scratch, nested=nested)
 

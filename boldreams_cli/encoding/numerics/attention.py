@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from boldreams_cli.machine import one_thread
+from boldreams_cli.machine import threads
 
 SMALLEST = 1e-6  # variance of a component, as a share of the first's, below which it is one of rounding
 
@@ -89,7 +89,7 @@ def key_projection(parts: Iterable[Tensor], count: int) -> Tensor:
         flat = maps.flatten(0, 1).double()
         products = products.to(flat.device) + flat.T @ flat
         rows += len(flat)
-    with one_thread():
+    with threads(1):
         values, vectors = torch.linalg.eigh(products / rows)
     values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
     varies = values > SMALLEST * values[0].clamp_min(torch.finfo(values.dtype).tiny)

@@ -53,7 +53,6 @@ class AttentionSettings(SmoothSettings):
 
     rate: float = 3e-3
     batch_size: int = 64
-    steps: int = 600
     keys: int = 16
     share: str = "voxel"
     bias_times: float = 30.0

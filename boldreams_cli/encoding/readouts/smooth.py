@@ -59,7 +59,7 @@ class SmoothSettings(ReadoutSettings):
     rate: float = 1.5e-3
     batch_size: int = 16
     epochs: int | None = None
-    steps: int = 800
+    steps: int = 600
 
     def check(self) -> None:
         """Raise ChoiceError for values that make no sense."""
