@@ -284,6 +284,14 @@ def test_without_held_out_images_the_last_epoch_is_kept(tmp_path: Path) -> None:
     assert model["weights/1"].abs().max() > 0
 
 
+def test_voxels_whose_betas_are_centred_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    posed = problem(tmp_path, images=12, voxels=7)
+    whole = train(posed, tmp_path / "whole", epochs=2)
+    monkeypatch.setattr("boldreams_cli.encoding.readouts.smooth.COLUMNS", 3)
+    parts = train(posed, tmp_path / "parts", epochs=2)
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+
+
 def test_epochs_mean_what_they_say() -> None:
     assert SmoothSettings(epochs=1).passes(300) == 1
     assert SmoothSettings(epochs=50).passes(300) == 50
