@@ -43,7 +43,7 @@ from boldreams_cli.encoding.readouts.local import Local, LocalSettings
 from boldreams_cli.encoding.readouts.ridge import RidgeReadout, RidgeSettings
 from boldreams_cli.encoding.readouts.separable import Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
-from boldreams_cli.encoding.readouts.smooth import Smooth
+from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
 from boldreams_cli.encoding.readouts.stacked import Stacked, StackedSettings
 from boldreams_cli.features import backbones, extraction
 from boldreams_cli.features.backbones import Backbone
@@ -62,6 +62,7 @@ FIRST = "ridge g9"  # what percents are of: ridge as it was before there were ot
 FITS: dict[str, Callable[[], Readout]] = {
     "paper": Separable,
     "fast": Smooth,
+    "fast 64": lambda: Smooth(SmoothSettings(rate=3e-3, batch_size=64)),  # as it was
     "gaussian": Gaussian,
     FIRST: lambda: RidgeReadout(RidgeSettings(9, PENALTIES, "none")),
     "ridge none": lambda: RidgeReadout(RidgeSettings(compress="none")),
