@@ -95,6 +95,7 @@ def fit(
         problem, maps = _pose(inputs, spec, settings, readout, memory)
         spans = Spans(folder, spec.key, resume)
         solve_spans(problem, maps, readout, spans, stop)
+        del problem, maps  # a large model takes that memory while it is saved
         curve = _save(folder, spec, spans, responses.voxels)
     return FitResult(FittedModel(folder, spec), curve, time.monotonic() - started)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, logger
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec, is_whole
@@ -86,14 +87,23 @@ def write_weights(
     BoldreamsError
         If a weight is not finite.
     """
-    first = next(solution for _, solution in spans())
-    with written_weights(path, _shapes(spec, first), voxels) as file:
-        for number, basis in enumerate(first.basis or []):
+    shapes, bases = _of_first(spec, spans)
+    with written_weights(path, shapes, voxels) as file:
+        for number, basis in enumerate(bases):
             file.put(f"fields/{spec.groups[number].name}", np.arange(len(basis)), basis)
         for columns, solution in spans():
             if not bool(torch.isfinite(solution.bias).all()):
                 raise BoldreamsError("the weights are not finite; use a smaller --lr, or start anew with --no-resume")
             _put(file, spec, columns, solution)
+            del solution  # before the next is read
+
+
+def _of_first(
+    spec: ModelSpec, spans: Callable[[], Iterable[tuple[NDArray[np.int64], Solution]]]
+) -> tuple[dict[str, tuple[int, ...]], list[Tensor]]:
+    """Shapes of the whole model and the fields that its voxels share, after the first span, which is let go of."""
+    first = next(solution for _, solution in spans())
+    return _shapes(spec, first), [basis.clone() for basis in first.basis or []]
 
 
 def _shapes(spec: ModelSpec, solution: Solution) -> dict[str, tuple[int, ...]]:

@@ -103,25 +103,28 @@ class Spans:
     def solved(self) -> Iterator[tuple[Voxels, Solution]]:
         """Finished spans, one in memory at a time, ordered by their first voxel; no voxel comes twice."""
         for path, _ in self._solved_files():
-            note, tensors = read_note(path, self.key), read_tensors(path)
-            assert note is not None
+            yield self._read(path)
 
-            def numbered(name: str, tensors: dict[str, Tensor] = tensors) -> list[Tensor]:
-                count = sum(key.startswith(f"{name}/") for key in tensors)
-                return [tensors[f"{name}/{number}"] for number in range(count)]
+    def _read(self, path: Path) -> tuple[Voxels, Solution]:
+        note, tensors = read_note(path, self.key), read_tensors(path)
+        assert note is not None
 
-            # What is kept of a span is copied: a view would keep all of its file in memory.
-            chosen = {key.removeprefix("chosen/"): v.clone() for key, v in tensors.items() if key.startswith("chosen/")}
-            solution = Solution(
-                numbered("fields"),
-                numbered("weights"),
-                tensors["bias"],
-                note["curve"],
-                numbered("basis") or None,
-                chosen,
-                numbered("queries"),
-            )
-            yield tensors["voxels"].numpy().copy(), solution
+        def numbered(name: str) -> list[Tensor]:
+            count = sum(key.startswith(f"{name}/") for key in tensors)
+            return [tensors[f"{name}/{number}"] for number in range(count)]
+
+        # What is kept of a span is copied: a view would keep all of its file in memory.
+        chosen = {key.removeprefix("chosen/"): v.clone() for key, v in tensors.items() if key.startswith("chosen/")}
+        solution = Solution(
+            numbered("fields"),
+            numbered("weights"),
+            tensors["bias"],
+            note["curve"],
+            numbered("basis") or None,
+            chosen,
+            numbered("queries"),
+        )
+        return tensors["voxels"].numpy().copy(), solution
 
     def left(self, voxels: Voxels, width: int, most: int) -> list[Voxels]:
         """Cut what is not solved yet: a span that is under way stays as it was, the rest is cut anew.
