@@ -285,7 +285,7 @@ def test_without_held_out_images_the_last_epoch_is_kept(tmp_path: Path) -> None:
 
 
 def test_voxels_whose_betas_are_centred_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    posed = problem(tmp_path, images=12, voxels=7)
+    posed = problem(tmp_path, images=40, voxels=7)
     whole = train(posed, tmp_path / "whole", epochs=2)
     monkeypatch.setattr("boldreams_cli.encoding.readouts.smooth.COLUMNS", 3)
     parts = train(posed, tmp_path / "parts", epochs=2)
