@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,34 +19,28 @@ from numpy.typing import NDArray
 from boldreams_cli import plots
 from boldreams_cli.console import logger
 
-START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from boldreams_cli.study.drawing import serve; serve()"
-)
+# Nothing is imported before the path is this one's: a file of that name may lie in the folder that a user is in.
+START = "import sys; sys.path[:] = sys.argv[1:]; from boldreams_cli.study.drawing import serve; serve()"
 
 
 class Elsewhere:
-    """Draws as `plots.accuracy` does, one after another in another process; a context manager.
+    """Draws as `plots.accuracy` does, one after another in another process, until `close`.
 
     That process ends with its input, so also when this one is killed. Where it is gone, figures are drawn here.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()  # one is drawn at a time
-        # In a session of its own: Ctrl-C is for the study, which ends it.
-        self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-            [sys.executable, "-c", START, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> Elsewhere:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", START, *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the study, which ends it
+            )
+        except OSError as error:  # no process more is allowed
+            logger.debug("figures are drawn here: %s", error)
 
     def close(self) -> None:
         """End the process."""
@@ -65,28 +58,21 @@ class Elsewhere:
         title: str,
     ) -> list[Path]:
         """See `plots.accuracy`."""
+        values = {name: [part.tolist(), str(part.dtype)] for name, part in (("r", r), ("ceiling", ceiling))}
+        asked = json.dumps({"folder": str(folder), "areas": areas, "title": title, **values})
         with self._lock:
             try:
-                return self._ask(folder, r, ceiling, areas, title)
+                return self._ask(asked)
             except (OSError, EOFError, ValueError) as error:
                 logger.debug("figures are drawn here: %s", error)
                 self.close()
             return plots.accuracy(folder, r, ceiling, areas, title)
 
-    def _ask(
-        self,
-        folder: Path,
-        r: NDArray[np.floating],
-        ceiling: NDArray[np.floating],
-        areas: Mapping[str, Mapping[str, Any]],
-        title: str,
-    ) -> list[Path]:
+    def _ask(self, asked: str) -> list[Path]:
         if self._process is None:
             raise EOFError("there is no other process")
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        values = {name: [part.tolist(), str(part.dtype)] for name, part in (("r", r), ("ceiling", ceiling))}
-        asked = json.dumps({"folder": str(folder), "areas": areas, "title": title, **values})
         self._process.stdin.write(asked.encode() + b"\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline() or "null")

@@ -6,6 +6,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from itertools import groupby
@@ -220,7 +221,7 @@ class Group:
         logger.info("%d cells at a time, %d thread%s each", count, each, "s" * (each > 1))
         torch.set_num_threads(each)
         try:
-            with Elsewhere() as drawing:
+            with closing(Elsewhere()) as drawing:
                 self._draw = drawing.accuracy
                 with ThreadPoolExecutor(count, "cells") as pool:
                     at_work = [pool.submit(self._work, todo, waiting, memory) for _ in range(count)]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
@@ -37,7 +38,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 def test_the_files_are_those_that_are_drawn_here(here: Calls, tmp_path: Path) -> None:
-    with Elsewhere() as drawing:
+    with closing(Elsewhere()) as drawing:
         for name in ("one", "two"):
             found = drawing.accuracy(tmp_path / name, R, CEILING, AREAS, "a title, ±")
             assert here == []
@@ -51,7 +52,7 @@ def test_the_files_are_those_that_are_drawn_here(here: Calls, tmp_path: Path) ->
 
 def test_several_threads_get_each_its_own(here: Calls, tmp_path: Path) -> None:
     found: dict[int, list[Path]] = {}
-    with Elsewhere() as drawing:
+    with closing(Elsewhere()) as drawing:
 
         def ask(number: int) -> None:
             found[number] = drawing.accuracy(tmp_path / str(number), R, CEILING, AREAS, str(number))
@@ -68,7 +69,7 @@ def test_several_threads_get_each_its_own(here: Calls, tmp_path: Path) -> None:
 
 
 def test_what_kills_it_is_not_missed(here: Calls, tmp_path: Path) -> None:
-    with Elsewhere() as drawing:
+    with closing(Elsewhere()) as drawing:
         assert drawing._process is not None
         drawing._process.kill()
         for name in ("one", "two"):
@@ -76,9 +77,28 @@ def test_what_kills_it_is_not_missed(here: Calls, tmp_path: Path) -> None:
     assert here == [tmp_path / "one", tmp_path / "two"]
 
 
+def test_no_process_more_is_allowed(here: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: object, **more: object) -> None:
+        raise BlockingIOError("no more")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    with closing(Elsewhere()) as drawing:
+        assert all(path.is_file() for path in drawing.accuracy(tmp_path / "one", R, CEILING, AREAS, "title"))
+    assert here == [tmp_path / "one"]
+
+
+def test_files_in_the_users_folder_are_no_modules(here: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("json", "numpy", "matplotlib"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(f'{__name__} of the folder')")
+    monkeypatch.chdir(tmp_path)
+    with closing(Elsewhere()) as drawing:
+        assert all(path.is_file() for path in drawing.accuracy(tmp_path / "one", R, CEILING, AREAS, "title"))
+    assert here == []
+
+
 def test_what_is_wrong_is_said_here(here: Calls, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with Elsewhere() as drawing, pytest.raises(OSError, match="file"):
+    with closing(Elsewhere()) as drawing, pytest.raises(OSError, match="file"):
         drawing.accuracy(tmp_path / "file", R, CEILING, AREAS, "title")
 
 
