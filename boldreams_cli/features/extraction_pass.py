@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from boldreams_cli.console import BoldreamsError, Progress, StopFlag, progress
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.features.store.store_arrays import ids_hash
 from boldreams_cli.locks import Lock
-from boldreams_cli.machine import cores
+from boldreams_cli.machine import cores, threads
 from boldreams_cli.transfers import landing, read_ahead
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from boldreams_cli.features.source import Source
 
 Arrays = dict[str, NDArray[Any]]
+WORKERS = 16  # batches at a time at most, where a CPU computes: each takes up to some 500 MB (VGG11)
 RESIZERS = 4  # threads, where a GPU computes
 WRITTEN = 4  # units that are written at a time, where a GPU computes; each of some 256 MB (store_arrays.UNIT_BYTES)
 
@@ -77,6 +79,8 @@ class Pass:
     """One pass over the unfinished rows: kind ``mean`` writes spatial means only, ``maps`` both.
 
     Several processes may work on one store: a unit is locked while it is made, and what is done is read again then.
+    On a CPU each core computes batches of its own: together on one, cores wait for each other at every layer, and for
+    those that read and write. So maps have the same bits whatever the number of cores.
 
     Parameters
     ----------
@@ -102,8 +106,11 @@ class Pass:
         self.units = store.writable
         self.dtype = store.spec["dtype"]
         self.filters = store.filters_hash() if kind == "maps" else None
-        # A GPU is faster than one thread packs and a disk syncs; a CPU has no core left for more.
-        self._together = WRITTEN if backbone.device.type == "cuda" else 1
+        there = backbone.device.type == "cuda"
+        self._workers = 0 if there else min(torch.get_num_threads(), WORKERS)  # a GPU is asked from this thread
+        # A GPU is faster than one thread packs and a disk syncs; a CPU has no core left for more. Where a unit has few
+        # batches, as many units are in hand as keep all workers at work.
+        self._together = WRITTEN if there else 1 + self._workers * batch_size // store.rows_per_shard
 
     def share(self) -> list[int]:
         """Numbers of this task's units in which images of the source are not done."""
@@ -123,8 +130,14 @@ class Pass:
         share = self.share()
         total = sum(unit.end - unit.first for number in share if (unit := self._todo(number)) is not None)
         what = f"{'extract' if self.kind == 'maps' else 'rank'} {self.backbone.entry.name}"
-        with ThreadPoolExecutor(self._together) as writer, progress(what, total, "images") as shown:
+        with (
+            threads(1) if self._workers else nullcontext(),
+            ThreadPoolExecutor(max(1, self._workers)) as self._pool,
+            ThreadPoolExecutor(self._together) as writer,
+            progress(what, total, "images") as shown,
+        ):
             self._writing: deque[Future[None]] = deque()
+            self._computing: deque[tuple[int, Future[None]]] = deque()
             computed, held = self._round(share, writer, shown, wait=False)
             self._settle()
             if held and not self.stop:  # by other processes: what they leave undone is done here
@@ -157,8 +170,9 @@ class Pass:
                 if made is None:
                     lock.release()
             if unit is not None and made is not None:
-                self._writing.append(writer.submit(self._write, unit, *made, lock))
+                self._writing.append(writer.submit(self._write, unit, made, lock))
                 computed += unit.end - unit.first
+        self._wait(0, shown.advance)
         return computed, held
 
     def _settle(self, left: int = 0) -> None:
@@ -186,25 +200,47 @@ class Pass:
         line = self.units.done_unit("mean", number)
         return self.store.rows_of(line, None) if line is not None else 0
 
-    def _compute(self, unit: _Unit, advance: Callable[[int], None]) -> tuple[Arrays, Arrays, str] | None:
-        """Maps, means and the hash of what was read; None where a signal came first.
+    def _compute(self, unit: _Unit, advance: Callable[[int], None]) -> _Made | None:
+        """Have a unit's batches computed; None where a signal came first.
 
-        What a GPU computes is copied while it goes on; only at the end it is waited for.
+        On a CPU the last ones still are when this ends. What a GPU computes is copied while it goes on; only at the end
+        it is waited for.
         """
-        found = _Found(unit.end - unit.first, self.dtype, self.backbone.device)
+        stored = {name: len(self.store.filters(name)) if self.kind == "maps" else 0 for name in self.store.layers}
+        sizes = {name: (shape[0], stored[name], *shape[1:]) for name, shape in self.store.layers.items()}
+        made = _Made(_Found(unit.end - unit.first, sizes, self.dtype, self.backbone.device), PixelsHash(), [])
         filters = {name: self._some(name) for name in self.store.layers} if self.kind == "maps" else {}
-        read = PixelsHash()
-        for start, stop, batch in self._batches(unit.first, unit.end, read):
+        for start, stop, images in self._batches(unit.first, unit.end, made.read):
             place = slice(start - unit.first, stop - unit.first)
-            for name, value in batch.items():
+            if self._workers:
+                self._wait(self._workers, advance)  # one more than are computed, so that none waits for this thread
+                made.batches.append(self._pool.submit(self._keep, made.found, place, images, filters))
+                self._computing.append((stop - start, made.batches[-1]))
+            else:
+                self._keep(made.found, place, images, filters)
+                advance(stop - start)
+            if self.stop and stop < unit.end:
+                return None
+        made.found.wait()
+        return made
+
+    def _wait(self, left: int, advance: Callable[[int], None]) -> None:
+        """Wait until so many batches at most are being computed."""
+        while len(self._computing) > left:
+            rows, batch = self._computing.popleft()
+            batch.result()
+            advance(rows)
+
+    def _keep(self, found: _Found, place: slice, images: Tensor, filters: dict[str, Tensor | None]) -> None:
+        """Compute a batch and keep what is stored of it."""
+        with torch.inference_mode():
+            maps_of = self.backbone.maps_of if self._workers else self.backbone.maps_of_ready
+            for name, maps in maps_of(images).items():
+                value = maps[: place.stop - place.start]
                 found.keep_means(name, place, value)
                 if self.kind == "maps":
                     chosen = filters[name]
                     found.keep_maps(name, place, value if chosen is None else value[:, chosen])
-            advance(stop - start)
-            if self.stop and stop < unit.end:
-                return None
-        return *found.arrays(), read.digits
 
     def _some(self, layer: str) -> Tensor | None:
         """Filters of a layer that are stored, on the device; None for all of them as they come."""
@@ -213,14 +249,13 @@ class Pass:
             return None
         return torch.from_numpy(filters).to(self.backbone.device)
 
-    def _batches(self, first: int, end: int, hashed: PixelsHash) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-        """Rows and maps of each batch; the next images are read, and for a GPU resized, while these are computed on.
+    def _batches(self, first: int, end: int, hashed: PixelsHash) -> Iterator[tuple[int, int, Tensor]]:
+        """Rows and images of each batch; the next ones are read, and for a GPU resized, while these are computed on.
 
         Libraries choose their way by the size of a batch, and round differently: a smaller one is filled up, so that
         an image's maps are the same bits in whatever company it comes.
         """
         starts = range(first, end, self.batch_size)
-        device = self.backbone.device
 
         def read(start: int) -> tuple[Tensor]:
             ids = self.store.images[start : min(start + self.batch_size, end)]
@@ -230,32 +265,31 @@ class Pass:
                 images = np.resize(images, (self.batch_size, *images.shape[1:]))
             return (torch.from_numpy(images),)
 
-        maps_of = self.backbone.maps_of
         stimuli = read_ahead(read, starts, torch.device("cpu"))
-        if device.type == "cuda":
-            maps_of, stimuli = self.backbone.maps_of_ready, self._ready(stimuli, starts)
+        if not self._workers:
+            stimuli = self._ready(stimuli, starts)
         for start, (images,) in zip(starts, stimuli, strict=True):
-            rows = min(self.batch_size, end - start)
-            with torch.inference_mode():
-                found = maps_of(images)
-            yield start, start + rows, {name: maps[:rows] for name, maps in found.items()}
+            yield start, min(start + self.batch_size, end), images
 
     def _ready(self, stimuli: Iterator[tuple[Tensor]], starts: Sequence[int]) -> Iterator[tuple[Tensor]]:
         """Batches as a GPU takes them: resized in threads, as torch does it in one, while the next are read."""
 
         def resize(_: int) -> tuple[Tensor]:
             (images,) = next(stimuli)
-            return (torch.cat([*resizers.map(self.backbone.ready, images.chunk(threads))]),)
+            return (torch.cat([*resizers.map(self.backbone.ready, images.chunk(count))]),)
 
-        threads = min(RESIZERS, cores())
-        with ThreadPoolExecutor(threads) as resizers:
+        count = min(RESIZERS, cores())
+        with ThreadPoolExecutor(count) as resizers:
             yield from read_ahead(resize, starts, self.backbone.device)
 
-    def _write(self, unit: _Unit, maps: Arrays, means: Arrays, read: str, lock: Lock) -> None:
+    def _write(self, unit: _Unit, made: _Made, lock: Lock) -> None:
         """Write a unit's files, then its lines; finished rows before it are written again with it, means are not."""
         try:
+            for batch in made.batches:
+                batch.result()
+            maps, means = made.found.arrays()
             ids = ids_hash(self.store.images[unit.first : unit.end])
-            segments = [*unit.read, [unit.first - unit.begin, unit.end - unit.begin, ids, read]]
+            segments = [*unit.read, [unit.first - unit.begin, unit.end - unit.begin, ids, made.read.digits]]
             self._write_means(unit, means, segments)
             if self.kind == "maps":
                 before = np.arange(unit.begin, unit.first)
@@ -283,42 +317,53 @@ class _Found:
     Parameters
     ----------
     rows : of the unit.
+    sizes : layer -> (filters of which there are means, filters of which there are maps, height, width).
     dtype : of the store.
     device : of what is kept.
     """
 
-    def __init__(self, rows: int, dtype: str, device: torch.device) -> None:
-        self.rows, self.dtype, self.device = rows, dtype, device
-        self.means: dict[str, Tensor] = {}
-        self.maps: dict[str, Tensor] = {}
-        self._limits: dict[str, list[Tensor]] = {}
+    def __init__(
+        self, rows: int, sizes: dict[str, tuple[int, int, int, int]], dtype: str, device: torch.device
+    ) -> None:
+        self.dtype, self.device = dtype, device
+        kind = getattr(torch, dtype)
+        self.means = {name: landing((rows, size[0]), torch.float32, device) for name, size in sizes.items()}
+        self.maps = {name: landing((rows, *size[1:]), kind, device) for name, size in sizes.items() if size[1]}
+        self._limits: dict[str, list[Tensor]] = {name: [] for name in self.maps}
 
     def keep_means(self, layer: str, place: slice, maps: Tensor) -> None:
         """Spatial means of some rows."""
-        means = maps.mean((2, 3))
-        if layer not in self.means:
-            self.means[layer] = landing((self.rows, means.shape[1]), torch.float32, self.device)
-        self.means[layer][place].copy_(means, non_blocking=True)
+        self.means[layer][place].copy_(maps.mean((2, 3)), non_blocking=True)
 
     def keep_maps(self, layer: str, place: slice, maps: Tensor) -> None:
         """Maps of some rows, in the store's dtype."""
-        self._limits.setdefault(layer, []).append(torch.stack([maps.amin(), maps.amax()]))
-        if layer not in self.maps:
-            self.maps[layer] = landing((self.rows, *maps.shape[1:]), getattr(torch, self.dtype), self.device)
+        self._limits[layer].append(torch.stack([maps.amin(), maps.amax()]))
         self.maps[layer][place].copy_(maps.to(self.maps[layer].dtype), non_blocking=True)
 
+    def wait(self) -> None:
+        """Wait until all that was kept is there, where a GPU copies it."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
     def arrays(self) -> tuple[Arrays, Arrays]:
-        """Maps and means, once all of them are there.
+        """Maps and means.
 
         Raises
         ------
         BoldreamsError
             If there are values that the store's dtype cannot hold.
         """
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
         for layer, limits in self._limits.items():
             low, high = torch.stack(limits, 1)
             refuse(float(low.amin()), float(high.amax()), self.dtype, layer)
         maps, means = ({name: value.numpy() for name, value in kind.items()} for kind in (self.maps, self.means))
         return maps, means
+
+
+@dataclass
+class _Made:
+    """What was made of a unit: maps and means, the hash of what was read, and what still computes."""
+
+    found: _Found
+    read: PixelsHash
+    batches: list[Future[None]]

@@ -1,7 +1,9 @@
 """Extraction: right values, nothing computed twice, shards of a job array, two passes, overflow."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from boldreams_cli.features.extraction import extract, make_plan
 from boldreams_cli.features.extraction_pass import cast
 from boldreams_cli.features.ranking import filter_order, filter_std
 from boldreams_cli.features.source import Source
+from boldreams_cli.machine import threads
 from boldreams_cli.stores import ResumableStore
 from tests.stopping import StopAt
 
@@ -282,3 +285,59 @@ def test_a_run_that_does_not_fit_the_disk_is_refused(
     with pytest.raises(BoldreamsError, match=r"maps need about .* has 100 kB free; use --keep-percent"):
         run(backbone, source, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("keep", [None, 10.0])
+def test_maps_are_the_same_bits_whatever_the_number_of_cores(
+    source: Source, tmp_path: Path, keep: float | None
+) -> None:
+    """Each core has batches of its own; eight images of this network in several threads round differently."""
+    backbone = backbones.load("efficientnet_lite0", "random")
+    found = []
+    for count in (1, 2, 5):
+        with threads(count):
+            found.append(everything(run(backbone, source, tmp_path / str(count), keep)))
+            assert torch.get_num_threads() == count  # as it was
+    for name, values in found[0].items():
+        for other in found[1:]:
+            np.testing.assert_array_equal(values, other[name])
+
+
+def test_a_batch_that_fails_leaves_its_unit_to_do(
+    backbone: Backbone, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last batch of a unit is computed while the next is begun: what it raises ends the run, nothing is noted."""
+    maps_of, last = backbone.maps_of, torch.from_numpy(source.read(np.array([31])))
+
+    def failing(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        if torch.equal(images[-1:], last):
+            raise RuntimeError("no memory for it")
+        return maps_of(images)
+
+    with threads(2):
+        monkeypatch.setattr(backbone, "maps_of", failing)
+        with pytest.raises(RuntimeError, match="no memory for it"):
+            run(backbone, source, tmp_path)
+        monkeypatch.undo()
+        monkeypatch.setattr(extraction, "shard_rows", lambda image_bytes: 16)
+        again = run(backbone, source, tmp_path)
+    assert again.computed >= 16  # that unit; those beside it may have been written
+    assert again.store.done().all()
+    for name, values in everything(run(backbone, source, tmp_path / "whole")).items():
+        np.testing.assert_array_equal(values, everything(again)[name])
+
+
+def test_threads_have_maps_of_their_own(small_alexnet: Backbone) -> None:
+    """Hooks keep what a network's layers give: of each thread apart, however their passes interleave."""
+    images = torch.randint(0, 256, (2, 1, 60, 60, 3), dtype=torch.uint8)
+    together = Barrier(2)
+    first = small_alexnet.network.get_submodule(small_alexnet.entry.layers[small_alexnet.layers[-1]])
+    handle = first.register_forward_hook(lambda *_: together.wait(30) and None)
+    try:
+        with ThreadPoolExecutor(2) as pool, torch.inference_mode():
+            found = list(pool.map(small_alexnet.maps_of, images))
+    finally:
+        handle.remove()
+    for image, maps in zip(images, found, strict=True):
+        for name, values in small_alexnet.maps_of(image).items():
+            torch.testing.assert_close(maps[name], values, rtol=0, atol=0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ class ImageBackbone(Backbone):
 
     def __init__(self, entry: Entry, network: nn.Module, layers: Iterable[str], digest: str, weights: str) -> None:
         super().__init__(entry, network, layers, digest, weights)
-        self._maps: dict[str, Tensor] = {}
+        self._maps: dict[tuple[int, str], Tensor] = {}  # of each thread: extraction computes in several
         for name in self.layers if entry.read is None else ():
             network.get_submodule(entry.layers[name]).register_forward_hook(_Keep(name, self._maps))
 
@@ -146,10 +147,8 @@ class ImageBackbone(Backbone):
         if self.entry.read is not None:
             maps = self.entry.read(self.network, self.layers, pixels)
         else:
-            self._maps.clear()
             self.network(pixels)
-            maps = {name: self._maps[name] for name in self.layers}
-            self._maps.clear()
+            maps = {name: self._maps.pop((get_ident(), name)) for name in self.layers}
         return {name: value.relu() for name, value in maps.items()} if self.rectified else maps
 
     def ready(self, images: Tensor) -> Tensor:
@@ -164,11 +163,11 @@ class ImageBackbone(Backbone):
 class _Keep:
     """A hook that keeps a layer's output in a dictionary; both are copied with the network that they belong to."""
 
-    def __init__(self, name: str, maps: dict[str, Tensor]) -> None:
+    def __init__(self, name: str, maps: dict[tuple[int, str], Tensor]) -> None:
         self.name, self.maps = name, maps
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self.maps[self.name] = output
+        self.maps[get_ident(), self.name] = output
 
 
 def children_of(model: nn.Module, without: tuple[str, ...]) -> nn.Sequential:
