@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-TRIM, MAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
+TRIM, MAP, ARENAS = -1, -3, -8  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX of mallopt(3)
 LARGEST_KEPT = 64 << 20  # bytes of a block; larger ones go back to the system when freed
 KEPT = 512 << 20  # bytes of freed blocks
 
@@ -20,7 +20,9 @@ KEPT = 512 << 20  # bytes of freed blocks
 def keep_freed() -> None:
     """Reuse freed blocks of the size of maps, rather than give them back and have the next step fault them in anew.
 
-    A dream's step of EfficientNet-lite0 takes a tenth less (benchmarks/RESULTS.md). Does nothing without glibc.
+    A dream's step of EfficientNet-lite0 takes a tenth less (benchmarks/RESULTS.md). Threads share one heap: blocks of
+    this size in heaps of their own go back to the system at once, and what one thread freed no other could take.
+    Does nothing without glibc.
     """
     if sys.platform != "linux":
         return
@@ -28,6 +30,7 @@ def keep_freed() -> None:
     if hasattr(library, "mallopt"):  # musl has none
         library.mallopt(MAP, LARGEST_KEPT)
         library.mallopt(TRIM, KEPT)
+        library.mallopt(ARENAS, 1)
 
 
 def same_products() -> None:

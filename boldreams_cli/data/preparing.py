@@ -291,15 +291,15 @@ def _write_session(
         betas = dataset.read_betas(
             store.attributes["subject"], session, read_array(store, "voxels"), tuple(store.attributes["shape"]), stop
         )
-        scores = scaled(betas, store)
     content = identity.content(betas)
-    del betas
     if identity.stamps(paths) != source:
         raise BoldreamsError(f"{listing(paths)} changed while it was read; run the same command again when it is whole")
     before = {line["content"] for line in store.lines(SESSION) if line["unit"] == session and "content" in line}
     if before - {content}:
         raise MismatchError(f"{listing(paths)} holds other betas than those that {store.path} was begun with")
-    constant = int(np.isnan(scores).all(axis=0).sum())
+    scores = scaled(betas, store)
+    unknown = np.isnan(scores[:1]).any(axis=0)
+    constant = int(np.isnan(scores[:, unknown]).all(axis=0).sum())
     if constant:
         logger.info("session %d: %d voxels are constant and become NaN", session, constant)
     written = store.write_array("betas", (place, 0, 0), scores[None])
@@ -309,7 +309,7 @@ def _write_session(
 
 
 def scaled(betas: NDArray[np.float32], store: ResumableStore) -> NDArray[np.float32]:
-    """Betas of one session as fits read them: z-scored, in the way that the store's request names.
+    """Betas of one session as fits read them: z-scored, in their own place, in the way that the store's request names.
 
     Parameters
     ----------
@@ -320,24 +320,29 @@ def scaled(betas: NDArray[np.float32], store: ResumableStore) -> NDArray[np.floa
     if how == "given":
         return betas
     if how == "training":  # one session that stands for all trials
-        return zscore(betas, ~read_array(store, "trial_test"))
-    return zscore(betas)
+        return zscore(betas, ~read_array(store, "trial_test"), betas)
+    return zscore(betas, out=betas)
 
 
-def zscore(betas: NDArray[np.float32], over: NDArray[np.bool_] | slice = slice(None)) -> NDArray[np.float32]:
+def zscore(
+    betas: NDArray[np.float32],
+    over: NDArray[np.bool_] | slice = slice(None),
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
     """Centre and scale each voxel over the trials of one session (paper, section 2.1).
 
     Parameters
     ----------
     betas : (trials, V) float32.
     over : the trials that mean and deviation are taken of; all by default.
+    out : where to put the scores, `betas` itself may be; a new array by default.
 
     Returns
     -------
     (trials, V) float32 with mean 0 and standard deviation 1 (ddof 0, as scipy.stats.zscore; sums in
     float64) over those; a column that is constant there, or not finite throughout, becomes all NaN.
     """
-    scores = np.empty(betas.shape, np.float32)
+    scores = np.empty(betas.shape, np.float32) if out is None else out
     if not len(betas):
         return scores
     for start in range(0, betas.shape[1], BLOCK_COLUMNS):

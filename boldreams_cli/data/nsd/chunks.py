@@ -16,7 +16,7 @@ from boldreams_cli.files import check_declared, reading
 
 UNITS_PER_PERCENT = 300  # NSD stores percent signal change x 300 as int16
 BLOCK_BYTES = 64_000_000  # what reading a session takes beside its result
-CHUNKS_TOGETHER = 1024  # that are read before they are turned into columns
+CHUNKS_TOGETHER, COLUMNS_TOGETHER = 64, 512  # chunks that are read, and columns that are filled, before the next are
 KEPT = "finished sessions are kept"
 
 
@@ -67,6 +67,8 @@ def opened_betas(path: Path, axes: tuple[str, ...]) -> Iterator[Any]:
 def fill_by_chunk(betas: NDArray[np.float32], dataset: Any, offsets: NDArray[np.integer], stop: StopFlag) -> bool:
     """Read the chunk of each voxel or vertex, which holds all its trials, as it lies in the file.
 
+    They are read in the order of the file, whose index is a tree: in another, each is looked for from its root.
+
     Parameters
     ----------
     betas : (trials, V) to fill.
@@ -79,15 +81,29 @@ def fill_by_chunk(betas: NDArray[np.float32], dataset: Any, offsets: NDArray[np.
     """
     if dataset.id.get_create_plist().get_nfilters():
         return False
-    dtype = dataset.dtype  # h5py makes it anew at each asking
-    for start in range(0, len(offsets), CHUNKS_TOGETHER):
+    dtype, trials = dataset.dtype, len(betas)  # h5py makes a dtype anew at each asking
+    together = max(1, BLOCK_BYTES // (trials * dtype.itemsize))
+    for start in range(0, len(offsets), together):
         stop.check(KEPT)
-        some = offsets[start : start + CHUNKS_TOGETHER].tolist()
-        block = np.empty((len(some), len(betas)), dtype)
-        try:
-            for row, offset in zip(block, some, strict=True):
-                row[:] = np.frombuffer(dataset.id.read_direct_chunk(tuple(offset))[1], dtype)
-        except (OSError, RuntimeError, ValueError):  # reading by slabs knows holes, and names what is damaged
+        some = offsets[start : start + together]
+        rows = _read_chunks(dataset, some, np.empty((len(some), trials), dtype))
+        if rows is None:
             return False
-        betas[:, start : start + len(some)] = block.T
+        for first in range(0, len(rows), COLUMNS_TOGETHER):
+            columns = rows[first : first + COLUMNS_TOGETHER]
+            betas[:, start + first : start + first + len(columns)] = columns.T
     return True
+
+
+def _read_chunks(dataset: Any, offsets: NDArray[np.integer], rows: NDArray[Any]) -> NDArray[Any] | None:
+    """Fill (chunks, trials) with chunks at offsets; None where one cannot be read so."""
+    order = np.lexsort(offsets.T[::-1])
+    places = [tuple(offset) for offset in offsets[order].tolist()]
+    read = dataset.id.read_direct_chunk
+    try:
+        for first in range(0, len(places), CHUNKS_TOGETHER):
+            data = b"".join([read(place)[1] for place in places[first : first + CHUNKS_TOGETHER]])
+            rows[order[first : first + CHUNKS_TOGETHER]] = np.frombuffer(data, rows.dtype).reshape(-1, rows.shape[1])
+    except (OSError, RuntimeError, ValueError):  # reading by slabs knows holes, and names what is damaged
+        return None
+    return rows

@@ -64,6 +64,8 @@ def test_chunks_of_voxels_are_read_as_they_lie_where_they_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, direct: bool
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNKS_TOGETHER", 7)
+    monkeypatch.setattr(chunks, "COLUMNS_TOGETHER", 5)
+    monkeypatch.setattr(chunks, "BLOCK_BYTES", 11 * TRIALS * 2)  # of eleven voxels
     raw = RNG.integers(-900, 900, (TRIALS, *SHAPE)).astype(kind if direct else "<i2")
     with h5py.File(tmp_path / "betas_session01.hdf5", "w") as file:
         how = {"compression": "gzip"} if kind == "packed" else {}
@@ -148,6 +150,11 @@ def test_zscore_agrees_with_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = scipy.stats.zscore(values.astype(np.float64), axis=0)
     np.testing.assert_allclose(zscore(values), expected, atol=2e-6)
     np.testing.assert_array_equal(values, before)
+    test = np.arange(50) % 3 > 0
+    for over in (slice(None), test):  # in its own place as well
+        given = values.copy()
+        assert zscore(given, over, given) is given
+        np.testing.assert_array_equal(given, zscore(values, over))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e6 + 0.1])

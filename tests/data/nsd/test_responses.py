@@ -77,6 +77,7 @@ def test_constant_voxel_is_nan_in_its_session_alone(experiment: Experiment, cach
     assert np.isnan(betas[1]).all()
     assert np.isfinite(betas[[0, 2]]).all()
     assert np.isnan(responses.read_betas()).sum() == TRIALS
+    assert [responses.store.done(SESSION)[session]["constant"] for session in responses.sessions] == [0, 1, 0]
 
 
 def test_sessions_mask_and_summary(experiment: Experiment, cache: Path) -> None:
