@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from boldreams_cli.features.store.feature_store import stores
 
 PERCENTS = ("10", "100")
 MEMORY = {"local": "6G"}  # of others the command's own default
+PRODUCTS = {"prepare": "responses", "extract": "store", "fit": "model"}  # command -> where it says what it made
 GRACE = 60  # seconds that a command has to stop
 
 
@@ -157,6 +159,12 @@ class Rehearsal:
             print("\n".join(log.read_text(encoding="utf-8").splitlines()[-5:]), file=sys.stderr)
         return status == 0
 
+    def forget(self, step: Step) -> None:
+        """Delete what a step made: with it there, the command would find all done, and be timed doing nothing."""
+        made = (self.done.get(step.name, {}).get("said") or {}).get(PRODUCTS.get(step.command[0], ""))
+        if made is not None and Path(made).is_relative_to(self.cache):
+            shutil.rmtree(made, ignore_errors=True)
+
     def command(self, step: Step) -> list[str]:
         """The command line of a step."""
         if step.command[0] in OWN:
@@ -253,7 +261,7 @@ def main() -> None:
     parser.add_argument("--steps", help="names or their beginnings (default: all)")
     parser.add_argument("--limit", type=float, default=float("inf"), help="minutes in all")
     parser.add_argument("--weights", default="random", help="of AlexNet: a file, pretrained or random")
-    parser.add_argument("--again", action="store_true", help="run steps again that are done")
+    parser.add_argument("--again", action="store_true", help="run steps again that are done, what they made deleted")
     parser.add_argument("--list", action="store_true", help="name the steps, and run none")
     parser.add_argument("--run", choices=[*OWN], help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -267,6 +275,8 @@ def main() -> None:
         if asked.list:
             print(f"{step.name:24} {' '.join(step.command)}{'  (done)' if done else ''}")
         elif asked.again or not done:
+            if done:
+                rehearsal.forget(step)
             left = stop - time.monotonic()
             if left <= 0 or not rehearsal.run(step, left):
                 break

@@ -92,6 +92,18 @@ def test_a_step_that_is_stopped_goes_on_and_its_times_add_up(tmp_path: Path) -> 
         Rehearsal(tmp_path, 1.0, "random")
 
 
+def test_what_a_step_made_goes_before_it_is_run_again(tmp_path: Path) -> None:
+    rehearsal = Rehearsal(tmp_path / "here", 0.02, "random")
+    made, foreign = rehearsal.cache / "models" / "m", tmp_path / "m"
+    for folder in (made, foreign):
+        folder.mkdir(parents=True)
+        rehearsal.done["fit-ridge-10"] = {"said": {"model": str(folder)}}
+        rehearsal.forget(Step("fit-ridge-10", ("fit",)))
+    assert not made.exists()
+    assert foreign.exists()
+    rehearsal.forget(Step("rank", ("rank",)))  # never run
+
+
 def test_a_command_that_does_not_stop_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full_size, "GRACE", 0.2)
     rehearsal = Sleeper(tmp_path, 0.02, "random")
