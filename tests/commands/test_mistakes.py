@@ -119,3 +119,15 @@ def test_wrong_image_dtype(run: Run, experiment: Path, weights: Path, tmp_path: 
     assert "float32" in done.err
     assert "uint8" in done.err
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_remedy_names_the_places_that_were_typed(run: Run, experiment: Path, tmp_path: Path) -> None:
+    """So that it can be pasted; what a variable says need not be typed."""
+    cache, known = tmp_path / "a cache", {"BOLDREAMS_NSD_ROOT": ""}
+    fit = ("fit", "--backbone", "alexnet", "--subject", 1, "--percent", 10)
+    said = run(*fit, "--cache", cache, "--nsd-root", experiment, code=3, **known).err
+    assert f"run boldreams extract --cache '{cache}' --nsd-root {experiment} --backbone alexnet" in said
+    assert "run boldreams extract --backbone alexnet" in run(*fit, code=3, BOLDREAMS_CACHE=cache).err
+    said = run("score", "--cache", cache, code=2).err
+    assert f"boldreams fit --cache '{cache}'," in said
+    assert said.count("--cache") == 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 
 import click
+from click.core import ParameterSource
 
-from boldreams_cli.console import meant
+from boldreams_cli.console import meant, quoted
 from boldreams_cli.files import NO_ROOM
 from boldreams_cli.machine import is_out_of_memory
 
+PLACES = {"cache": "--cache", "nsd_root": "--nsd-root", "data": "--data"}  # parameters, and how they are typed
 INTERRUPTED = 128 + 2  # a shell's exit code for a process that SIGINT ended
 
 
@@ -27,6 +29,23 @@ def described(error: BaseException) -> str | None:
         remedy = "; make room or use a place on another disk, then run the same command to go on"
         return f"{place}{error.strerror}{remedy if error.errno in NO_ROOM else ''}"
     return str(error)
+
+
+def with_places(message: str, context: click.Context) -> str:
+    """Add the places that were typed, of the cache and the data, to the commands that a message says to run."""
+    group, typed = context.parent, ParameterSource.COMMANDLINE
+    places = {name: context.params[name] for name in PLACES if context.get_parameter_source(name) is typed}
+    if group is None or not isinstance(group.command, click.Group) or not places:
+        return message
+    commands = group.command
+
+    def completed(found: re.Match[str]) -> str:
+        command = commands.get_command(group, found[1])
+        takes = {parameter.name for parameter in command.params} if command is not None else set()
+        options = [f" {PLACES[name]} {quoted(value)}" for name, value in places.items() if name in takes]
+        return found[0] + "".join(option for option in options if option.split()[0] not in message)
+
+    return re.sub(r"\bboldreams ([a-z]+)\b", completed, message)
 
 
 def usage(error: click.ClickException) -> str:

@@ -15,7 +15,7 @@ import click
 
 from boldreams_cli import console, machine
 from boldreams_cli.commands.options.environment import Command, option
-from boldreams_cli.commands.options.errors import INTERRUPTED, described
+from boldreams_cli.commands.options.errors import INTERRUPTED, described, with_places
 from boldreams_cli.console import BoldreamsError
 
 BROKEN_PIPE = 128 + 13  # a shell's exit code for a process that SIGPIPE ended
@@ -78,7 +78,7 @@ def output_options(command: Command) -> Command:
                 raise
             if debug:
                 traceback.print_exc()
-            click.echo(f"boldreams: {said}", err=True)
+            click.echo(f"boldreams: {with_places(said, click.get_current_context())}", err=True)
             code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
             raise SystemExit(code) from error
 
