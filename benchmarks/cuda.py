@@ -40,10 +40,10 @@ from boldreams_cli.encoding.readouts.separable import AdamSettings, Separable
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.encoding.readouts.smooth import Smooth
 from boldreams_cli.interpret import targets
-from boldreams_cli.interpret.dreams import parameterization
-from boldreams_cli.interpret.dreams.loop import Dreamer, Settings, steps_to_beat
+from boldreams_cli.interpret.dreams.ascent import parameterization
+from boldreams_cli.interpret.dreams.ascent.loop import Dreamer, Settings, steps_to_beat
+from boldreams_cli.interpret.dreams.ascent.objectives import Objective
 from boldreams_cli.interpret.dreams.natural import Sources, best_natural
-from boldreams_cli.interpret.dreams.objectives import Objective
 from boldreams_cli.machine import ieee_products, keep_freed, same_products
 
 Row = dict[str, object]

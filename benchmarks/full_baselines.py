@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.full_subject import FITTED, HDF5
-from boldreams_cli.data.choosing import responses_for
 from boldreams_cli.data.nsd.layout import Layout
+from boldreams_cli.data.prepared.choosing import responses_for
 from boldreams_cli.encoding.evaluation.statistics import pearson_r
 from boldreams_cli.encoding.inputs.betas import TrainingBetas
 from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups, read_groups

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import progress
-from boldreams_cli.data.nsd.betas import UNITS_PER_PERCENT
+from boldreams_cli.data.nsd.betas.sessions import UNITS_PER_PERCENT
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.stimuli import DATASET
 from boldreams_cli.features.store.feature_store import FeatureStore

@@ -26,9 +26,9 @@ from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.encoding.model.weights import ReadoutWeights
 from boldreams_cli.features import backbones
 from boldreams_cli.interpret.attribution.integration import integrated_gradients
-from boldreams_cli.interpret.dreams import parameterization
-from boldreams_cli.interpret.dreams.loop import Dreamer, Settings
-from boldreams_cli.interpret.dreams.objectives import Objective
+from boldreams_cli.interpret.dreams.ascent import parameterization
+from boldreams_cli.interpret.dreams.ascent.loop import Dreamer, Settings
+from boldreams_cli.interpret.dreams.ascent.objectives import Objective
 from boldreams_cli.interpret.targets import AreaTarget
 from boldreams_cli.machine import keep_freed
 

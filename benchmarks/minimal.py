@@ -15,7 +15,7 @@ import argparse
 import numpy as np
 import torch
 
-from boldreams_cli.encoding.evaluation.noninferiority import Minimal, smallest_sufficient
+from boldreams_cli.encoding.evaluation.certainty.noninferiority import Minimal, smallest_sufficient
 from boldreams_cli.encoding.evaluation.statistics import influence, mean_and_error, pearson_r
 from boldreams_cli.simulation.nested import NestedBrain
 

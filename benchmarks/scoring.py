@@ -17,7 +17,8 @@ from benchmarks.brain import Brain
 from boldreams_cli import plots
 from boldreams_cli.data.areas import Areas
 from boldreams_cli.data.units import VoxelUnits
-from boldreams_cli.encoding.evaluation import score, score_files
+from boldreams_cli.encoding.evaluation import score
+from boldreams_cli.encoding.evaluation.saved import files as score_files
 from boldreams_cli.encoding.evaluation.statistics import mean_and_error, noise_ceiling
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.files import write_json, write_text, written_whole

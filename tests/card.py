@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from boldreams_cli import transfers
-from boldreams_cli.interpret.dreams import replay
+from boldreams_cli.interpret.dreams.ascent import replay
 from boldreams_cli.machine import set_products
 
 CARD = torch.device("cuda", 0)

@@ -27,13 +27,14 @@ from fontTools import subset  # noqa: E402
 
 from boldreams_cli import cli  # noqa: E402
 from boldreams_cli.encoding import fit, readouts  # noqa: E402
-from boldreams_cli.encoding.evaluation import score, score_files  # noqa: E402
+from boldreams_cli.encoding.evaluation import score  # noqa: E402
+from boldreams_cli.encoding.evaluation.saved import files as score_files  # noqa: E402
 from boldreams_cli.encoding.finetuning import run  # noqa: E402
 from boldreams_cli.features import extraction  # noqa: E402
 from boldreams_cli.interpret.attribution import record as attribution  # noqa: E402
 from boldreams_cli.interpret.dreams import record as dreams  # noqa: E402
 from boldreams_cli.interpret.words import record as words  # noqa: E402
-from boldreams_cli.study import running  # noqa: E402
+from boldreams_cli.study.cells import running  # noqa: E402
 
 IMPORTED = (cli, fit, readouts, score, score_files, run, extraction, attribution, dreams, words, running, timm, subset)
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -12,14 +12,14 @@ from PIL import Image
 
 from boldreams_cli import plots
 from boldreams_cli.plots import style
-from boldreams_cli.plots.accuracy import bins_of
-from boldreams_cli.plots.areas import areas
-from boldreams_cli.plots.attribution import FLOOR, limit_of
-from boldreams_cli.plots.grid import Cell
-from boldreams_cli.plots.plane import plane
-from boldreams_cli.plots.slices import slices
-from boldreams_cli.plots.surfaces import surfaces
-from boldreams_cli.plots.words import HEIGHT, WIDTH, Panel
+from boldreams_cli.plots.brain.slices import slices
+from boldreams_cli.plots.brain.surfaces import surfaces
+from boldreams_cli.plots.models.accuracy import bins_of
+from boldreams_cli.plots.models.areas import areas
+from boldreams_cli.plots.models.differences import plane
+from boldreams_cli.plots.pictures.attribution import FLOOR, limit_of
+from boldreams_cli.plots.pictures.grid import Cell
+from boldreams_cli.plots.pictures.words import HEIGHT, WIDTH, Panel
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError
+from boldreams_cli.data.nsd.anatomy.rois import GROUPS
 from boldreams_cli.data.nsd.captions import Captions
 from boldreams_cli.data.nsd.design import Design
 from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.rois import GROUPS
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
@@ -169,7 +169,7 @@ def test_betas_are_the_signal_and_noise_of_stated_size(
 
 
 def test_sessions_differ_before_they_are_scored(layout: Layout, truth: Truth) -> None:
-    from boldreams_cli.data.nsd.betas import read_session
+    from boldreams_cli.data.nsd.betas.sessions import read_session
 
     known = truth.subjects[1]
     means = [read_session(path, known.positions, SMALL.grids[0]).mean(0) for path in layout.sessions(1).values()]

@@ -99,7 +99,7 @@ def extract(
     Images that the store already has are not computed again, and a run that was stopped goes on where it was.
     """
     from boldreams_cli.console import ChoiceError, stop_on_signals
-    from boldreams_cli.data.choosing import known_root
+    from boldreams_cli.data.prepared.choosing import known_root
     from boldreams_cli.features import extraction
     from boldreams_cli.features.asked import Asked
 

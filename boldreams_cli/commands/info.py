@@ -127,7 +127,7 @@ def _shapes(entry: Entry) -> list[tuple[int, int]]:
 
 
 def _rois(subject: Subject, cache: Path, nsd_root: Path | None, output: Output) -> None:
-    from boldreams_cli.data.choosing import areas_of
+    from boldreams_cli.data.prepared.choosing import areas_of
 
     areas = areas_of(subject, cache, nsd_root)
     groups, labels = areas.counts(), areas.label_counts()

@@ -37,8 +37,8 @@ def prepare(
     ceiling: then it is estimated from the repeats of images, where there are any.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.data.choosing import dataset_for
-    from boldreams_cli.data.reliability import said_of_ceiling
+    from boldreams_cli.data.prepared.choosing import dataset_for
+    from boldreams_cli.data.prepared.reliability import said_of_ceiling
 
     subject = options.the_subject(subject, cache, nsd_root, betas)
     dataset = dataset_for(cache, subject, nsd_root, betas)

@@ -99,7 +99,7 @@ def score(
     docs/reading-the-numbers.md explains all of them.
     """
     from boldreams_cli.console import stop_on_signals
-    from boldreams_cli.encoding.evaluation.kept import Scoring
+    from boldreams_cli.encoding.evaluation.saved.kept import Scoring
     from boldreams_cli.encoding.folds import require
     from boldreams_cli.encoding.model import full
 
@@ -114,7 +114,7 @@ def score(
     drawn = None if permutations is None else (permutations, permutation_seed)
     asked = Scoring(model, responses, choice.cache, root, where, memory, drawn, overwrite)
     if mesh is not None:
-        from boldreams_cli.encoding.evaluation import on_surface
+        from boldreams_cli.encoding.evaluation.saved import on_surface
 
         units = on_surface.check_can_draw(responses(), mesh)
     if test is None:
@@ -154,7 +154,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
 
 def _report(summary: dict[str, Any]) -> list[str]:
     """What is said of all voxels."""
-    from boldreams_cli.data.reliability import said_of_ceiling
+    from boldreams_cli.data.prepared.reliability import said_of_ceiling
 
     method = f"{summary['permutations']} permutations" if summary["permutations"] else "standard errors over images"
     unknown = summary["ceiling_mean"] is None or not math.isfinite(summary["ceiling_mean"])

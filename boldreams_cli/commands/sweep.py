@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from boldreams_cli.console import StopFlag
-    from boldreams_cli.study.manifest import Study
+    from boldreams_cli.study.cells.manifest import Study
     from boldreams_cli.study.sweep import State
 
 
@@ -156,7 +156,7 @@ def _state(study: Study, stop: StopFlag) -> State:
 
 
 def _plan(study: Study, numbers: list[int], shared: bool, device: torch.device, output: Output) -> None:
-    from boldreams_cli.study import plan, running
+    from boldreams_cli.study.cells import plan, running
     from boldreams_cli.study.sweep import look
 
     running.check(study)
@@ -166,7 +166,8 @@ def _plan(study: Study, numbers: list[int], shared: bool, device: torch.device, 
 
 
 def _submit(study: Study, arrays: Arrays, stop: StopFlag, output: Output) -> None:
-    from boldreams_cli.study import running, slurm
+    from boldreams_cli.study import slurm
+    from boldreams_cli.study.cells import running
 
     running.check(study)
     state = _state(study, stop)
@@ -184,7 +185,7 @@ def _submit(study: Study, arrays: Arrays, stop: StopFlag, output: Output) -> Non
 
 def _show(state: State, output: Output, more: Mapping[str, Any] | None = None, *said: str) -> None:
     """Write the table of what is done, and say how far the study is."""
-    from boldreams_cli.study import table
+    from boldreams_cli.study.cells import table
 
     files = table.write(state)
     counts = state.to_dict()["cells"]

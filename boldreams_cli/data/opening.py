@@ -73,6 +73,6 @@ def preparation_of(betas: str | None) -> str | None:
     ChoiceError
         If there are no such betas.
     """
-    from boldreams_cli.data.nsd.betas_choice import BetasChoice
+    from boldreams_cli.data.nsd.betas.choice import BetasChoice
 
     return BetasChoice.read(betas).named

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, logger
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.reliability import ESTIMATED
+from boldreams_cli.data.prepared.reliability import ESTIMATED
 from boldreams_cli.data.subjects import Subject, store_name
 from boldreams_cli.data.units import Units, VertexUnits, VoxelUnits
 from boldreams_cli.stores import ResumableStore

@@ -60,7 +60,7 @@ class Preprocessing:
         if pixels.shape[-2:] != (self.size, self.size):
             shape = (self.size, self.size)
             pixels = functional.interpolate(pixels, size=shape, mode=self.interpolation, antialias=True)
-        # Made where the pixels are: a copy from the host could not be part of a recorded step (dreams/replay.py).
+        # Made where the pixels are: a copy from the host cannot be part of a recorded step (dreams/ascent/replay.py).
         mean, std = (
             torch.stack([pixels.new_full((), value) for value in values])[:, None, None]
             for values in (self.mean, self.std)

@@ -16,13 +16,13 @@ from PIL import Image
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, quoted
 from boldreams_cli.data.subjects import in_order
-from boldreams_cli.encoding.evaluation.score_files import SCORES
+from boldreams_cli.encoding.evaluation.saved.files import SCORES
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.files import DAMAGED_NPZ, read_json
 from boldreams_cli.interpret.products import Description, Kept, Product, find_products
 from boldreams_cli.interpret.words.comparison import dream_of
-from boldreams_cli.plots.grid import Cell
+from boldreams_cli.plots.pictures.grid import Cell
 from boldreams_cli.plots.style import Pictures
 
 KINDS = ("dreams", "words", "attributions")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, quoted
-from boldreams_cli.encoding.evaluation.score_files import SCORES
+from boldreams_cli.encoding.evaluation.saved.files import SCORES
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import read_json
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from boldreams_cli.data.nsd.rois import GROUPS
+from boldreams_cli.data.nsd.anatomy.rois import GROUPS
 from boldreams_cli.data.retinotopy import STIMULUS_DEGREES
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.ranking import filter_count, filter_order, filter_std

@@ -16,11 +16,11 @@ import scipy.io
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from boldreams_cli.data.nsd.anatomy import NSDGENERAL
-from boldreams_cli.data.nsd.betas import UNITS_PER_PERCENT
+from boldreams_cli.data.nsd.anatomy.retinotopy import MAPS
+from boldreams_cli.data.nsd.anatomy.rois import ATLAS, ECCENTRICITY, GROUPS, RETINOTOPY, STANDARD_LABELS
+from boldreams_cli.data.nsd.anatomy.volume import NSDGENERAL
+from boldreams_cli.data.nsd.betas.sessions import UNITS_PER_PERCENT
 from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.retinotopy import MAPS
-from boldreams_cli.data.nsd.rois import ATLAS, ECCENTRICITY, GROUPS, RETINOTOPY, STANDARD_LABELS
 from boldreams_cli.simulation.brain import DEGREES, Voxels
 
 SUBJECTS = 8

@@ -18,13 +18,13 @@ from boldreams_cli.console import ChoiceError, MismatchError, listing, timed
 from boldreams_cli.data.maps.writing import place_columns, write_map
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import store_name
-from boldreams_cli.encoding.evaluation.influences import ALL, memberships
-from boldreams_cli.encoding.evaluation.paired import Paired, paired
+from boldreams_cli.encoding.evaluation.certainty.influences import ALL, memberships
+from boldreams_cli.encoding.evaluation.certainty.paired import Paired, paired
 from boldreams_cli.encoding.evaluation.predict import Wanted, predict
 from boldreams_cli.encoding.model.full import store_of
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import write_json, write_text
-from boldreams_cli.plots.plane import plane
+from boldreams_cli.plots.models.differences import plane
 
 Q = 0.05  # of a voxel that is counted as better in one model
 OBJECT, AREAS, VOXELS = "compare.json", "rois.csv", "voxels.csv"

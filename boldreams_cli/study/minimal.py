@@ -13,12 +13,16 @@ import numpy as np
 
 from boldreams_cli.console import ChoiceError, MismatchError, listing, logger
 from boldreams_cli.data.subjects import Subject, folder_of, in_order
-from boldreams_cli.encoding.evaluation.influences import ALL, Influences
-from boldreams_cli.encoding.evaluation.noninferiority import Minimal, largest_over_subjects, smallest_sufficient
+from boldreams_cli.encoding.evaluation.certainty.influences import ALL, Influences
+from boldreams_cli.encoding.evaluation.certainty.noninferiority import (
+    Minimal,
+    largest_over_subjects,
+    smallest_sufficient,
+)
 from boldreams_cli.encoding.evaluation.statistics import interval
 from boldreams_cli.features.store.feature_store import folder_name
 from boldreams_cli.files import fingerprint, read_json, write_json, write_text
-from boldreams_cli.plots.minimal import Panel, curves
+from boldreams_cli.plots.models.minimal import Panel, curves
 from boldreams_cli.study.procedures import (
     Procedure,
     choose_procedure,

@@ -12,7 +12,7 @@ import numpy as np
 
 from boldreams_cli.console import ChoiceError, MismatchError, listing, logger, quoted
 from boldreams_cli.data.subjects import Subject
-from boldreams_cli.encoding.evaluation.influences import Influences, load_influences
+from boldreams_cli.encoding.evaluation.certainty.influences import Influences, load_influences
 from boldreams_cli.encoding.model.folder import find_models
 from boldreams_cli.encoding.model.spec import ModelSpec
 from boldreams_cli.encoding.result import LOG, read_log

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
-from boldreams_cli.data.choosing import at_hand, names_of, responses_for, root_of
 from boldreams_cli.data.opening import is_data_file
+from boldreams_cli.data.prepared.choosing import at_hand, names_of, responses_for, root_of
 from boldreams_cli.data.subjects import Subject, folder_of
 from boldreams_cli.features.choosing import the_store, with_images
 from boldreams_cli.features.store.feature_store import FeatureStore, folder_name, stores
 from boldreams_cli.files import fingerprint, write_text
-from boldreams_cli.study.grid import Cell
-from boldreams_cli.study.manifest import FAILED, MISSING, Study
+from boldreams_cli.study.cells.grid import Cell
+from boldreams_cli.study.cells.manifest import FAILED, MISSING, Study
 from boldreams_cli.study.sweep import State, groups
 
 LARGEST_ARRAY = 1001  # SLURM's own default of MaxArraySize

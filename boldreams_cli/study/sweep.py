@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from boldreams_cli.console import BoldreamsError, StopFlag, logger
 from boldreams_cli.data.subjects import Subject, folder_of
-from boldreams_cli.study.grid import Cell
-from boldreams_cli.study.manifest import DONE, FAILED, MISSING, RUNNING, STARTED, Study, retimed, unchanged
+from boldreams_cli.study.cells.grid import Cell
+from boldreams_cli.study.cells.manifest import DONE, FAILED, MISSING, RUNNING, STARTED, Study, retimed, unchanged
 
 if TYPE_CHECKING:
     import torch
@@ -61,8 +61,8 @@ class Known:
 
 
 def _responses_of(study: Study, subject: Subject) -> str | None:
-    from boldreams_cli.data.choosing import at_hand, root_of
-    from boldreams_cli.data.preparing import store_path
+    from boldreams_cli.data.prepared.choosing import at_hand, root_of
+    from boldreams_cli.data.prepared.preparing import store_path
 
     settings = study.settings
     root = root_of(study.cache, subject, study.data_root)
@@ -187,7 +187,7 @@ def recognise(study: Study, numbers: Iterable[int], stop: StopFlag) -> None:
         return
     import torch
 
-    from boldreams_cli.study.running import Group
+    from boldreams_cli.study.cells.running import Group
 
     for (subject, backbone), some in groups(study, maybe).items():
         Group(study, subject, backbone, torch.device("cpu"), study.memory, stop).recognise(some)
@@ -248,7 +248,7 @@ def run(
     if not todo:
         study.save()
         return
-    from boldreams_cli.study import running
+    from boldreams_cli.study.cells import running
 
     running.check(study)
     study.save()

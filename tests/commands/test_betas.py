@@ -10,8 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from boldreams_cli.data.nsd.anatomy import read_anatomy
-from boldreams_cli.data.nsd.betas import read_betas, read_session
+from boldreams_cli.data.nsd.anatomy.volume import read_anatomy
+from boldreams_cli.data.nsd.betas.sessions import read_betas, read_session
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.synthetic import betas_files
 from tests.conftest import Run

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boldreams_cli.encoding.evaluation.identity import key_of
-from boldreams_cli.encoding.evaluation.influences import Influences
+from boldreams_cli.encoding.evaluation.certainty.influences import Influences
+from boldreams_cli.encoding.evaluation.saved.identity import key_of
 from boldreams_cli.encoding.evaluation.statistics import interval
 from boldreams_cli.encoding.model.spec import ModelSpec
 from boldreams_cli.files import write_json

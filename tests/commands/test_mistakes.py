@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from boldreams_cli.data.preparing import complete_stores
+from boldreams_cli.data.prepared.preparing import complete_stores
 
 from ..conftest import Run
 from .conftest import listing

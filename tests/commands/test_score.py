@@ -194,7 +194,7 @@ def test_voxels(raw: Raw, experiment: Path) -> None:
 
 def test_influences_are_saved_for_comparisons(raw: Raw, experiment: Path, own: Path) -> None:
     from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError
-    from boldreams_cli.encoding.evaluation.influences import load_influences
+    from boldreams_cli.encoding.evaluation.certainty.influences import load_influences
 
     saved = load_influences(raw.folder)
     np.testing.assert_array_equal(saved.images, raw.images)
@@ -230,7 +230,7 @@ def test_influences_are_saved_for_comparisons(raw: Raw, experiment: Path, own: P
 
 def test_all_of_an_area_is_over_voxels_that_have_a_correlation(raw: Raw, cache: Path) -> None:
     from boldreams_cli.data.responses import Responses
-    from boldreams_cli.encoding.evaluation.influences import load_influences
+    from boldreams_cli.encoding.evaluation.certainty.influences import load_influences
     from boldreams_cli.encoding.evaluation.score import of_prediction
     from boldreams_cli.encoding.model.spec import FittedModel
 
@@ -268,7 +268,7 @@ def test_all_of_an_area_is_over_voxels_that_have_a_correlation(raw: Raw, cache: 
 @pytest.mark.usefixtures("rendered")
 def test_an_area_without_any_correlation_has_none(raw: Raw, cache: Path, tmp_path: Path) -> None:
     from boldreams_cli.data.responses import Responses
-    from boldreams_cli.encoding.evaluation import score_files
+    from boldreams_cli.encoding.evaluation.saved import files as score_files
     from boldreams_cli.encoding.evaluation.score import of_prediction
     from boldreams_cli.encoding.model.spec import FittedModel
 

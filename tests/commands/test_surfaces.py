@@ -16,7 +16,7 @@ from scipy.spatial import ConvexHull
 
 from boldreams_cli.data.neutral.writing import write
 from boldreams_cli.data.units import VertexUnits
-from boldreams_cli.encoding.evaluation import on_surface
+from boldreams_cli.encoding.evaluation.saved import on_surface
 from tests.conftest import Run
 
 MESH, IMAGES = 120, 30

@@ -18,8 +18,8 @@ import torch
 from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.model.folder import find_models
 from boldreams_cli.study import sweep as study_sweep
-from boldreams_cli.study.manifest import Study
-from boldreams_cli.study.running import Group
+from boldreams_cli.study.cells.manifest import Study
+from boldreams_cli.study.cells.running import Group
 
 from ..conftest import COMMAND, Run
 from ..forked import Forked

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from boldreams_cli.study import sweep as study_sweep
-from boldreams_cli.study.manifest import Study
+from boldreams_cli.study.cells.manifest import Study
 
 from ..conftest import Run
 from .conftest import GRID, listing

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from boldreams_cli.data.reliability import LEAST_FREE, Repeats, ncsnr_from_repeats
+from boldreams_cli.data.prepared.reliability import LEAST_FREE, Repeats, ncsnr_from_repeats
 from boldreams_cli.encoding.evaluation.statistics import noise_ceiling
 
 Drawn = tuple[np.ndarray, np.ndarray]

@@ -17,7 +17,7 @@ from boldreams_cli.data.maps.cifti import has_cifti, write_cifti
 from boldreams_cli.data.maps.gifti import write_gifti
 from boldreams_cli.data.maps.meshes import find_meshes, read_mesh
 from boldreams_cli.data.units import VertexUnits, VoxelUnits
-from boldreams_cli.plots.surfaces import surfaces
+from boldreams_cli.plots.brain.surfaces import surfaces
 
 VERTICES = np.array([7, 2, 90, 5, 2])
 SIDES = np.array(["L", "R", "L", "R", "L"])

@@ -13,9 +13,10 @@ import pytest
 import scipy.stats
 import torch
 
-from boldreams_cli.encoding.evaluation import bootstrap, influences, score_files
-from boldreams_cli.encoding.evaluation.bootstrap import correlations, image_counts, of_areas
-from boldreams_cli.encoding.evaluation.influences import ALL
+from boldreams_cli.encoding.evaluation.certainty import bootstrap, influences
+from boldreams_cli.encoding.evaluation.certainty.bootstrap import correlations, image_counts, of_areas
+from boldreams_cli.encoding.evaluation.certainty.influences import ALL
+from boldreams_cli.encoding.evaluation.saved import files as score_files
 from boldreams_cli.encoding.evaluation.statistics import image_error
 
 REPEATS = np.repeat([1, 2, 3], [60, 90, 150])

@@ -9,7 +9,11 @@ import pytest
 import scipy.stats
 
 from benchmarks.minimal import chosen, rates
-from boldreams_cli.encoding.evaluation.noninferiority import Minimal, largest_over_subjects, smallest_sufficient
+from boldreams_cli.encoding.evaluation.certainty.noninferiority import (
+    Minimal,
+    largest_over_subjects,
+    smallest_sufficient,
+)
 from boldreams_cli.simulation.nested import NestedBrain
 
 IMAGES = 200

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from boldreams_cli.encoding.evaluation.paired import Paired, paired
+from boldreams_cli.encoding.evaluation.certainty.paired import Paired, paired
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from boldreams_cli.encoding.evaluation import on_surface
-from boldreams_cli.encoding.evaluation.score_files import title_of
+from boldreams_cli.encoding.evaluation.saved import on_surface
+from boldreams_cli.encoding.evaluation.saved.files import title_of
 from boldreams_cli.files import write_json
 
 

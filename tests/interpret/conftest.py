@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from boldreams_cli import cli
-from boldreams_cli.data.preparing import complete_stores
+from boldreams_cli.data.prepared.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.layout import make_groups
 from boldreams_cli.encoding.model.folder import find_models

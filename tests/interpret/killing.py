@@ -9,7 +9,7 @@ from typing import Any
 
 from boldreams_cli.cli import main
 from boldreams_cli.interpret.attribution import record
-from boldreams_cli.interpret.dreams import loop
+from boldreams_cli.interpret.dreams.ascent import loop
 
 
 def run_and_be_killed(arguments: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from boldreams_cli import plots
 from boldreams_cli.data.opening import open_dataset
-from boldreams_cli.interpret.dreams import parameterization
+from boldreams_cli.interpret.dreams.ascent import parameterization
 from boldreams_cli.interpret.words import comparison
 from tests.conftest import Done, Run
 from tests.interpret.conftest import CPU, Fitted

@@ -14,10 +14,10 @@ from boldreams_cli.encoding.model.full import predict_stored, store_of
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features import backbones
 from boldreams_cli.interpret import targets
-from boldreams_cli.interpret.dreams import objectives, parameterization
-from boldreams_cli.interpret.dreams.loop import Dream, Dreamer, Settings
-from boldreams_cli.interpret.dreams.objectives import Objective
-from boldreams_cli.interpret.dreams.transforms import Transforms
+from boldreams_cli.interpret.dreams.ascent import objectives, parameterization
+from boldreams_cli.interpret.dreams.ascent.loop import Dream, Dreamer, Settings
+from boldreams_cli.interpret.dreams.ascent.objectives import Objective
+from boldreams_cli.interpret.dreams.ascent.transforms import Transforms
 from boldreams_cli.interpret.targets import AreaTarget, FilterTarget, Target
 from tests.interpret.conftest import CPU, Fitted, by_hand
 from tests.stopping import StopAfter as After

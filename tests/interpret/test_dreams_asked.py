@@ -14,15 +14,16 @@ from PIL import Image
 from boldreams_cli.console import StopFlag
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.encoding.model.full import FullModel
-from boldreams_cli.interpret.dreams import closeness, measured, natural, parameterization, record
+from boldreams_cli.interpret.dreams import closeness, measured, natural, record
+from boldreams_cli.interpret.dreams.ascent import parameterization
+from boldreams_cli.interpret.dreams.ascent.loop import Dream, Dreamer, Settings, steps_to_beat
+from boldreams_cli.interpret.dreams.ascent.objectives import Objective
+from boldreams_cli.interpret.dreams.ascent.parameterization import Spectrum
+from boldreams_cli.interpret.dreams.ascent.transforms import Transforms, apply
 from boldreams_cli.interpret.dreams.bands import profile_of
 from boldreams_cli.interpret.dreams.closeness import BOUND, Photograph, feature_distance
 from boldreams_cli.interpret.dreams.eccentricity import band, litmus, radial_profile
-from boldreams_cli.interpret.dreams.loop import Dream, Dreamer, Settings, steps_to_beat
 from boldreams_cli.interpret.dreams.measured import Largest
-from boldreams_cli.interpret.dreams.objectives import Objective
-from boldreams_cli.interpret.dreams.parameterization import Spectrum
-from boldreams_cli.interpret.dreams.transforms import Transforms, apply
 from tests.conftest import Run
 from tests.interpret.conftest import CPU, Fitted
 from tests.interpret.test_asked_for import betas, dreamt, told

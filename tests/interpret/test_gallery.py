@@ -16,7 +16,7 @@ from boldreams_cli.interpret import gallery
 from boldreams_cli.interpret.dreams import gallery as side_by_side
 from boldreams_cli.interpret.gallery import Source
 from boldreams_cli.interpret.products import Kept, Product, find_products
-from boldreams_cli.plots.grid import Cell
+from boldreams_cli.plots.pictures.grid import Cell
 from tests.conftest import Run
 from tests.interpret.conftest import Fitted
 from tests.interpret.test_dreams_asked import QUICK

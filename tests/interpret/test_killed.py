@@ -12,9 +12,10 @@ import pytest
 
 from boldreams_cli.console import StopFlag, StoppedError
 from boldreams_cli.interpret import readers, targets
-from boldreams_cli.interpret.dreams import loop, natural, spectra
+from boldreams_cli.interpret.dreams import natural
+from boldreams_cli.interpret.dreams.ascent import loop, spectra
+from boldreams_cli.interpret.dreams.ascent.objectives import Objective
 from boldreams_cli.interpret.dreams.natural import Sources
-from boldreams_cli.interpret.dreams.objectives import Objective
 from boldreams_cli.interpret.dreams.record import Request, dream
 from boldreams_cli.interpret.products import find_products
 from tests.conftest import Run

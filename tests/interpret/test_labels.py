@@ -14,7 +14,7 @@ from boldreams_cli.interpret import labels
 from boldreams_cli.interpret.dreams import drawing
 from boldreams_cli.interpret.dreams import record as dreams
 from boldreams_cli.interpret.words import record as words
-from boldreams_cli.plots.words import Panel
+from boldreams_cli.plots.pictures.words import Panel
 from tests.conftest import Run
 from tests.interpret.conftest import Fitted
 

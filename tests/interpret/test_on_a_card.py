@@ -17,10 +17,10 @@ from boldreams_cli.interpret import targets
 from boldreams_cli.interpret.attribution.attributor import Attributor
 from boldreams_cli.interpret.attribution.attributor import Settings as AttributionSettings
 from boldreams_cli.interpret.attribution.methods import occlusion
-from boldreams_cli.interpret.dreams import loop, parameterization, replay
+from boldreams_cli.interpret.dreams.ascent import loop, parameterization, replay
+from boldreams_cli.interpret.dreams.ascent.loop import Dreamer, Settings
+from boldreams_cli.interpret.dreams.ascent.objectives import Objective
 from boldreams_cli.interpret.dreams.closeness import Photograph
-from boldreams_cli.interpret.dreams.loop import Dreamer, Settings
-from boldreams_cli.interpret.dreams.objectives import Objective
 from boldreams_cli.transfers import sent
 from tests.card import CARD, Card
 from tests.interpret.conftest import CPU, Fitted

@@ -11,9 +11,9 @@ import torch
 
 from boldreams_cli.console import StopFlag
 from boldreams_cli.interpret import targets
-from boldreams_cli.interpret.dreams import loop, parameterization, replay
-from boldreams_cli.interpret.dreams.loop import Dream, Dreamer, Settings
-from boldreams_cli.interpret.dreams.objectives import Objective
+from boldreams_cli.interpret.dreams.ascent import loop, parameterization, replay
+from boldreams_cli.interpret.dreams.ascent.loop import Dream, Dreamer, Settings
+from boldreams_cli.interpret.dreams.ascent.objectives import Objective
 from boldreams_cli.machine import ieee_products
 from tests.interpret.conftest import Fitted
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.interpret.dreams import parameterization, spectra, transforms
-from boldreams_cli.interpret.dreams.parameterization import Spectrum
-from boldreams_cli.interpret.dreams.transforms import Transforms
+from boldreams_cli.interpret.dreams.ascent import parameterization, spectra, transforms
+from boldreams_cli.interpret.dreams.ascent.parameterization import Spectrum
+from boldreams_cli.interpret.dreams.ascent.transforms import Transforms
 from tests.interpret.conftest import CPU, Fitted
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from boldreams_cli.console import ChoiceError, StopFlag
 from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.features import backbones
-from boldreams_cli.interpret.dreams.transforms import Transforms
+from boldreams_cli.interpret.dreams.ascent.transforms import Transforms
 from boldreams_cli.interpret.rectifiers import LEAK, Leaking, rectified
 from boldreams_cli.interpret.targets import FilterTarget
 from tests.interpret.conftest import by_hand

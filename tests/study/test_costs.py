@@ -8,8 +8,8 @@ from boldreams_cli.encoding import readouts
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.inputs.maps import RESERVED_BYTES
 from boldreams_cli.encoding.readouts.base import Readout
-from boldreams_cli.study.costs import CLOSED, Task, products
-from boldreams_cli.study.room import AT_ONCE, side_by_side
+from boldreams_cli.study.cells.costs import CLOSED, Task, products
+from boldreams_cli.study.cells.room import AT_ONCE, side_by_side
 
 LAYOUTS = [
     MapLayout(Group("13x13", 13, 13, ("a", "b")), {"a": range(20), "b": range(30)}),

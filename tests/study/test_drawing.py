@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from boldreams_cli import plots
-from boldreams_cli.study.drawing import Elsewhere
+from boldreams_cli.study.cells.drawing import Elsewhere
 
 R = np.array([0.2, 0.5, np.nan, -0.1], np.float32)
 CEILING = np.array([0.6, 0.7, 0.5, np.nan])
@@ -103,7 +103,8 @@ def test_what_is_wrong_is_said_here(here: Calls, tmp_path: Path) -> None:
 
 
 def test_it_does_not_outlive_the_one_that_asks() -> None:
-    code = "from boldreams_cli.study.drawing import Elsewhere\nit = Elsewhere()\nprint(it._process.pid, flush=True)\n"
+    code = "from boldreams_cli.study.cells.drawing import Elsewhere\nit = Elsewhere()\n"
+    code += "print(it._process.pid, flush=True)\n"
     asker = subprocess.Popen([sys.executable, "-c", code + "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert asker.stdout is not None
     number = int(asker.stdout.readline())

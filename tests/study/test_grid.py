@@ -7,9 +7,9 @@ import pytest
 
 from boldreams_cli.commands.options.sweeps import AXES
 from boldreams_cli.console import BoldreamsError, ChoiceError
-from boldreams_cli.study import grid as module
-from boldreams_cli.study.grid import PUBLISHED, Cell, make_grid, read_toml
-from boldreams_cli.study.manifest import Study
+from boldreams_cli.study.cells import grid as module
+from boldreams_cli.study.cells.grid import PUBLISHED, Cell, make_grid, read_toml
+from boldreams_cli.study.cells.manifest import Study
 
 HERE = {"subject": (1,), "backbone": ("alexnet",)}
 

@@ -15,8 +15,8 @@ from boldreams_cli.console import BoldreamsError
 from boldreams_cli.data.neutral.writing import write
 from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.study import slurm as module
-from boldreams_cli.study.grid import make_grid
-from boldreams_cli.study.manifest import Study
+from boldreams_cli.study.cells.grid import make_grid
+from boldreams_cli.study.cells.manifest import Study
 from boldreams_cli.study.slurm import Queue, array_size, index_list
 from boldreams_cli.study.sweep import look
 

@@ -123,7 +123,7 @@ def dataset_of(nsd_root: Path | None, betas: str | None = None) -> Dataset:
 
 def root_for(subject: Subject, cache: Path, nsd_root: Path | None) -> Path | None:
     """The root of a subject's data; see `data.choosing.root_of`."""
-    from boldreams_cli.data.choosing import root_of
+    from boldreams_cli.data.prepared.choosing import root_of
 
     return root_of(cache, subject, nsd_root)
 
@@ -164,7 +164,7 @@ def responses_of(model: FittedModel, cache: Path, nsd_root: Path | None = None) 
     MismatchError
         If the cache no longer holds them, or they were made from other inputs than those under the root.
     """
-    from boldreams_cli.data.checking import check_inputs
+    from boldreams_cli.data.prepared.checking import check_inputs
     from boldreams_cli.data.responses import Responses
 
     name = store_name(model.spec.subject, model.spec.responses)

@@ -53,19 +53,19 @@ class InputChoice:
 
     def dataset(self) -> Dataset:
         """Open the data set."""
-        from boldreams_cli.data.choosing import dataset_for
+        from boldreams_cli.data.prepared.choosing import dataset_for
 
         return dataset_for(self.cache, self.subject, self.nsd_root, self.betas)
 
     def responses(self, stop: StopFlag) -> Responses:
         """Responses as asked for, prepared where the cache lacks them; see `data.choosing.responses_for`."""
-        from boldreams_cli.data.choosing import responses_for
+        from boldreams_cli.data.prepared.choosing import responses_for
 
         return responses_for(self.cache, self.subject, self.nsd_root, self.sessions, self.mask, stop, self.betas)
 
     def read(self, stop: StopFlag) -> tuple[FeatureStore, Responses]:
         """Open both."""
-        from boldreams_cli.data.choosing import names_of
+        from boldreams_cli.data.prepared.choosing import names_of
 
         if isinstance(self.subject, int):  # of numbered images any store will do, and is looked for before betas are
             return choose_store(self.cache, self.backbone, self.features, root=self.nsd_root), self.responses(stop)

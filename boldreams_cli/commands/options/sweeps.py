@@ -19,8 +19,8 @@ from boldreams_cli.commands.options.types import PERCENT, SEED, SUBJECT, CommaLi
 from boldreams_cli.console import ChoiceError
 
 if TYPE_CHECKING:
-    from boldreams_cli.study.grid import Grid
-    from boldreams_cli.study.manifest import Study
+    from boldreams_cli.study.cells.grid import Grid
+    from boldreams_cli.study.cells.manifest import Study
 
 FILES = ("mask", "weights")  # settings that may be a file
 AXES = ("percent", "backbone", "subject", "readout", "recipe", "finetune", "seed")
@@ -60,7 +60,7 @@ class StudyChoice:
         ChoiceError
             If the grid makes no sense, another one has its name, or there is no such study.
         """
-        from boldreams_cli.study.manifest import Study
+        from boldreams_cli.study.cells.manifest import Study
 
         if self.manifest is not None:
             self.excludes("--manifest", *_of_grids())
@@ -76,7 +76,7 @@ class StudyChoice:
         ChoiceError
             If there is none, or options were typed that say what to run.
         """
-        from boldreams_cli.study.manifest import Study
+        from boldreams_cli.study.cells.manifest import Study
 
         self.excludes("--status", *_of_grids(), "manifest", "cell", "executor", "dry_run")
         return Study.find(self.cache, status)
@@ -96,7 +96,7 @@ class StudyChoice:
 
 
 def _of_grids() -> tuple[str, ...]:
-    from boldreams_cli.study.grid import SETTINGS
+    from boldreams_cli.study.cells.grid import SETTINGS
 
     return ("file", *AXES, *SETTINGS, "name", "data", "nsd_root")
 
@@ -150,7 +150,7 @@ def grid_options(command: Command) -> Command:
     @readout_options
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        from boldreams_cli.study.grid import SETTINGS
+        from boldreams_cli.study.cells.grid import SETTINGS
 
         given = {name: kwargs.pop(name) for name in (*AXES, *SETTINGS)}
         command(*args, given={name: value for name, value in given.items() if value is not None}, **kwargs)
@@ -214,7 +214,7 @@ def the_grid(file: Path | None, given: dict[str, Any], cache: Path, nsd_root: Pa
         If there is no such subject, or the file makes no sense.
     """
     from boldreams_cli.console import listing
-    from boldreams_cli.study.grid import make_grid, read_toml
+    from boldreams_cli.study.cells.grid import make_grid, read_toml
 
     name, asked = read_toml(file) if file is not None else (None, {})
     asked |= given

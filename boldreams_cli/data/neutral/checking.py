@@ -19,7 +19,7 @@ from boldreams_cli.data.neutral.betas import BETAS, BLOCK_BYTES, NEVER_WRITTEN, 
 from boldreams_cli.data.neutral.images import PIXELS
 from boldreams_cli.data.neutral.reading import REMEDY, DataFile, Reading
 from boldreams_cli.data.pictures import check_picture
-from boldreams_cli.data.reliability import ESTIMATED
+from boldreams_cli.data.prepared.reliability import ESTIMATED
 from boldreams_cli.files import reading
 
 NAMED = 3  # picture files that are named, of those that cannot be read

@@ -17,7 +17,7 @@ from boldreams_cli.data.neutral.betas import ONLY, betas_identity, rows_of
 from boldreams_cli.data.neutral.ceilings import ncsnr_of
 from boldreams_cli.data.neutral.images import FileStimuli
 from boldreams_cli.data.neutral.reading import DataFile
-from boldreams_cli.data.reliability import ESTIMATED, Repeats
+from boldreams_cli.data.prepared.reliability import ESTIMATED, Repeats
 from boldreams_cli.data.sessions import parse_sessions
 from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.files import to_json

@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
-from boldreams_cli.data import preparing
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.checking import check_betas
 from boldreams_cli.data.dataset import Contents
 from boldreams_cli.data.neutral import betas, contents, images
 from boldreams_cli.data.neutral.ceilings import unlikely
@@ -21,6 +19,8 @@ from boldreams_cli.data.neutral.images import FileStimuli
 from boldreams_cli.data.neutral.reading import DataFile, open_file, subject_of
 from boldreams_cli.data.neutral.writing import write
 from boldreams_cli.data.outside import OutsideTest
+from boldreams_cli.data.prepared import preparing
+from boldreams_cli.data.prepared.checking import check_betas
 from boldreams_cli.data.responses import PLACE, Responses
 from boldreams_cli.data.retinotopy import Retinotopy
 from boldreams_cli.data.subjects import Subject

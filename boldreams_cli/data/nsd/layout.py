@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing
-from boldreams_cli.data.nsd.betas_choice import AVERAGE, DEFAULT, NATIVE, BetasChoice
+from boldreams_cli.data.nsd.betas.choice import AVERAGE, DEFAULT, NATIVE, BetasChoice
 
 BETA_FORMATS = ("hdf5", "nii.gz", "mat")  # in order of preference: the fastest to read first
 SURFACE_FORMATS = {AVERAGE: "mgh", NATIVE: "hdf5"}

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, StopFlag
-from boldreams_cli.data import preparing
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.checking import check_betas
 from boldreams_cli.data.dataset import Contents
 from boldreams_cli.data.nsd import captions as caption_files
-from boldreams_cli.data.nsd.betas import choose_sessions, read_betas
+from boldreams_cli.data.nsd.anatomy.retinotopy import read_retinotopy
+from boldreams_cli.data.nsd.betas.sessions import choose_sessions, read_betas
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.preparation import anatomy_of, contents, plan_trials, request_for
-from boldreams_cli.data.nsd.retinotopy import read_retinotopy
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.nsd.synthetic import NAME, synthetic_test
 from boldreams_cli.data.outside import OutsideTest
+from boldreams_cli.data.prepared import preparing
+from boldreams_cli.data.prepared.checking import check_betas
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.retinotopy import Retinotopy
 from boldreams_cli.data.volumes import read_float_volume

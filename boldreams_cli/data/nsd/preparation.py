@@ -12,12 +12,12 @@ import numpy as np
 from boldreams_cli.console import BoldreamsError, listing
 from boldreams_cli.data import identity
 from boldreams_cli.data.dataset import Contents, Trials
-from boldreams_cli.data.nsd import betas as beta_files
-from boldreams_cli.data.nsd.anatomy import Anatomy, brain_mask, mask_file, read_anatomy, roi_files
+from boldreams_cli.data.nsd.anatomy.surface import label_files, mask_files, read_surface
+from boldreams_cli.data.nsd.anatomy.volume import Anatomy, brain_mask, mask_file, read_anatomy, roi_files
+from boldreams_cli.data.nsd.betas import sessions as beta_files
+from boldreams_cli.data.nsd.betas.hemispheres import check_vertices
 from boldreams_cli.data.nsd.design import Design
-from boldreams_cli.data.nsd.hemispheres import check_vertices
 from boldreams_cli.data.nsd.layout import Files, Layout
-from boldreams_cli.data.nsd.surface_anatomy import label_files, mask_files, read_surface
 
 
 @dataclass(frozen=True)

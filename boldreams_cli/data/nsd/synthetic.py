@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing
 from boldreams_cli.data import identity
-from boldreams_cli.data.nsd.betas import read_betas, trials_in
+from boldreams_cli.data.nsd.betas.sessions import read_betas, trials_in
 from boldreams_cli.data.nsd.layout import Files, Layout
 from boldreams_cli.data.nsd.matlab import read_arrays
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.outside import OutsideTest
-from boldreams_cli.data.preparing import zscore
+from boldreams_cli.data.prepared.preparing import zscore
 from boldreams_cli.files import reading
 
 NAME = "synthetic"

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from boldreams_cli.console import MismatchError, timed
 from boldreams_cli.data.maps.writing import write_map
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation.influences import ALL, memberships
-from boldreams_cli.encoding.evaluation.score_files import SCORES, add
+from boldreams_cli.encoding.evaluation.certainty.influences import ALL, memberships
+from boldreams_cli.encoding.evaluation.saved.files import SCORES, add
 from boldreams_cli.encoding.evaluation.statistics import (
     image_error,
     interval,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from boldreams_cli.console import ChoiceError, logger, progress, timed
 from boldreams_cli.data.outside import OutsideTest
-from boldreams_cli.data.reliability import ESTIMATED
+from boldreams_cli.data.prepared.reliability import ESTIMATED
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.repeats import means_of_repeats, ncsnr_of_repeats
 from boldreams_cli.encoding.evaluation.score import Measured, of_measured

@@ -13,15 +13,11 @@ from torch import Tensor
 
 from boldreams_cli.console import MismatchError, logger, progress, timed
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation import influences, measures, retinotopy
+from boldreams_cli.encoding.evaluation import measures, retinotopy
+from boldreams_cli.encoding.evaluation.certainty import influences
 from boldreams_cli.encoding.evaluation.predict import Wanted, predict
 from boldreams_cli.encoding.evaluation.scores import Scores
-from boldreams_cli.encoding.evaluation.statistics import (
-    noise_ceiling,
-    p_of_r,
-    pearson_r,
-    permutation_p,
-)
+from boldreams_cli.encoding.evaluation.statistics import noise_ceiling, p_of_r, pearson_r, permutation_p
 from boldreams_cli.encoding.model.full import store_of
 from boldreams_cli.encoding.model.spec import FittedModel
 

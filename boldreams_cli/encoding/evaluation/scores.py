@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation.identity import identity, key_of
-from boldreams_cli.encoding.evaluation.influences import ALL, Influences, memberships
+from boldreams_cli.encoding.evaluation.certainty.influences import ALL, Influences, memberships
 from boldreams_cli.encoding.evaluation.retinotopy import Retinotopic
+from boldreams_cli.encoding.evaluation.saved.identity import identity, key_of
 from boldreams_cli.encoding.evaluation.statistics import (
     CEILING_FLOOR,
     benjamini_hochberg,

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, listing, logger
-from boldreams_cli.data.choosing import names_of
 from boldreams_cli.data.dataset import Dataset
+from boldreams_cli.data.prepared.choosing import names_of
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
 from boldreams_cli.encoding.inputs.layout import make_groups

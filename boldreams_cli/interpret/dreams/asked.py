@@ -13,9 +13,10 @@ from boldreams_cli.encoding.evaluation.predict import find_images, read_images
 from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.features.backbones import Entry
 from boldreams_cli.interpret import targets
-from boldreams_cli.interpret.dreams import objectives, record
+from boldreams_cli.interpret.dreams import record
+from boldreams_cli.interpret.dreams.ascent import objectives
+from boldreams_cli.interpret.dreams.ascent.loop import Settings
 from boldreams_cli.interpret.dreams.closeness import WEIGHT, Photograph
-from boldreams_cli.interpret.dreams.loop import Settings
 from boldreams_cli.interpret.dreams.natural import Sources
 from boldreams_cli.interpret.labels import called
 from boldreams_cli.interpret.products import Description

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from boldreams_cli.interpret.dreams import transforms
+from boldreams_cli.interpret.dreams.ascent import transforms
 from boldreams_cli.interpret.targets import Target
 
 WEIGHT = 10.0  # betas that a picture costs which is as far from its photograph as another photograph is

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli import plots
 from boldreams_cli.data.opening import label_of
-from boldreams_cli.interpret.dreams import parameterization
+from boldreams_cli.interpret.dreams.ascent import parameterization
 from boldreams_cli.interpret.dreams.natural import Natural, pictures
 from boldreams_cli.interpret.products import title_of_model
 

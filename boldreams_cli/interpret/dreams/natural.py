@@ -17,7 +17,7 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted, pixels_of
 from boldreams_cli.encoding.model.full import FullModel, store_of
 from boldreams_cli.files import fingerprint, read_json, write_json
-from boldreams_cli.interpret.dreams.objectives import Objective
+from boldreams_cli.interpret.dreams.ascent.objectives import Objective
 from boldreams_cli.interpret.products import of_model
 from boldreams_cli.interpret.targets import Target
 

@@ -17,13 +17,14 @@ from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError, logger
 from boldreams_cli.data.opening import label_of
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import fingerprint, write_npz, write_text
-from boldreams_cli.interpret.dreams import closeness, drawing, parameterization, spectra
+from boldreams_cli.interpret.dreams import closeness, drawing
+from boldreams_cli.interpret.dreams.ascent import parameterization, spectra
+from boldreams_cli.interpret.dreams.ascent.loop import COLUMNS, Dream, Dreamer, Settings, steps_to_beat
+from boldreams_cli.interpret.dreams.ascent.objectives import Objective
 from boldreams_cli.interpret.dreams.closeness import Photograph
 from boldreams_cli.interpret.dreams.eccentricity import radial_profile
-from boldreams_cli.interpret.dreams.loop import COLUMNS, Dream, Dreamer, Settings, steps_to_beat
 from boldreams_cli.interpret.dreams.measured import Largest, largest_measured
 from boldreams_cli.interpret.dreams.natural import Natural, Sources, best_natural
-from boldreams_cli.interpret.dreams.objectives import Objective
 from boldreams_cli.interpret.products import (
     Description,
     Product,

@@ -17,7 +17,7 @@ from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.contraction import template
 from boldreams_cli.files import write_text
 from boldreams_cli.interpret.words.matching import Matcher
-from boldreams_cli.plots.words import Panel
+from boldreams_cli.plots.pictures.words import Panel
 
 SMALLEST = 0.25  # font of the last word, in those of the first: smaller cannot be read
 

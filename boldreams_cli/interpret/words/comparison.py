@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from boldreams_cli.console import BoldreamsError, ChoiceError, logger, quoted
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.pictures import read_picture
-from boldreams_cli.data.preparing import complete_stores
+from boldreams_cli.data.prepared.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import Subject, store_name
 from boldreams_cli.encoding.evaluation.predict import Wanted, find_images, read_images

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.encoding.evaluation.influences import Influences, load_influences
-from boldreams_cli.plots.areas import areas as draw_areas
-from boldreams_cli.plots.distributions import distributions
-from boldreams_cli.plots.percents import Point, percents
+from boldreams_cli.encoding.evaluation.certainty.influences import Influences, load_influences
+from boldreams_cli.plots.models.areas import areas as draw_areas
+from boldreams_cli.plots.models.distributions import distributions
+from boldreams_cli.plots.models.percents import Point, percents
 from boldreams_cli.study.report.assets import Assets, columns, listed
 from boldreams_cli.study.report.blocks import Figure, Section, Table, Tabled
 from boldreams_cli.study.report.collect import Holdings, Model

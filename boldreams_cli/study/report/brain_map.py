@@ -24,7 +24,7 @@ from PIL import Image
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.subjects import folder_of
 from boldreams_cli.encoding.evaluation.statistics import over_ceiling
-from boldreams_cli.plots.slices import slices
+from boldreams_cli.plots.brain.slices import slices
 from boldreams_cli.study.report.assets import Assets, columns, listed
 from boldreams_cli.study.report.blocks import Brain, Section, Table
 from boldreams_cli.study.report.collect import Holdings, Model, Space, Subject

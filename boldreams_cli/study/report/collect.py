@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import quoted
 from boldreams_cli.data.dataset import Dataset
-from boldreams_cli.data.preparing import complete_stores
+from boldreams_cli.data.prepared.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import Subject as SubjectName
 from boldreams_cli.data.subjects import in_order, subject_of_store
@@ -23,8 +23,8 @@ from boldreams_cli.encoding.evaluation.retinotopy import degrees_of
 from boldreams_cli.encoding.model.folder import ModelRow, find_models
 from boldreams_cli.files import read_json
 from boldreams_cli.interpret.products import Kept, find_products
-from boldreams_cli.study.manifest import MANIFEST, MISSING, RUNNING
-from boldreams_cli.study.manifest import Study as Sweep
+from boldreams_cli.study.cells.manifest import MANIFEST, MISSING, RUNNING
+from boldreams_cli.study.cells.manifest import Study as Sweep
 from boldreams_cli.study.report import variants
 from boldreams_cli.study.report.findings import Findings
 from boldreams_cli.study.sweep import State, look

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.encoding.evaluation.influences import ALL, load_influences
+from boldreams_cli.encoding.evaluation.certainty.influences import ALL, load_influences
 from boldreams_cli.encoding.evaluation.statistics import image_error, interval
-from boldreams_cli.plots.planes import planes
+from boldreams_cli.plots.models.differences import planes
 from boldreams_cli.study.report.assets import Assets, columns, scalars
 from boldreams_cli.study.report.blocks import Figure, Section, Table, Tabled
 from boldreams_cli.study.report.collect import Holdings, Model, Study

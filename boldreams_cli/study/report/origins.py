@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from boldreams_cli.data.reliability import ESTIMATED
+from boldreams_cli.data.prepared.reliability import ESTIMATED
 from boldreams_cli.data.responses import NCSNR
 from boldreams_cli.data.retinotopy import STIMULUS_DEGREES
 from boldreams_cli.data.subjects import Subject as SubjectName

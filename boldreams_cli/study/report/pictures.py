@@ -16,10 +16,10 @@ from boldreams_cli.files import DAMAGED_NPZ
 from boldreams_cli.interpret.attribution.methods import DEFAULT as METHOD
 from boldreams_cli.interpret.dreams.eccentricity import Profile, litmus, radial_profile
 from boldreams_cli.interpret.products import Kept
-from boldreams_cli.plots.attribution import PERCENTILE, limits_along, overlay
-from boldreams_cli.plots.mosaic import SIDE, mosaic
-from boldreams_cli.plots.radial import radial
-from boldreams_cli.plots.words import cloud_alone
+from boldreams_cli.plots.pictures.attribution import PERCENTILE, limits_along, overlay
+from boldreams_cli.plots.pictures.mosaic import SIDE, mosaic
+from boldreams_cli.plots.pictures.radial import radial
+from boldreams_cli.plots.pictures.words import cloud_alone
 from boldreams_cli.study.report.assets import Assets, columns, square
 from boldreams_cli.study.report.blocks import Cell, Figure, Grid, Section, Table
 from boldreams_cli.study.report.collect import Holdings, Model, Subject

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boldreams_cli.data.sessions import ranges
+from boldreams_cli.study.cells.table import WHOLE, flat
+from boldreams_cli.study.cells.table import rows as table_rows
 from boldreams_cli.study.report.assets import Assets, columns, listed, scalars
 from boldreams_cli.study.report.blocks import Figure, Row, Section, Table, Tabled
 from boldreams_cli.study.report.collect import Holdings, Study, Subject
 from boldreams_cli.study.report.origins import by_subject, ceiling, everything, images_of_test, z_scoring
 from boldreams_cli.study.report.parts import Part
-from boldreams_cli.study.table import WHOLE, flat
-from boldreams_cli.study.table import rows as table_rows
 
 ORDER = ("area", "procedure", "percent", "p_lo", "accuracy", "reference_accuracy", "difference", "lower", "resolvable")
 QUESTION = ("backbone", "procedure", "margin", "reference")  # of a minimal study

@@ -11,8 +11,8 @@ from boldreams_cli.console import BoldreamsError, logger
 from boldreams_cli.data.neutral.ceilings import unlikely
 from boldreams_cli.data.neutral.checking import check
 from boldreams_cli.data.opening import open_dataset
-from boldreams_cli.data.preparing import complete_stores
-from boldreams_cli.data.reliability import ESTIMATED, ncsnr_from_repeats
+from boldreams_cli.data.prepared.preparing import complete_stores
+from boldreams_cli.data.prepared.reliability import ESTIMATED, ncsnr_from_repeats
 from boldreams_cli.data.responses import CEILING, NCSNR, Responses
 
 from .conftest import Arrays, Write

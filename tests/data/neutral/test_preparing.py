@@ -12,14 +12,14 @@ import scipy.stats
 from PIL import Image
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError
-from boldreams_cli.data.checking import check_inputs
-from boldreams_cli.data.choosing import names_of, responses_for, root_of
 from boldreams_cli.data.identity import of_named_images
 from boldreams_cli.data.neutral.ceilings import ncsnr_of
 from boldreams_cli.data.neutral.contents import test_images as images_of_the_test
 from boldreams_cli.data.neutral.maker import DataFiles
 from boldreams_cli.data.neutral.reading import open_file
 from boldreams_cli.data.opening import label_of, open_dataset
+from boldreams_cli.data.prepared.checking import check_inputs
+from boldreams_cli.data.prepared.choosing import names_of, responses_for, root_of
 from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.encoding.evaluation.predict import find_images
 from boldreams_cli.encoding.evaluation.statistics import noise_ceiling

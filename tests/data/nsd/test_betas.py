@@ -13,9 +13,9 @@ import scipy.io
 import scipy.stats
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
-from boldreams_cli.data import preparing
-from boldreams_cli.data.nsd import betas, chunks
-from boldreams_cli.data.nsd.betas import (
+from boldreams_cli.data.nsd.betas import chunks
+from boldreams_cli.data.nsd.betas import sessions as betas
+from boldreams_cli.data.nsd.betas.sessions import (
     choose_sessions,
     default_sessions,
     header,
@@ -23,7 +23,8 @@ from boldreams_cli.data.nsd.betas import (
     session_trials,
     trials_in,
 )
-from boldreams_cli.data.preparing import zscore
+from boldreams_cli.data.prepared import preparing
+from boldreams_cli.data.prepared.preparing import zscore
 from boldreams_cli.data.sessions import parse_sessions
 
 from .conftest import SHAPE, TRIALS, Experiment, save_betas, save_hdf5

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError
-from boldreams_cli.data.checking import check_inputs
-from boldreams_cli.data.choosing import responses_for
-from boldreams_cli.data.nsd.betas_choice import BetasChoice
+from boldreams_cli.data.nsd.betas.choice import BetasChoice
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.maker import NSD
-from boldreams_cli.data.preparing import zscore
+from boldreams_cli.data.prepared.checking import check_inputs
+from boldreams_cli.data.prepared.choosing import responses_for
+from boldreams_cli.data.prepared.preparing import zscore
 from boldreams_cli.files import fingerprint
 
 from .conftest import SESSIONS, TRIALS, Experiment, save_betas, save_nifti

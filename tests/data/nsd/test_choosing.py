@@ -16,8 +16,8 @@ import pytest
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError
 from boldreams_cli.data import identity
-from boldreams_cli.data.checking import check_inputs
-from boldreams_cli.data.choosing import areas_of, responses_for
+from boldreams_cli.data.prepared.checking import check_inputs
+from boldreams_cli.data.prepared.choosing import areas_of, responses_for
 from boldreams_cli.data.responses import SESSION
 
 from .conftest import LABELS, SHAPE, TRIALS, Experiment, save_betas, save_nifti

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.data.nsd.betas import header, read_session
+from boldreams_cli.data.nsd.anatomy.rois import read_label_table
+from boldreams_cli.data.nsd.betas.sessions import header, read_session
 from boldreams_cli.data.nsd.captions import Captions
 from boldreams_cli.data.nsd.design import Design
-from boldreams_cli.data.nsd.rois import read_label_table
 from boldreams_cli.data.nsd.stimuli import Stimuli
 from boldreams_cli.data.volumes import read_volume
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError
-from boldreams_cli.data.checking import check_inputs
-from boldreams_cli.data.choosing import responses_for
-from boldreams_cli.data.nsd import hemispheres
+from boldreams_cli.data.nsd.betas import hemispheres
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.maker import NSD
-from boldreams_cli.data.preparing import zscore
+from boldreams_cli.data.prepared.checking import check_inputs
+from boldreams_cli.data.prepared.choosing import responses_for
+from boldreams_cli.data.prepared.preparing import zscore
 from boldreams_cli.data.units import VertexUnits
 
 from .conftest import LABELS, SESSIONS, TRIALS, Experiment

@@ -16,9 +16,9 @@ import scipy.stats
 import zarr
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, StoppedError
-from boldreams_cli.data import preparing
 from boldreams_cli.data.nsd.maker import NSD
-from boldreams_cli.data.preparing import complete_stores
+from boldreams_cli.data.prepared import preparing
+from boldreams_cli.data.prepared.preparing import complete_stores
 from boldreams_cli.data.responses import SESSION, Responses
 from boldreams_cli.stores import ResumableStore
 
@@ -280,7 +280,7 @@ def test_any_bit_is_found_or_harmless(experiment: Experiment, cache: Path) -> No
 def test_several_processes_share_the_work(experiment: Experiment, cache: Path) -> None:
     """Eight at once on a fresh cache: none fails, each session is made once."""
     script = (
-        "import sys; from pathlib import Path; from boldreams_cli.data.choosing import responses_for\n"
+        "import sys; from pathlib import Path; from boldreams_cli.data.prepared.choosing import responses_for\n"
         "print(responses_for(Path(sys.argv[1]), 2, Path(sys.argv[2])).path)"
     )
     command = [sys.executable, "-c", script, str(cache), str(experiment.root)]

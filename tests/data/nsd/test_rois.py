@@ -12,8 +12,8 @@ import pytest
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.nsd.anatomy import read_anatomy
-from boldreams_cli.data.nsd.rois import GROUPS, STANDARD_LABELS, read_label_table
+from boldreams_cli.data.nsd.anatomy.rois import GROUPS, STANDARD_LABELS, read_label_table
+from boldreams_cli.data.nsd.anatomy.volume import read_anatomy
 from boldreams_cli.data.volumes import read_float_volume, read_mask, read_volume
 
 from .conftest import AFFINE, LABELS, SHAPE, Experiment, save_nifti

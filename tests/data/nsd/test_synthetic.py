@@ -13,7 +13,7 @@ from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.data.nsd.layout import Layout
 from boldreams_cli.data.nsd.synthetic import read_order
 from boldreams_cli.data.outside import OutsideTest
-from boldreams_cli.data.preparing import zscore
+from boldreams_cli.data.prepared.preparing import zscore
 
 from .conftest import SHAPE, Experiment, save_hdf5, save_nifti
 

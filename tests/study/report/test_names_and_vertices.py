@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boldreams_cli.encoding.evaluation.influences import load_influences
+from boldreams_cli.encoding.evaluation.certainty.influences import load_influences
 from boldreams_cli.encoding.evaluation.statistics import image_error
 from boldreams_cli.study.report.collect import collect
 from boldreams_cli.study.report.variants import names_of

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from boldreams_cli.data.neutral.writing import write
-from boldreams_cli.data.reliability import ESTIMATED
+from boldreams_cli.data.prepared.reliability import ESTIMATED
 from boldreams_cli.data.units import VoxelUnits
 from boldreams_cli.interpret import gallery
 from boldreams_cli.study.report import brain_map, origins

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from boldreams_cli.files import digest
-from boldreams_cli.plots.attribution import limit_of, overlay
+from boldreams_cli.plots.pictures.attribution import limit_of, overlay
 from boldreams_cli.study.report.collect import collect
 
 from ...conftest import Run

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import progress, timed
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation.influences import ALL, memberships
-from boldreams_cli.encoding.evaluation.score_files import SCORES, add
+from boldreams_cli.encoding.evaluation.certainty.influences import ALL, memberships
+from boldreams_cli.encoding.evaluation.saved.files import SCORES, add
 from boldreams_cli.encoding.evaluation.statistics import CEILING_FLOOR, noise_ceiling, pearson_r
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import read_json

@@ -20,7 +20,7 @@ from boldreams_cli import plots
 from boldreams_cli.console import logger
 
 # Nothing is imported before the path is this one's: a file of that name may lie in the folder that a user is in.
-START = "import sys; sys.path[:] = sys.argv[1:]; from boldreams_cli.study.drawing import serve; serve()"
+START = "import sys; sys.path[:] = sys.argv[1:]; from boldreams_cli.study.cells.drawing import serve; serve()"
 
 
 class Elsewhere:

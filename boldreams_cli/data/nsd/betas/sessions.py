@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, listing
-from boldreams_cli.data.nsd import hemispheres
-from boldreams_cli.data.nsd.chunks import (
+from boldreams_cli.data.nsd.betas import hemispheres
+from boldreams_cli.data.nsd.betas.chunks import (
     BLOCK_BYTES,
     KEPT,
     UNITS_PER_PERCENT,

@@ -17,12 +17,12 @@ import torch
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, StoppedError, listing, logger
-from boldreams_cli.data.choosing import names_of, responses_for, root_of
 from boldreams_cli.data.opening import open_dataset
+from boldreams_cli.data.prepared.choosing import names_of, responses_for, root_of
 from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding import fit as fitting
 from boldreams_cli.encoding.evaluation import score as scoring
-from boldreams_cli.encoding.evaluation.score_files import SCORES, Draw, save, saved_summary
+from boldreams_cli.encoding.evaluation.saved.files import SCORES, Draw, save, saved_summary
 from boldreams_cli.encoding.finetuning import processes
 from boldreams_cli.encoding.finetuning.run import finetune
 from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
@@ -39,10 +39,10 @@ from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.choosing import the_store
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.machine import float32_products, is_out_of_memory
-from boldreams_cli.study.drawing import Elsewhere
-from boldreams_cli.study.grid import Cell
-from boldreams_cli.study.manifest import DONE, FAILED, STARTED, STOPPED, Study, stamps
-from boldreams_cli.study.room import data_bytes, layouts_of, side_by_side
+from boldreams_cli.study.cells.drawing import Elsewhere
+from boldreams_cli.study.cells.grid import Cell
+from boldreams_cli.study.cells.manifest import DONE, FAILED, STARTED, STOPPED, Study, stamps
+from boldreams_cli.study.cells.room import data_bytes, layouts_of, side_by_side
 
 # Settings of the command line, and what finetuning calls them.
 OF_TUNING = {"backbone_lr": "backbone_rate"} | {

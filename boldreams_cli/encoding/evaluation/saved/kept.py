@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from boldreams_cli.console import StopFlag, logger
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.encoding.evaluation import bootstrap, folds, outside, retinotopy, score, score_files
+from boldreams_cli.encoding.evaluation import folds, outside, retinotopy, score
+from boldreams_cli.encoding.evaluation.certainty import bootstrap
+from boldreams_cli.encoding.evaluation.saved import files as score_files
 from boldreams_cli.encoding.model.folder import held
 from boldreams_cli.encoding.model.spec import FittedModel
 

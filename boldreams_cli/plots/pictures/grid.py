@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from boldreams_cli.plots.attribution import COLOURS, PERCENTILE
+from boldreams_cli.plots.pictures.attribution import COLOURS, PERCENTILE
 from boldreams_cli.plots.style import Pictures, printed, titled, wrapped
 
 NOTES = {

@@ -18,8 +18,8 @@ from boldreams_cli.data.maps.writing import place_columns, write_map
 from boldreams_cli.data.outside import OutsideTest
 from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.encoding.evaluation import measures
-from boldreams_cli.encoding.evaluation.identity import FORMAT, key_of
-from boldreams_cli.encoding.evaluation.influences import ALL, INFLUENCES
+from boldreams_cli.encoding.evaluation.certainty.influences import ALL, INFLUENCES
+from boldreams_cli.encoding.evaluation.saved.identity import FORMAT, key_of
 from boldreams_cli.encoding.evaluation.scores import Scores
 from boldreams_cli.encoding.model.folder import held
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec

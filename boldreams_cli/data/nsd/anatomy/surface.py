@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, listing, logger
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.nsd.anatomy import NSDGENERAL, Anatomy
-from boldreams_cli.data.nsd.betas_choice import AVERAGE, NATIVE
-from boldreams_cli.data.nsd.hemispheres import Vertices, read_labels, read_nearest, read_values
+from boldreams_cli.data.nsd.anatomy.rois import ATLAS, GROUPS, OVERRIDES, VOLUMES, label_tables
+from boldreams_cli.data.nsd.anatomy.volume import NSDGENERAL, Anatomy
+from boldreams_cli.data.nsd.betas.choice import AVERAGE, NATIVE
+from boldreams_cli.data.nsd.betas.hemispheres import Vertices, read_labels, read_nearest, read_values
 from boldreams_cli.data.nsd.layout import Files, Layout
-from boldreams_cli.data.nsd.rois import ATLAS, GROUPS, OVERRIDES, VOLUMES, label_tables
 from boldreams_cli.data.units import VertexUnits
 
 DRAWN_ON_AVERAGE = (ATLAS, NSDGENERAL)

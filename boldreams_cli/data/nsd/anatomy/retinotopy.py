@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, logger
-from boldreams_cli.data.nsd.anatomy import Space
-from boldreams_cli.data.nsd.hemispheres import read_values
+from boldreams_cli.data.nsd.anatomy.surface import at_vertices, read_both, sources
+from boldreams_cli.data.nsd.anatomy.volume import Space
+from boldreams_cli.data.nsd.betas.hemispheres import read_values
 from boldreams_cli.data.nsd.layout import Files, Layout
-from boldreams_cli.data.nsd.surface_anatomy import at_vertices, read_both, sources
 from boldreams_cli.data.retinotopy import Retinotopy
 from boldreams_cli.data.volumes import read_float_volume
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress
 from boldreams_cli.features.backbones import Entry
 from boldreams_cli.files import to_json, written_whole
-from boldreams_cli.interpret.dreams import transforms
+from boldreams_cli.interpret.dreams.ascent import transforms
+from boldreams_cli.interpret.dreams.ascent.objectives import Objective
+from boldreams_cli.interpret.dreams.ascent.parameterization import Picture
+from boldreams_cli.interpret.dreams.ascent.replay import Replay
+from boldreams_cli.interpret.dreams.ascent.transforms import Transforms
 from boldreams_cli.interpret.dreams.closeness import Photograph
-from boldreams_cli.interpret.dreams.objectives import Objective
-from boldreams_cli.interpret.dreams.parameterization import Picture
-from boldreams_cli.interpret.dreams.replay import Replay
-from boldreams_cli.interpret.dreams.transforms import Transforms
 from boldreams_cli.interpret.targets import Target
 from boldreams_cli.machine import is_out_of_memory, repeatable
 from boldreams_cli.transfers import sent

@@ -15,7 +15,7 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.preprocessing import square
 from boldreams_cli.files import DAMAGED_NPZ, fingerprint, write_npz
-from boldreams_cli.interpret.dreams.parameterization import Spectrum, fast_side, measure_spectrum
+from boldreams_cli.interpret.dreams.ascent.parameterization import Spectrum, fast_side, measure_spectrum
 
 IMAGES = 1000
 SEED = 0  # of the sample: one file serves dreams of every --seed

@@ -9,11 +9,11 @@ from typing import Any
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.data import identity
 from boldreams_cli.data.areas import Areas, from_anywhere
-from boldreams_cli.data.checking import check_betas, check_inputs
 from boldreams_cli.data.dataset import Dataset
 from boldreams_cli.data.neutral.reading import subject_of
 from boldreams_cli.data.opening import is_data_file, open_dataset, preparation_of
-from boldreams_cli.data.preparing import complete_stores, file_of, store_path
+from boldreams_cli.data.prepared.checking import check_betas, check_inputs
+from boldreams_cli.data.prepared.preparing import complete_stores, file_of, store_path
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.sessions import parse_sessions, ranges
 from boldreams_cli.data.subjects import Subject, subject_of_store

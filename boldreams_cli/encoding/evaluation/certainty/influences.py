@@ -14,13 +14,8 @@ from torch import Tensor
 
 from boldreams_cli.console import ChoiceError, MismatchError, listing, quoted
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.encoding.evaluation.identity import key_of
-from boldreams_cli.encoding.evaluation.statistics import (
-    CEILING_FLOOR,
-    image_error,
-    noise_normalised,
-    r_and_influence,
-)
+from boldreams_cli.encoding.evaluation.saved.identity import key_of
+from boldreams_cli.encoding.evaluation.statistics import CEILING_FLOOR, image_error, noise_normalised, r_and_influence
 from boldreams_cli.encoding.model.spec import ModelSpec
 from boldreams_cli.files import DAMAGED_NPZ, read_json, write_npz
 

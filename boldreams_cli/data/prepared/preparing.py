@@ -20,7 +20,7 @@ from boldreams_cli import files
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, StoppedError, listing, logger, progress, size
 from boldreams_cli.data import identity
 from boldreams_cli.data.dataset import Contents
-from boldreams_cli.data.reliability import ncsnr_from_repeats
+from boldreams_cli.data.prepared.reliability import ncsnr_from_repeats
 from boldreams_cli.data.responses import (
     CEILING,
     ESTIMATED_OF,

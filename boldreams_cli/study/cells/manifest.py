@@ -19,7 +19,7 @@ from boldreams_cli import __version__
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, StopFlag, listing, logger
 from boldreams_cli.files import digest, read_json, write_json
 from boldreams_cli.locks import Lock
-from boldreams_cli.study.grid import Cell, Grid
+from boldreams_cli.study.cells.grid import Cell, Grid
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, StopFlag
-from boldreams_cli.data.nsd.chunks import (
+from boldreams_cli.data.nsd.betas.chunks import (
     BLOCK_BYTES,
     KEPT,
     UNITS_PER_PERCENT,

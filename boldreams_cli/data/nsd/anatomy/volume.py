@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, MismatchError, listing, logger
 from boldreams_cli.data.areas import Areas
-from boldreams_cli.data.nsd.betas import beta_affine
+from boldreams_cli.data.nsd.anatomy.rois import GROUPS, OVERRIDES, VOLUMES, label_tables
+from boldreams_cli.data.nsd.betas.sessions import beta_affine
 from boldreams_cli.data.nsd.layout import Layout
-from boldreams_cli.data.nsd.rois import GROUPS, OVERRIDES, VOLUMES, label_tables
 from boldreams_cli.data.volumes import affine_difference, read_float_volume, read_mask, read_volume
 
 NSDGENERAL = "nsdgeneral"

@@ -11,10 +11,10 @@ from boldreams_cli.data.maps.gifti import mesh_sizes
 from boldreams_cli.data.maps.meshes import find_meshes
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.units import VertexUnits
-from boldreams_cli.encoding.evaluation.score_files import SCORES, named, title_of
+from boldreams_cli.encoding.evaluation.saved.files import SCORES, named, title_of
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import read_json
-from boldreams_cli.plots.surfaces import INSTALL, can_draw_surfaces, surfaces
+from boldreams_cli.plots.brain.surfaces import INSTALL, can_draw_surfaces, surfaces
 
 PICTURE = "surface.png"
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.data.choosing import at_hand, names_of, root_of
-from boldreams_cli.data.preparing import complete_stores, store_path
+from boldreams_cli.data.prepared.choosing import at_hand, names_of, root_of
+from boldreams_cli.data.prepared.preparing import complete_stores, store_path
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding.inputs.layout import MapLayout
@@ -23,11 +23,11 @@ from boldreams_cli.encoding.readouts.stacked import StackedSettings
 from boldreams_cli.features.choosing import the_store
 from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.features.store.feature_store import FeatureStore
-from boldreams_cli.study.costs import Task, products
-from boldreams_cli.study.grid import Cell
-from boldreams_cli.study.manifest import Study
-from boldreams_cli.study.room import data_bytes, layouts_of
-from boldreams_cli.study.running import solver_of
+from boldreams_cli.study.cells.costs import Task, products
+from boldreams_cli.study.cells.grid import Cell
+from boldreams_cli.study.cells.manifest import Study
+from boldreams_cli.study.cells.room import data_bytes, layouts_of
+from boldreams_cli.study.cells.running import solver_of
 from boldreams_cli.study.sweep import State, groups
 
 MATRIX = 1024  # rows of the product that the machine is measured by

@@ -1,0 +1,1 @@
+"""Which voxels or vertices are used, and what is known of each (NSD manual, "ROIs")."""

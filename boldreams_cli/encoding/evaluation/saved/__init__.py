@@ -1,0 +1,1 @@
+"""A model's scores in its folder: written, read, and made anew where they are no longer true."""

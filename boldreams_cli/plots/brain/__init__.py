@@ -1,0 +1,1 @@
+"""Maps on the brain: slices of a volume, surfaces of the cortex."""

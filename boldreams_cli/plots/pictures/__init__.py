@@ -1,0 +1,1 @@
+"""Pictures: dreams, attributions, words, and grids of them (paper, figures 5 to 8)."""

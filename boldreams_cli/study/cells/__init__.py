@@ -1,0 +1,1 @@
+"""Cells of a sweep: which there are, what they take, and how they run."""
