@@ -27,6 +27,31 @@ def test_a_job_of_one_core_reads_with_one_thread() -> None:
     assert done.stdout.split() == ["1", "1"]
 
 
+FREED = """
+import numpy as np
+from boldreams_cli.machine import give_back, keep_freed
+keep_freed()
+def resident():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS"))
+blocks = [np.ones(2**17) for _ in range(400)]  # 1 MB each
+above = blocks.pop()
+before = resident()
+del blocks
+kept = resident()
+give_back()
+print(before - kept, kept - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_freed_blocks_are_kept_until_they_are_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    at_once, later = map(int, done.stdout.split())
+    assert at_once < 50
+    assert later > 350
+
+
 GPU = torch.device("cuda")  # settings of its libraries can be made where there is none
 
 

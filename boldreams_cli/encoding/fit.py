@@ -40,7 +40,7 @@ from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import write_text
-from boldreams_cli.machine import MAPS, VOXELS, room
+from boldreams_cli.machine import MAPS, VOXELS, give_back, room
 
 LEAST = 256 * 2**20  # bytes that data may take whatever --memory; Python and torch take more themselves
 
@@ -173,11 +173,13 @@ def solve_spans(problem: Problem, maps: StoredMaps, readout: Readout, spans: Spa
     todo += [part for some in sets for part in spans.left(some, len(some), len(some))]
     if todo:
         readout.prepare(problem, spans.prepared(columns), stop)
+        give_back()
     for number, voxels in enumerate(todo):
         title = problem.title + (f", part {number + 1} of {len(todo)}" if len(todo) > 1 else "")
         checkpoint = spans.checkpoint(voxels)
         with timed(f"{readout.name}: span {number + 1} of {len(todo)}, {len(voxels)} voxels"):
             spans.keep(voxels, readout.solve(replace(problem, title=title), voxels, checkpoint, stop))
+        give_back()
 
 
 def _at_once(problem: Problem, maps: StoredMaps, readout: Readout, least: int) -> tuple[int, int]:
