@@ -20,7 +20,7 @@ def start(experiment: Path, cache: Path, *arguments: object) -> Forked:
 
 
 def finish(experiment: Path, cache: Path, *arguments: object) -> None:
-    """Run a task to its end, with the threads of the others: another number rounds differently."""
+    """Run a task to its end."""
     process = start(experiment, cache, *arguments)
     said = process.communicate()[1]
     assert process.returncode == 0, said
