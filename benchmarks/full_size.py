@@ -33,7 +33,7 @@ from boldreams_cli.encoding import readouts
 from boldreams_cli.features.store.feature_store import stores
 
 PERCENTS = ("10", "100")
-MEMORY = {"local": "6G"}  # of others the command's own default
+MEMORY = {"local": "5G"}  # of others the command's own default
 PRODUCTS = {"prepare": "responses", "extract": "store", "fit": "model"}  # command -> where it says what it made
 GRACE = 60  # seconds that a command has to stop
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from boldreams_cli.encoding.inputs.pooled import PooledMaps
-from boldreams_cli.encoding.numerics.tiles import TILE, field_products, triangle, values
+from boldreams_cli.encoding.numerics.tiles import TILE, field_products, triangle, values, whole
+from boldreams_cli.machine import give_back
 
 
 class FieldProducts:
@@ -59,6 +60,17 @@ class FieldProducts:
             for kept, field in zip(found, chosen, strict=True):
                 kept.append(tile[field].clone())
         return found
+
+    def matrices(self, chosen: Sequence[int], look: Callable[[], None]) -> Iterator[Tensor]:
+        """Yield the products by each of the chosen fields, (images, images), in the order given; as `of`.
+
+        Tiles that were put together go back to the system: whoever asks factors a matrix as large.
+        """
+        tiles = self.of(chosen, look)
+        while tiles:
+            matrix = whole(tiles.pop(0), len(self.images))
+            give_back()
+            yield matrix
 
     def _features(self, some: slice) -> list[Tensor]:
         """(nodes, n, K) of each group, centred, times the roots of the images' weights."""

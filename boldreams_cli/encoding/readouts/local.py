@@ -23,7 +23,7 @@ from boldreams_cli.console import ChoiceError, StopFlag, progress
 from boldreams_cli.encoding.inputs.products import FieldProducts
 from boldreams_cli.encoding.numerics.local import DualSystem, node_fields
 from boldreams_cli.encoding.numerics.ridge import Ridge
-from boldreams_cli.encoding.numerics.tiles import NODES, TILE, whole
+from boldreams_cli.encoding.numerics.tiles import NODES, TILE
 from boldreams_cli.encoding.readouts.base import Checkpoint, MapSource, Problem, ReadoutSettings, Solution, register
 from boldreams_cli.encoding.readouts.ridge import FEATURES, RidgeReadout, RidgeSettings
 
@@ -152,9 +152,7 @@ class Local(RidgeReadout):
         width = max(1, (problem.memory - self.bytes_resident(problem)) // products.bytes_each)
         for start in range(0, len(fields), width):
             chosen = fields[start : start + width]
-            tiles = products.of(chosen, functools.partial(look, chosen[0]))
-            for field in chosen:
-                yield field, whole(tiles.pop(0), len(images))
+            yield from zip(chosen, products.matrices(chosen, functools.partial(look, chosen[0])), strict=True)
 
     def _solve_images(
         self, problem: Problem, betas: Tensor, found: dict[str, Tensor], done: int, look: Callable[[int], None]
@@ -178,7 +176,9 @@ class Local(RidgeReadout):
                         images, mean = system.dual_weights(betas[:, some].to(problem.device), root, share)
                         found["images"][:, some] = images.float().cpu()
                         found["mean"][some] = mean.cpu()
+                    del system
                     shown.advance()
+                del gram  # before the next is made
 
     def _priors(self, problem: Problem) -> list[Tensor]:
         """(fields, nodes) of each group."""

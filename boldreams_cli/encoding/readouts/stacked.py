@@ -28,7 +28,7 @@ from boldreams_cli.encoding.numerics.blocks import aligned_blocks, in_block
 from boldreams_cli.encoding.numerics.local import DualSystem, node_fields
 from boldreams_cli.encoding.numerics.ridge import LeftOut, Ridge
 from boldreams_cli.encoding.numerics.stacking import mixture, on_finer_grid
-from boldreams_cli.encoding.numerics.tiles import NODES, TILE, whole
+from boldreams_cli.encoding.numerics.tiles import NODES, TILE
 from boldreams_cli.encoding.readouts.base import (
     Checkpoint,
     MapSource,
@@ -282,10 +282,9 @@ class Stacked(Readout):
             for start in range(0, len(numbers), width):
                 some = numbers[start : start + width]
                 chosen = [fields.index(members[number].field) for number in some]
-                tiles = products.of(chosen, look)
-                for number in some:
+                for number, matrix in zip(some, products.matrices(chosen, look), strict=True):
                     look()
-                    yield number, whole(tiles.pop(0), len(images))
+                    yield number, matrix
 
     def _priors(self, problem: Problem, grid: int) -> list[Tensor]:
         """(fields, nodes) of each group."""
