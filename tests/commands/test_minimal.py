@@ -158,7 +158,8 @@ def test_the_best_on_held_out_training_images_is_the_reference(run: Run, made: P
 def test_seeds_widen_the_margin(run: Run, made: Path) -> None:
     refused = run("minimal", "--cache", made, "--seeds", 3, code=3).err
     for seed in (1, 2):
-        assert f"boldreams fit --subject 1 --backbone alexnet --percent 100 --recipe fast --seed {seed}" in refused
+        again = f"boldreams fit --cache {made} --subject 1 --backbone alexnet --percent 100 --recipe fast --seed {seed}"
+        assert again in refused
     for seed, accuracy in ((1, 0.61), (2, 0.64)):
         make(made, accuracy, 100, seed=seed)
     found = run("minimal", "--cache", made, "--seeds", 3, "--json").json
@@ -232,7 +233,7 @@ def test_models_without_scores_by_image_are_refused(run: Run, made: Path, lost: 
         change(folder, key=np.array("other"))
     refused = run("minimal", "--cache", made, code=3).err
     assert "1 of 5 models" in refused
-    assert f"boldreams score --model {folder}" in refused
+    assert f"boldreams score --cache {made} --model {folder}" in refused
     assert not (made / "studies").exists()
 
 
@@ -249,7 +250,7 @@ def test_other_images_and_other_voxels_are_not_compared(run: Run, made: Path) ->
 def test_a_missing_reference_is_not_replaced(run: Run, made: Path) -> None:
     shutil.rmtree(made / "models/subj01/alexnet/percent-100-fast-0")
     refused = run("minimal", "--cache", made, code=3).err
-    assert "boldreams fit --subject 1 --backbone alexnet --percent 100 --recipe fast" in refused
+    assert f"boldreams fit --cache {made} --subject 1 --backbone alexnet --percent 100 --recipe fast" in refused
     assert "--reference 25" in refused
     assert run("minimal", "--cache", made, "--reference", 25, "--json").json["rois"]["V1"]["percent"] == 10
 

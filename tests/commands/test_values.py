@@ -103,7 +103,7 @@ def test_what_is_to_be_typed_can_be_pasted(run: Run, own: Path) -> None:
     home = own.rename(own.parent / "my cache (of now)")
     done = run("wordcloud", "--roi", "MST", "--vocabulary", "imagenet", "--cache", home, code=2)
     words = shlex.split(re.search(r"run (boldreams dream .*) first", done.err)[1])
-    assert words[:-1] == ["boldreams", "dream", "--roi", "MST", "--model"]
+    assert words[:-1] == ["boldreams", "dream", "--cache", str(home), "--roi", "MST", "--model"]
     assert (Path(words[-1]) / "spec.json").is_file()
 
 

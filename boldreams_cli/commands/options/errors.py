@@ -11,6 +11,10 @@ from boldreams_cli.console import meant, quoted
 from boldreams_cli.files import NO_ROOM
 from boldreams_cli.machine import is_out_of_memory
 
+# What a message says to type: not where it speaks of a command.
+TO_TYPE = re.compile(
+    r"(?:(?<=[Rr]un )|(?<=[Rr]un `)|(?<=and )|(?<=and `)|(?<=: ))boldreams ([a-z]+)\b|boldreams ([a-z]+)(?= --)"
+)
 PLACES = {"cache": "--cache", "nsd_root": "--nsd-root", "data": "--data"}  # parameters, and how they are typed
 INTERRUPTED = 128 + 2  # a shell's exit code for a process that SIGINT ended
 
@@ -40,12 +44,12 @@ def with_places(message: str, context: click.Context) -> str:
     commands = group.command
 
     def completed(found: re.Match[str]) -> str:
-        command = commands.get_command(group, found[1])
+        command = commands.get_command(group, found[1] or found[2])
         takes = {parameter.name for parameter in command.params} if command is not None else set()
         options = [f" {PLACES[name]} {quoted(value)}" for name, value in places.items() if name in takes]
         return found[0] + "".join(option for option in options if option.split()[0] not in message)
 
-    return re.sub(r"\bboldreams ([a-z]+)\b", completed, message)
+    return TO_TYPE.sub(completed, message)
 
 
 def usage(error: click.ClickException) -> str:

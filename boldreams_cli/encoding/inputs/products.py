@@ -71,6 +71,7 @@ class FieldProducts:
             matrix = whole(tiles.pop(0), len(self.images))
             give_back()
             yield matrix
+            del matrix  # before the next is made
 
     def _features(self, some: slice) -> list[Tensor]:
         """(nodes, n, K) of each group, centred, times the roots of the images' weights."""

@@ -152,7 +152,9 @@ class Local(RidgeReadout):
         width = max(1, (problem.memory - self.bytes_resident(problem)) // products.bytes_each)
         for start in range(0, len(fields), width):
             chosen = fields[start : start + width]
-            yield from zip(chosen, products.matrices(chosen, functools.partial(look, chosen[0])), strict=True)
+            matrices = products.matrices(chosen, functools.partial(look, chosen[0]))
+            for field in chosen:
+                yield field, next(matrices)
 
     def _solve_images(
         self, problem: Problem, betas: Tensor, found: dict[str, Tensor], done: int, look: Callable[[int], None]
@@ -178,7 +180,7 @@ class Local(RidgeReadout):
                         found["mean"][some] = mean.cpu()
                     del system
                     shown.advance()
-                del gram  # before the next is made
+                del gram  # before the next is made; a zip would keep it all the same
 
     def _priors(self, problem: Problem) -> list[Tensor]:
         """(fields, nodes) of each group."""

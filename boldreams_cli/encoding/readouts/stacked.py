@@ -282,9 +282,10 @@ class Stacked(Readout):
             for start in range(0, len(numbers), width):
                 some = numbers[start : start + width]
                 chosen = [fields.index(members[number].field) for number in some]
-                for number, matrix in zip(some, products.matrices(chosen, look), strict=True):
+                matrices = products.matrices(chosen, look)
+                for number in some:
                     look()
-                    yield number, matrix
+                    yield number, next(matrices)
 
     def _priors(self, problem: Problem, grid: int) -> list[Tensor]:
         """(fields, nodes) of each group."""
