@@ -4,10 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import click
 import h5py
 import numpy as np
 import pytest
 
+from boldreams_cli.cli import boldreams, load
+from boldreams_cli.commands.options.errors import with_places
 from boldreams_cli.data.prepared.preparing import complete_stores
 
 from ..conftest import Run
@@ -131,3 +134,10 @@ def test_a_remedy_names_the_places_that_were_typed(run: Run, experiment: Path, t
     said = run("score", "--cache", cache, code=2).err
     assert f"boldreams fit --cache '{cache}'," in said
     assert said.count("--cache") == 1
+
+
+def test_a_remedy_has_no_option_that_its_command_lacks() -> None:
+    group = click.Context(boldreams, info_name="boldreams")
+    typed = load("fit").make_context("fit", ["--cache", "c", "--nsd-root", "n"], parent=group)
+    assert with_places("run boldreams remove --yes", typed) == "run boldreams remove --cache c --yes"
+    assert with_places("it is where `boldreams minimal` writes", typed) == "it is where `boldreams minimal` writes"
