@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -10,10 +11,11 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from boldreams_cli.console import BoldreamsError, size
 from boldreams_cli.locks import Lock
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PARTIAL = ".partial-"  # how names of what is not whole yet begin
+LEFT = 86400.0  # seconds after which nobody writes to such a file any more
 LARGEST_RATIO = 1100  # by which deflate can make anything smaller: 1032, and headers
 
 
@@ -30,10 +34,13 @@ LARGEST_RATIO = 1100  # by which deflate can make anything smaller: 1032, and he
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed onto it when the block succeeds.
 
-    The temporary name keeps the suffix, because writers (nibabel, matplotlib) choose the format by it.
+    The temporary name keeps the suffix, because writers (nibabel, matplotlib) choose the format by it. What a killed
+    process left of the same file is deleted when it is a day old.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".partial-", suffix="".join(path.suffixes), dir=path.parent)
+    start = f"{PARTIAL}{path.name[:100]}-"
+    _clear(path.parent, start)
+    descriptor, name = tempfile.mkstemp(prefix=start, suffix="".join(path.suffixes), dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -48,6 +55,14 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _clear(folder: Path, start: str) -> None:
+    """Delete what begins so and was left: by age, as a lock would keep HDF5 from its file."""
+    for left in folder.glob(f"{glob.escape(start)}*"):
+        with suppress(OSError):  # another process may do the same
+            if time.time() - left.stat().st_mtime > LEFT:
+                left.unlink()
 
 
 def _full(error: Exception) -> int | None:

@@ -19,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag
-from boldreams_cli.files import checksums, sync, to_json, write_text
+from boldreams_cli.files import PARTIAL, checksums, sync, to_json, write_text
 from boldreams_cli.locks import Lock
 from boldreams_cli.zarr_files import (
     ROOT,
@@ -36,7 +36,6 @@ from boldreams_cli.zarr_files import (
 )
 
 Unit = str | int
-PARTIAL = ".partial-"
 LEDGER = "ledger.jsonl"
 PATIENCE, NAP = 60.0, 0.1  # seconds
 STATIC = "static"  # the kind, in what `verify` gives, of files that are no unit's

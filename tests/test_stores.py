@@ -486,6 +486,22 @@ def test_no_room_is_said_whatever_the_library_raises(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_process_left_of_a_file_is_deleted_a_day_later(tmp_path: Path) -> None:
+    killed = "import os, sys; from boldreams_cli.files import written_whole\n"
+    killed += "with written_whole(__import__('pathlib').Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    names = ("a[1].nii.gz", "b.nii.gz")
+    for name in names:
+        subprocess.run([sys.executable, "-c", killed, tmp_path / name], check=False)
+    left = sorted(tmp_path.iterdir())
+    assert [path.name.startswith(f".partial-{name}-") for path, name in zip(left, names, strict=True)] == [True, True]
+    files.write_text(tmp_path / names[0], "whole")
+    assert sorted(tmp_path.iterdir()) == [*left, tmp_path / names[0]]  # another process may be writing it
+    for path in left:
+        os.utime(path, (time.time() - 86500,) * 2)
+    files.write_text(tmp_path / names[0], "whole")
+    assert sorted(tmp_path.iterdir()) == [left[1], tmp_path / names[0]]
+
+
 def test_a_written_file_is_whole(tmp_path: Path) -> None:
     files.write_text(tmp_path / "a.json", "before")
 

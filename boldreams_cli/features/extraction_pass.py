@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from boldreams_cli.features.source import Source
 
 Arrays = dict[str, NDArray[Any]]
-WORKERS = 16  # batches at a time at most, where a CPU computes: each takes up to some 500 MB (VGG11)
+# Batches at a time, where a CPU computes: a core each, of which more than 16 only if all take no more memory than that.
+WORKERS, WORKERS_BYTES = 16, 8 * 2**30
+PER_MAP = 5  # bytes in work for each of the maps in float32, about (VGG11: 70 MB an image)
 RESIZERS = 4  # threads, where a GPU computes
 WRITTEN = 4  # units that are written at a time, where a GPU computes; each of some 256 MB (store_arrays.UNIT_BYTES)
 
@@ -62,6 +64,12 @@ def refuse(low: float, high: float, dtype: str, layer: str) -> None:
             f"{layer} has values from {low:.4g} to {high:.4g}, which {dtype} cannot hold; "
             + ("use --dtype float32" if dtype == "float16" and abs(high) < np.inf else "check the weights")
         )
+
+
+def _workers(store: FeatureStore, batch_size: int) -> int:
+    """How many batches a CPU computes at a time."""
+    image = PER_MAP * 4 * sum(filters * height * width for filters, height, width in store.layers.values())
+    return min(torch.get_num_threads(), max(WORKERS, WORKERS_BYTES // (image * batch_size)))
 
 
 @dataclass
@@ -107,7 +115,7 @@ class Pass:
         self.dtype = store.spec["dtype"]
         self.filters = store.filters_hash() if kind == "maps" else None
         there = backbone.device.type == "cuda"
-        self._workers = 0 if there else min(torch.get_num_threads(), WORKERS)  # a GPU is asked from this thread
+        self._workers = 0 if there else _workers(store, batch_size)  # a GPU is asked from this thread
         # A GPU is faster than one thread packs and a disk syncs; a CPU has no core left for more. Where a unit has few
         # batches, as many units are in hand as keep all workers at work.
         self._together = WRITTEN if there else 1 + self._workers * batch_size // store.rows_per_shard

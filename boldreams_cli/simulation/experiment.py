@@ -20,7 +20,7 @@ from boldreams_cli.data.nsd.layout import BETA_FORMATS, Layout
 from boldreams_cli.data.nsd.stimuli import DATASET, Stimuli
 from boldreams_cli.data.nsd.synthetic import SyntheticStimuli
 from boldreams_cli.features import backbones
-from boldreams_cli.files import fingerprint, read_json, write_json, written_whole
+from boldreams_cli.files import PARTIAL, fingerprint, read_json, write_json, written_whole
 from boldreams_cli.simulation import synthetic
 from boldreams_cli.simulation.brain import (
     Floats,
@@ -209,7 +209,7 @@ def write(experiment: Experiment, root: Path, truth: Path | None = None) -> Trut
     truth = truth or root.with_name(f"{root.name}-truth.npz")
     if _is_there(experiment, root) and truth.is_file():
         return Truth.load(truth)
-    partial = root.with_name(f".partial-{root.name}")
+    partial = root.with_name(f"{PARTIAL}{root.name}")
     shutil.rmtree(partial, ignore_errors=True)
     known = _write_into(experiment, Layout(partial))
     write_json(partial / MARKER, _marker(experiment))

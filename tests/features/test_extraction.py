@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError
-from boldreams_cli.features import backbones, extraction
+from boldreams_cli.features import backbones, extraction, extraction_pass
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.extraction import extract, make_plan
 from boldreams_cli.features.extraction_pass import cast
@@ -301,6 +302,18 @@ def test_maps_are_the_same_bits_whatever_the_number_of_cores(
     for name, values in found[0].items():
         for other in found[1:]:
             np.testing.assert_array_equal(values, other[name])
+
+
+def test_large_machines_compute_as_many_batches_as_are_small(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 cores: all of them with AlexNet's maps, with those of large networks as many as take 8 GB."""
+    store = run(backbones.load("alexnet", "random"), source, tmp_path).store
+    vgg11 = SimpleNamespace(layers={"features.2": (64, 112, 112), "others": (2634752, 1, 1)})
+    for count in (2, 64):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        assert extraction_pass._workers(store, 32) == count
+        assert extraction_pass._workers(vgg11, 8) == min(count, 16)
 
 
 def test_a_batch_that_fails_leaves_its_unit_to_do(

@@ -3,6 +3,9 @@
 zarr answers one selection a call, and a tenth of the filters, in the order of their ranks, is dozens of selections of
 a millisecond and more each. The chunks that hold them decode in a tenth of that (make bench, "store").
 The format is that of Zarr v3's ``sharding_indexed`` codec with its index at the end, as `FeatureStore` writes it.
+
+Of many filters side by side each chunk is a few microseconds of Python, which only one thread has at a time: eight
+threads of a machine with a GPU unpacked no more than two cores do here. With so many, zarrs takes them in one call.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import MismatchError
 from boldreams_cli.machine import cores
-from boldreams_cli.zarr_files import remedy
+from boldreams_cli.zarr_files import ZARRS, open_array, remedy
 
 EMPTY = 2**64 - 1  # offset of a chunk that holds zeros only and is not stored
 RESIDUE = 0x48674BC7  # CRC-32C of any bytes with their own CRC-32C behind them: nothing need be cut off to check it
@@ -30,6 +33,8 @@ BLOSC_HEADER = 16  # bytes; the decoded size stands in the second four
 THREADS = min(8, cores())
 ONE_THREAD_BYTES = 2**21  # threads cost more than they spare below this
 BLOCK_BYTES = 2**20  # of maps decoded before they are copied to their place: about what a core's own cache holds
+MANY_THREADS, MANY_CHUNKS = 5, 32  # from which on zarrs takes chunks that lie side by side
+TOGETHER_BYTES = 2**25  # of maps that it decodes in one call; each thread holds as much
 
 Rows = NDArray[np.int64] | slice
 
@@ -56,7 +61,7 @@ class Wanted(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Neighbouring wanted filters, from `start` to `stop`, of one shard."""
+    """Neighbouring wanted filters, from `start` to `stop`, of one shard; `array` where they are one call of zarrs."""
 
     layer: Wanted
     path: Path
@@ -64,6 +69,8 @@ class _Part(NamedTuple):
     source: Rows
     start: int
     stop: int
+    shard: int
+    array: Any = None
 
 
 def read(layers: Iterable[Wanted], rows: NDArray[Any]) -> None:
@@ -98,13 +105,29 @@ def read(layers: Iterable[Wanted], rows: NDArray[Any]) -> None:
 def _parts(layers: Sequence[Wanted], rows: NDArray[Any], split: int) -> Iterator[_Part]:
     for layer in layers:
         shards, local = np.divmod(np.asarray(rows), layer.chunk[0])
+        count, array = len(layer.positions), _array(layer, split)
         for shard in np.unique(shards).tolist():
             chosen = np.flatnonzero(shards == shard)
             target, source = as_slice(chosen), as_slice(local[chosen])
             path = layer.folder / "c" / str(shard) / "0" / "0" / "0"
-            edges = np.linspace(0, len(layer.positions), min(split, len(layer.positions)) + 1).astype(int).tolist()
+            # Of a chunk that it reads in part, as that of a last shard's fewer rows, zarrs looks at no checksum.
+            whole = array if array is not None and (shard + 1) * layer.chunk[0] <= array.shape[0] else None
+            pieces = min(split, count) if whole is None else math.ceil(count * _chunk_bytes(layer) / TOGETHER_BYTES)
+            edges = np.linspace(0, count, min(pieces, count) + 1).astype(int).tolist()
             for start, stop in pairwise(edges):
-                yield _Part(layer, path, target, source, start, stop)
+                yield _Part(layer, path, target, source, start, stop, shard, whole)
+
+
+def _array(layer: Wanted, threads: int) -> Any:
+    """What zarrs reads a layer by, where that takes less time than a chunk after the other; else None."""
+    side_by_side = isinstance(as_slice(np.asarray(layer.positions)), slice)
+    if threads < MANY_THREADS or len(layer.positions) < MANY_CHUNKS or not side_by_side or not layer.checked:
+        return None
+    return open_array(layer.folder, pipeline=ZARRS)
+
+
+def _chunk_bytes(layer: Wanted) -> int:
+    return math.prod(layer.chunk) * layer.out.itemsize
 
 
 def as_slice(indices: NDArray[np.int64]) -> Rows:
@@ -116,6 +139,9 @@ def as_slice(indices: NDArray[np.int64]) -> Rows:
 
 def _decode(parts: Iterator[_Part]) -> None:
     for part in parts:
+        if part.array is not None:
+            _decode_together(part)
+            continue
         try:
             file = os.open(part.path, os.O_RDONLY)
         except FileNotFoundError as error:
@@ -127,6 +153,18 @@ def _decode(parts: Iterator[_Part]) -> None:
             _decode_part(part, file)
         finally:
             os.close(file)
+
+
+def _decode_together(part: _Part) -> None:
+    layer, rows = part.layer, part.layer.chunk[0]
+    if not part.path.is_file():  # to zarrs that is a shard of zeros
+        raise _damaged(part.path, "is missing")
+    first, last = layer.positions[part.start], layer.positions[part.stop - 1]
+    try:
+        maps = part.array[part.shard * rows : (part.shard + 1) * rows, first : last + 1]
+    except Exception as error:  # zarrs has many kinds, and names no file in them
+        raise _damaged(part.path, f"is damaged ({error})") from error
+    layer.out[part.target, part.start : part.stop] = maps[part.source]
 
 
 def _places(part: _Part, file: int) -> list[list[int]]:
@@ -149,8 +187,8 @@ def _decode_part(part: _Part, file: int) -> None:
     layer, places = part.layer, _places(part, file)
     # One block for all: fresh memory costs as much as decoding. Several filters at a time, as one copy of all their
     # maps of an image takes less time, and less waiting of threads for each other, than a copy each.
-    maps_bytes = math.prod(layer.chunk) * layer.out.itemsize
-    block = np.empty((min(len(places), max(1, BLOCK_BYTES // maps_bytes)), *layer.chunk), layer.out.dtype)
+    few = max(1, BLOCK_BYTES // _chunk_bytes(layer))
+    block = np.empty((min(len(places), few), *layer.chunk), layer.out.dtype)
     for first in range(0, len(places), len(block)):
         some = places[first : first + len(block)]
         for maps, (offset, length) in zip(block, some, strict=False):

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from boldreams_cli.console import MismatchError
-from boldreams_cli.files import fingerprint, write_text
-from boldreams_cli.stores import PARTIAL, ResumableStore
+from boldreams_cli.files import PARTIAL, fingerprint, write_text
+from boldreams_cli.stores import ResumableStore
 from boldreams_cli.zarr_files import metadata_of, open_array, remedy
 
 UNIT_BYTES = 256 * 2**20  # maps of one shard of rows, all layers, before compression
