@@ -47,7 +47,7 @@ from boldreams_cli.interpret.dreams.natural import Sources, best_natural
 from boldreams_cli.machine import ieee_products, keep_freed, same_products
 
 Row = dict[str, object]
-EXTRACTED = {"alexnet": 2048, "vgg11": 320, "rn50x4": 256}
+EXTRACTED = {"alexnet": 8192, "vgg11": 1024, "rn50x4": 1024}  # some 32 units each
 BATCH = 64  # as `extract` takes on a GPU
 
 
