@@ -74,7 +74,7 @@ def sweep(
 
     with stop_on_signals() as stop:
         if status is not None:
-            _status(choice.of_status(status), stop, output)
+            _status(choice.of_status(status), output)
             return
         if cell is not None and choice.manifest is None:
             raise ChoiceError("--cell numbers the cells of --manifest FILE; give it as well")
@@ -114,9 +114,9 @@ def _run(
         raise SystemExit(code)
 
 
-def _status(study: Study, stop: StopFlag, output: Output) -> None:
+def _status(study: Study, output: Output) -> None:
     """Say how far a study is; the exit code says it too."""
-    state = _state(study, stop)
+    state = _state(study)
     _show(state, output)
     raise SystemExit(state.exit_code())
 
@@ -143,24 +143,27 @@ def _numbers(text: str | None, count: int) -> list[int]:
     return sorted(found)
 
 
-def _state(study: Study, stop: StopFlag) -> State:
+def _state(study: Study) -> State:
     """How far a study is, by the cache and where there is one by SLURM's queue."""
+    from boldreams_cli.study.cells.manifest import DONE
     from boldreams_cli.study.slurm import Queue
     from boldreams_cli.study.sweep import Known, look, recognise
 
     asked, known = Queue.ask(), Known(study)
     queue = None if asked is None else asked.cells(study)
     state = look(study, queue, known)
-    recognise(study, state.of("missing", "failed"), stop)
-    return look(study, queue, known)
+    found = recognise(state)
+    for number in found.noted.keys() - state.noted.keys():
+        study.note(number, DONE, **found.noted[number])
+    return found
 
 
 def _plan(study: Study, numbers: list[int], shared: bool, device: torch.device, output: Output) -> None:
     from boldreams_cli.study.cells import plan, running
-    from boldreams_cli.study.sweep import look
+    from boldreams_cli.study.sweep import look, recognise
 
     running.check(study)
-    state = look(study)
+    state = recognise(look(study))
     found = plan.estimates(study, state.part(numbers), device, shared)
     output.show(state.to_dict() | {"plan": [item.to_dict() for item in found]}, *plan.lines(study, found))
 
@@ -170,7 +173,7 @@ def _submit(study: Study, arrays: Arrays, stop: StopFlag, output: Output) -> Non
     from boldreams_cli.study.cells import running
 
     running.check(study)
-    state = _state(study, stop)
+    state = _state(study)
     jobs = slurm.submit(study, state, arrays.sbatch, arrays.limit, arrays.shards, stop)
     lines = [
         f"job {job.id}: {f'{len(job.cells)} cells' if job.cells else 'extraction'}"

@@ -177,20 +177,22 @@ def look(study: Study, queue: Mapping[int, str] | None = None, known: Known | No
     return state
 
 
-def recognise(study: Study, numbers: Iterable[int], stop: StopFlag) -> None:
-    """Note cells that were fitted and scored elsewhere, by another study or by hand.
+def recognise(state: State) -> State:
+    """The same, with what is to be noted of cells that were fitted and scored elsewhere; nothing is written.
 
     Cells of which the cache holds no model by that name are passed over, so that nothing is imported for them.
     """
-    maybe = [number for number in numbers if _candidates(study.cache, study.cells[number])]
-    if not maybe:
-        return
-    import torch
+    study = state.study
+    found: dict[int, dict[str, Any]] = {}
+    maybe = [number for number in state.of(MISSING, FAILED) if _candidates(study.cache, study.cells[number])]
+    if maybe:
+        from boldreams_cli.study.cells.recognising import recognised
 
-    from boldreams_cli.study.cells.running import Group
-
-    for (subject, backbone), some in groups(study, maybe).items():
-        Group(study, subject, backbone, torch.device("cpu"), study.memory, stop).recognise(some)
+        for (subject, backbone), some in groups(study, maybe).items():
+            found |= recognised(study, subject, backbone, some)
+    cells = state.cells | dict.fromkeys(found, DONE)
+    why = {number: line for number, line in state.why.items() if number not in found}
+    return State(study, cells, dict(sorted((state.noted | found).items())), why, state.queued - set(found))
 
 
 def _candidates(cache: Path, cell: Cell) -> bool:

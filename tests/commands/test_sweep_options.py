@@ -35,6 +35,35 @@ def test_a_dry_run_writes_nothing(run: Run, own: Path) -> None:
     assert "subject 1, alexnet, 10 %, gaussian, seed 0" in text
 
 
+def test_what_was_fitted_and_scored_by_hand_is_done_before_anything_runs(run: Run, own: Path) -> None:
+    """To a dry run, which writes nothing, as to --status; whatever else the cache lacks is not made for it."""
+    grid = (
+        "--backbone",
+        "alexnet",
+        "--percent",
+        "1,10",
+        "--subject",
+        "1",
+        "--epochs",
+        3,
+        "--lr",
+        "1e-3",
+        "--cache",
+        own,
+    )
+    before = listing(own)
+    found = run("sweep", *grid, "--dry-run", "--json").json
+    assert listing(own) == before
+    assert [item["state"] for item in found["plan"]] == ["missing", "done"]
+    assert [item["seconds"] == 0 for item in found["plan"]] == [False, True]
+    assert [Path(one["model"]).name[:15] for one in found["models"]] == ["percent-10-pape"]
+    (responses,) = (own / "responses").glob("*.zarr")
+    responses.rename(own / "elsewhere.zarr")
+    gone = listing(own)
+    assert [item["state"] for item in run("sweep", *grid, "--dry-run", "--json").json["plan"]] == ["missing"] * 2
+    assert listing(own) == gone
+
+
 def test_a_dry_run_knows_every_readout(run: Run, own: Path) -> None:
     """What a readout fits once more for each member or field costs more, and maps are read once for each grid."""
     kinds = "separable,ridge,local,stacked,gaussian,attention"

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from boldreams_cli.console import BoldreamsError
-from boldreams_cli.data.prepared.choosing import at_hand, names_of, root_of
-from boldreams_cli.data.prepared.preparing import complete_stores, store_path
+from boldreams_cli.data.prepared.choosing import names_of
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding.inputs.layout import MapLayout
@@ -26,6 +25,7 @@ from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.study.cells.costs import Task, products
 from boldreams_cli.study.cells.grid import Cell
 from boldreams_cli.study.cells.manifest import Study
+from boldreams_cli.study.cells.recognising import prepared
 from boldreams_cli.study.cells.room import data_bytes, layouts_of
 from boldreams_cli.study.cells.running import solver_of
 from boldreams_cli.study.sweep import State, groups
@@ -122,7 +122,7 @@ class Sizes:
         BoldreamsError
             If the subject is not prepared or the maps are not extracted.
         """
-        responses = Responses.open(_responses(study, subject))
+        responses = Responses.open(prepared(study, subject))
         store = the_store(study.cache, backbone, study.settings.get("features"), names_of(responses.request))
         share = len(responses.train_images) / max(1, len(store.images))
         layers = {name: share * _folder_bytes(store.path / "layers" / name / "maps") for name in store.layers}
@@ -144,19 +144,6 @@ class Sizes:
                 for name, size in self.layer_bytes.items()
             )
         )
-
-
-def _responses(study: Study, subject: Subject) -> Path:
-    """The prepared responses of a subject."""
-    settings = study.settings
-    dataset = at_hand(root_of(study.cache, subject, study.data_root), subject, settings.get("betas"))
-    known = complete_stores(study.cache, subject)
-    if dataset is not None:
-        path = store_path(study.cache, dataset.request(subject, settings.get("sessions"), settings.get("mask")))
-        known = [path] if path in known else []
-    if len(known) != 1:
-        raise BoldreamsError(f"subject {subject} is not prepared yet: boldreams prepare --subject {subject}")
-    return known[0]
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -19,6 +19,7 @@ from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, StoppedError, listing, logger
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.prepared.choosing import names_of, responses_for, root_of
+from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding import fit as fitting
 from boldreams_cli.encoding.evaluation import score as scoring
@@ -30,11 +31,11 @@ from boldreams_cli.encoding.finetuning.start import Source
 from boldreams_cli.encoding.inputs.layout import MapLayout
 from boldreams_cli.encoding.inputs.maps import usable
 from boldreams_cli.encoding.inputs.shared import Inputs, KeptResponses
-from boldreams_cli.encoding.model.folder import held, model_folder
+from boldreams_cli.encoding.model.folder import held
 from boldreams_cli.encoding.model.spec import BACKBONE, WEIGHTS, FittedModel
 from boldreams_cli.encoding.readouts.base import Readout
 from boldreams_cli.encoding.readouts.settings import OF_OPTIONS, FitSettings, choose_readout
-from boldreams_cli.encoding.result import LOG, finished
+from boldreams_cli.encoding.result import LOG
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.choosing import the_store
 from boldreams_cli.features.store.feature_store import FeatureStore
@@ -77,7 +78,7 @@ def check(study: Study) -> None:
     taken: set[str] = set()
     for cell in dict.fromkeys(replace(cell, subject=1, percent=1.0, seed=0) for cell in study.cells):
         solver = solver_of(cell, study.settings)
-        _settings(cell, study.settings).check()
+        settings_of(cell, study.settings).check()
         taken |= {name for name, theirs in OF_OPTIONS.items() if hasattr(solver.settings, theirs)}
         if cell.finetune:
             _tuned(cell, study.settings).check()
@@ -87,7 +88,8 @@ def check(study: Study) -> None:
         raise ChoiceError(f"no cell of the study has the setting {listing(sorted(unused))}; leave it out")
 
 
-def _settings(cell: Cell, settings: dict[str, Any]) -> FitSettings:
+def settings_of(cell: Cell, settings: dict[str, Any]) -> FitSettings:
+    """What every readout of a cell is fitted by."""
     return FitSettings(cell.percent, settings.get("rf") or "shared", cell.seed)
 
 
@@ -98,7 +100,7 @@ def _tuned(cell: Cell, settings: dict[str, Any]) -> FinetuneSettings:
         if ours not in ("grid", "compress", "members", "share")
     }
     given = {theirs: settings[ours] for ours, theirs in names.items() if settings.get(ours) is not None}
-    return FinetuneSettings(**asdict(_settings(cell, settings)), **given)
+    return FinetuneSettings(**asdict(settings_of(cell, settings)), **given)
 
 
 class Group:
@@ -264,25 +266,6 @@ class Group:
         if "inputs" in self.__dict__:
             self.inputs.forget()
 
-    def recognise(self, numbers: Sequence[int]) -> None:
-        """Note the cells whose models and scores are there already; nothing is fitted."""
-        try:
-            self.store, self.responses  # noqa: B018  (both are opened here, or cannot be)
-        except CAUGHT as error:
-            logger.debug("subject %s, %s: %s", self.subject, self.backbone, error)
-            return
-        for number in numbers:
-            cell = self.study.cells[number]
-            if cell.finetune:
-                continue
-            spec = fitting.model_spec(
-                self.inputs, _settings(cell, self.study.settings), solver_of(cell, self.study.settings)
-            )
-            folder = model_folder(self.study.cache, spec)
-            there = finished(folder, spec) if folder.is_dir() else None
-            if there is not None and (summary := saved_summary(there.model)) is not None:
-                self._note(number, there.model, summary)
-
     def _cell(self, number: int, memory: int) -> None:
         """One cell, its outcome noted; its lock is held."""
         self.stop.check("finished cells are kept")
@@ -301,7 +284,8 @@ class Group:
                         scores = scoring.score(*(model, self.responses, self.study.cache, root, self.device, memory))
                         save(scores, self._draw)
                         summary = scores.summary()
-                self._note(number, model, summary)
+                store = None if cell.finetune else self.store
+                self.study.note(number, DONE, **facts(self.study, model, summary, self.responses, store))
                 logger.info("cell %d: done, mean r %.4f", number, summary["r_mean"])
             except StoppedError as stopped:
                 self.study.note(number, STOPPED)
@@ -320,7 +304,7 @@ class Group:
             if not cell.finetune:
                 solver = solver_of(cell, study.settings)
                 return fitting.fit(
-                    *(self.store, self.responses, _settings(cell, study.settings), solver),
+                    *(self.store, self.responses, settings_of(cell, study.settings), solver),
                     *(study.cache, self.device, memory, self.stop),
                     inputs=self.inputs,
                 ).model
@@ -341,27 +325,31 @@ class Group:
                     micro_batch=settings.get("micro_batch"),
                 ).model
 
-    def _note(self, number: int, model: FittedModel, summary: dict[str, Any]) -> None:
-        """Note that a cell is done, by what files; `Known.done` (sweep.py) looks whether they are still the same."""
-        study, cell = self.study, self.study.cells[number]
-        files = [model.folder / name for name in ("spec.json", WEIGHTS, LOG, SCORES)]
-        files += [Path(file) for file in summary["files"]]
-        if cell.finetune:
-            files.append(model.folder / BACKBONE)
-        else:
-            files.append(self.store.path / "zarr.json")
-        files.append(self.responses.path / "zarr.json")
-        maps = {} if cell.finetune else {"store": self.store.path.name, "edition": model.spec.edition}
-        study.note(
-            number,
-            DONE,
-            model=model.folder.relative_to(study.cache).as_posix(),
-            key=model.spec.key,
-            files=stamps(list(dict.fromkeys(files)), study.cache),
-            responses=self.responses.path.name,
-            **maps,
-            scores={name: value for name, value in summary.items() if name not in ("files", "model")},
-        )
+
+def facts(
+    study: Study, model: FittedModel, summary: dict[str, Any], responses: Responses, store: FeatureStore | None
+) -> dict[str, Any]:
+    """What is noted of a cell that is done; `Known.done` (sweep.py) looks whether its files are still the same.
+
+    Parameters
+    ----------
+    study : that the cell is of.
+    model, summary : of the cell, and of its scores.
+    responses : that it was fitted to.
+    store : of its maps; None where the backbone was finetuned.
+    """
+    files = [model.folder / name for name in ("spec.json", WEIGHTS, LOG, SCORES)]
+    files += [Path(file) for file in summary["files"]]
+    files += [model.folder / BACKBONE if store is None else store.path / "zarr.json", responses.path / "zarr.json"]
+    maps = {} if store is None else {"store": store.path.name, "edition": model.spec.edition}
+    return {
+        "model": model.folder.relative_to(study.cache).as_posix(),
+        "key": model.spec.key,
+        "files": stamps(list(dict.fromkeys(files)), study.cache),
+        "responses": responses.path.name,
+        **maps,
+        "scores": {name: value for name, value in summary.items() if name not in ("files", "model")},
+    }
 
 
 def said_of(error: BaseException) -> str:
