@@ -180,14 +180,10 @@ def _overview(cache: Path, device: str, output: Output) -> None:
         held,
         "versions: " + ", ".join(f"{key} {value}" for key, value in versions.items()),
         f"device: {where} ({name})",
-        f"features in {cache}:",
-        *_lines(held["features"], _features),
-        "responses:",
-        *_lines(held["responses"], _responses),
-        "models:",
-        *_models(models, cache),
-        "made with them:",
-        *_products(held["products"], cache),
+        *_section(f"features in {cache}:", _lines(held["features"], _features)),
+        *_section("responses:", _lines(held["responses"], _responses)),
+        *_section("models:", _models(models, cache)),
+        *_section("made with them:", _products(held["products"], cache)),
     )
 
 
@@ -205,6 +201,10 @@ def _running(device: str) -> tuple[str, str, dict[str, str]]:
     where = options.pick_device(device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} threads"
     return str(where), name, versions
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [title, *lines] if lines else [f"{title} none"]
 
 
 def _lines(rows: Iterable[dict[str, Any]], text: Any) -> list[str]:

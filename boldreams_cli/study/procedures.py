@@ -126,10 +126,11 @@ def choose_procedure(candidates: Sequence[Procedure], reference: float | None) -
     """
     several = [one for one in candidates if len(one.models) > 1]
     if not several:
-        there = listing(f"{one.kind} {_percents(one)}" for one in candidates)
+        there, first = listing(f"{one.kind} {_percents(one)}" for one in candidates), candidates[0]
+        another = next(percent for percent in (100, 10) if percent not in first.models)
         raise ChoiceError(
-            f"subject {candidates[0].subject}, {candidates[0].backbone}: no two percents of one procedure; there: "
-            f"{there}. Fit more, e.g. `{candidates[0].fit_command(10, candidates[0].seed)}`"
+            f"subject {first.subject}, {first.backbone}: no two percents of one procedure; there: "
+            f"{there}. Fit more, e.g. `{first.fit_command(another, first.seed)}`"
         )
     best = [one for one in several if one.converged] or several
     best = [one for one in best if reference in one.models] or best

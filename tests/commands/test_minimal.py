@@ -262,7 +262,10 @@ def test_margins_are_shares(run: Run, made: Path, margin: str) -> None:
 
 def test_of_real_models(run: Run, cache: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(cache, tmp_path / "cache"))
-    assert "no two percents" in run("minimal", "--cache", own, code=2).err
+    said = run("minimal", "--cache", own, code=2).err
+    assert "no two percents" in said
+    assert "paper 10 %" in said
+    assert "--percent 100" in said, "10 % is there"
     for percent in (20, 10, 2):
         run("fit", "--percent", percent, "--subject", 1, "--cache", own, "--readout", "ridge")
     refused = run("minimal", "--cache", own, "--reference", 20, code=3).err

@@ -177,7 +177,9 @@ def test_info_says_that_there_is_no_cache(run: Run, tmp_path: Path) -> None:
     assert [done.json[kind] for kind in ("features", "responses", "models", "products")] == [[], [], [], []]
     assert f"there is no cache in {tmp_path / 'nowhere'}" in done.err
     assert not (tmp_path / "nowhere").exists()
-    assert "there is no cache" not in run("info", "--cache", tmp_path).err
+    empty = run("info", "--cache", tmp_path)
+    assert "there is no cache" not in empty.err
+    assert empty.out.count(" none\n") == 4
 
 
 def test_remove_says_what_goes_and_deletes_only_that(run: Run, copied: Path) -> None:
