@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -241,10 +242,13 @@ def _models(rows: Iterable[dict[str, Any]], cache: Path) -> list[str]:
 
 
 def _products(rows: Iterable[dict[str, Any]], cache: Path) -> list[str]:
+    """Under each model, or the cache, the places of what was made with it."""
     lines = []
-    for row in rows:
-        state = "" if row["state"] == "done" else f" ({row['state']})"
-        lines.append(f"  {row['kind']} {row['name']}{state}, {_short(row['model'] or str(cache), cache)}")
+    for folder, some in itertools.groupby(rows, lambda row: row["model"] or str(cache)):
+        lines.append(f"  {_short(folder, cache)}:")
+        for row in sorted(some, key=lambda row: str(row["place"])):
+            state = "" if row["state"] == "done" else f" ({row['state']})"
+            lines.append(f"    {Path(row['place']).relative_to(folder)}{state}")
     return lines
 
 

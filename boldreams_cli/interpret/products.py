@@ -279,6 +279,7 @@ class Kept:
     Parameters
     ----------
     kind, name, key, state, date : see `Product`; the state is ``done``, ``stopped`` or ``damaged``.
+    place : its folder, or among others of one folder the path that its files' names begin with.
     files : paths.
     description : all that the provenance file says.
     """
@@ -288,6 +289,7 @@ class Kept:
     key: str
     state: str
     date: str
+    place: Path
     files: Sequence[Path]
     description: Description
 
@@ -316,7 +318,8 @@ def find_products(folder: Path, checked: bool = False) -> list[Kept]:
                 files = sorted(file for file in path.parent.iterdir() if file != path)
             whole = not damage(path.parent, said) if checked else all(file.is_file() for file in files)
             state = said["state"] if whole else "damaged"
-            found.append(Kept(said["kind"], said["name"], said["key"], state, said["made"], files, said))
+            place = path.parent if path.parent.name == said["name"] else path.parent / said["name"]
+            found.append(Kept(said["kind"], said["name"], said["key"], state, said["made"], place, files, said))
     return sorted(found, key=lambda item: (item.kind, item.name, item.date))
 
 

@@ -122,6 +122,7 @@ def products(cache: Path, known: Iterable[Row]) -> list[Row]:
                     "name": kept.name,
                     "state": kept.state,
                     "date": kept.date,
+                    "place": str(kept.place),
                     "files": [str(file) for file in kept.files],
                 }
             )

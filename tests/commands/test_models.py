@@ -191,7 +191,10 @@ def test_remove_says_what_goes_and_deletes_only_that(run: Run, copied: Path) -> 
     listed = [row for row in listed if row["model"] == str(gone)]
     assert [(row["kind"], row["state"]) for row in listed] == [("dream", "done")]
     assert set(made) <= set(listed[0]["files"])
-    assert "V1" in run("info", "--cache", copied).out
+    (place,) = (Path(row["place"]) for row in listed)
+    assert all(Path(file).is_relative_to(place) for file in made)
+    said = run("info", "--cache", copied).out
+    assert f"  {gone.relative_to(copied / 'models')}:\n    {place.relative_to(gone)}\n" in said
     mine = (str(gone), str(gone.with_name(f".{gone.name}.lock")))
     before = {path: value for path, value in listing(copied).items() if not path.startswith(mine)}
     done = run("remove", gone.name[:-2], "--cache", copied, "--yes", "--json")

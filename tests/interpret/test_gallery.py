@@ -120,7 +120,7 @@ def test_attributions_of_a_row_show_which_model_has_the_stronger(tmp_path: Path)
     for name, factor in (("a", 1), ("b", 0.25), ("c", 50)):
         np.savez(tmp_path / f"{name}.npz", pixels=pixels, map=factor * signed)
         said = {"image": 7, "prediction": 1.25} | ({"method": "saliency"} if name == "c" else {})
-        kept.append(Kept("attribution", name, "", "done", "", [tmp_path / f"{name}.npz"], said))
+        kept.append(Kept("attribution", name, "", "done", "", tmp_path / name, [tmp_path / f"{name}.npz"], said))
     full, faint, other = gallery.DRAWN["attributions"](kept)
     assert (full.pixels[:4, :, 0] > full.pixels[:4, :, 2] + 0.3).all(), "red raises"
     assert (full.pixels[4:, :, 2] > full.pixels[4:, :, 0] + 0.3).all(), "blue lowers"
@@ -144,7 +144,7 @@ def test_of_several_images_of_a_dream_the_best_is_shown(tmp_path: Path) -> None:
         Image.fromarray(np.full((4, 4, 3), grey, np.uint8)).save(tmp_path / f"dream-{number}.png")
     files = sorted(tmp_path.glob("*.png"))
     said = {"images": [file.name for file in files], "response": [0.5, 1.5], "beyond_data": [False, True]}
-    (cell,) = gallery.DRAWN["dreams"]([Kept("dream", "V1", "", "done", "", files, said)])
+    (cell,) = gallery.DRAWN["dreams"]([Kept("dream", "V1", "", "done", "", tmp_path, files, said)])
     np.testing.assert_allclose(cell.pixels, 200 / 255)
     assert cell.caption == "1.50 *"
 
