@@ -39,18 +39,20 @@ class FieldProducts:
         """Memory of one field's products."""
         return 4 * values(len(self.images))
 
-    def of(self, chosen: Sequence[int], look: Callable[[], None]) -> list[list[Tensor]]:
-        """Tiles of each of the chosen fields.
+    def of(self, chosen: Sequence[int], look: Callable[[], None]) -> list[Tensor]:
+        """Tiles of each of the chosen fields, one behind the other in the order of `triangle`.
 
-        All fields are summed whatever is chosen: in a product of another shape the last bits would differ.
+        They have one block a field, made beforehand: small blocks among the large ones that each tile takes and frees
+        left holes that nothing fitted any more, by chance up to 2 GB of them. All fields are summed whatever is chosen:
+        in a product of another shape the last bits would differ.
 
         Parameters
         ----------
         chosen : which fields.
         look : called before each tile.
         """
-        found: list[list[Tensor]] = [[] for _ in chosen]
-        left, first = None, -1
+        found = [self.root.new_empty(values(len(self.images))) for _ in chosen]
+        left, first, place = None, -1, 0
         for rows, columns in triangle(len(self.images)):
             look()
             if left is None or rows.start != first:
@@ -58,7 +60,8 @@ class FieldProducts:
             right = left if columns == rows else self._features(columns)
             tile = field_products(left, right, self.fields)
             for kept, field in zip(found, chosen, strict=True):
-                kept.append(tile[field].clone())
+                kept[place : place + tile[field].numel()] = tile[field].flatten()
+            place += tile[0].numel()
         return found
 
     def matrices(self, chosen: Sequence[int], look: Callable[[], None]) -> Iterator[Tensor]:

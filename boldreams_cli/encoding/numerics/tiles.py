@@ -61,21 +61,24 @@ def field_products(rows: Sequence[Tensor], columns: Sequence[Tensor], fields: Se
     return total.view(-1, n, m)
 
 
-def whole(tiles: Sequence[Tensor], images: int) -> Tensor:
+def whole(tiles: Tensor, images: int) -> Tensor:
     """Put tiles of `triangle` together, and mirror them.
 
     Parameters
     ----------
-    tiles : in the order of `triangle`.
+    tiles : (values,), one behind the other in the order of `triangle`.
     images : along each side.
 
     Returns
     -------
     (images, images), symmetric to the last bit.
     """
-    full = tiles[0].new_empty(images, images)
-    for (rows, columns), tile in zip(triangle(images), tiles, strict=True):
-        full[rows, columns] = tile
+    full, start = tiles.new_empty(images, images), 0
+    for rows, columns in triangle(images):
+        place = full[rows, columns]
+        tile = tiles[start : start + place.numel()].view(place.shape)
+        start += place.numel()
+        place.copy_(tile)
         if rows != columns:
             full[columns, rows] = tile.T
         else:
