@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs import BloscCodec
 
 from boldreams_cli.console import BoldreamsError, MismatchError
 from boldreams_cli.features.store import shards
@@ -200,6 +201,23 @@ def test_filters_side_by_side_are_decoded_together_where_threads_are_many(
     for filters in (random.permutation(40), np.arange(0, 40, 2), np.arange(20)):
         np.testing.assert_array_equal(store.read_maps("a", np.arange(72), filters), maps["a"][:, filters])
     assert not together
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_of_an_earlier_version_a_shard_of_zeros_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(shards, "THREADS", threads)
+    monkeypatch.setattr(shards, "ONE_THREAD_BYTES", 0)
+    shape = {"shape": (32, 40, 9, 9), "shards": (16, 40, 9, 9), "chunks": (16, 1, 9, 9)}
+    array = zarr.create_array(tmp_path, dtype="f2", compressors=BloscCodec(cname="lz4"), fill_value=0, **shape)
+    maps = np.random.default_rng(0).random((32, 40, 9, 9)).astype(np.float16)
+    maps[16:] = 0
+    array[:] = maps
+    assert not (tmp_path / "c/1/0/0/0").exists()
+    found = np.full_like(maps, 7)
+    shards.read([shards.Wanted(tmp_path, 40, (16, 9, 9), range(40), found, checked=False)], np.arange(32))
+    np.testing.assert_array_equal(found, maps)
 
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
