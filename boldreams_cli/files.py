@@ -38,9 +38,10 @@ def written_whole(path: Path) -> Iterator[Path]:
     process left of the same file is deleted when it is a day old.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    start = f"{PARTIAL}{path.name[:100]}-"
+    # Of a long name its beginning, and ends that are suffixes and not what is behind any dot.
+    start, ends = f"{PARTIAL}{path.name[:32]}-", "".join(end for end in path.suffixes[-2:] if len(end) <= 16)
     _clear(path.parent, start)
-    descriptor, name = tempfile.mkstemp(prefix=start, suffix="".join(path.suffixes), dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=start, suffix=ends, dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:

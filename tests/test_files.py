@@ -65,5 +65,8 @@ def test_a_written_file_is_whole(tmp_path: Path) -> None:
         fail()
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "before"
+    longest = tmp_path / f"{'é' * 20}.{'x' * 200}.json"
+    files.write_text(longest, "whole")
+    assert longest.read_text() == "whole"
     (tmp_path / "check").write_bytes(b"123456789")
     assert files.checksums(tmp_path / "check") == (0xE3069283, 0xCBF43926)  # the polynomials' check values

@@ -32,23 +32,22 @@ def recognised(study: Study, subject: Subject, backbone: str, numbers: Sequence[
     subject, backbone : of all of them.
     numbers : of the cells; finetuned ones are passed over.
     """
-    found = {}
+    found: dict[int, dict[str, Any]] = {}
     try:
         responses = Responses.open(prepared(study, subject))
         store = the_store(study.cache, backbone, study.settings.get("features"), names_of(responses.request))
-    except CAUGHT as error:
+        inputs = Inputs(store, responses, torch.device("cpu"), study.cache / "scratch")
+        for number in numbers:
+            cell = study.cells[number]
+            if cell.finetune:
+                continue
+            spec = model_spec(inputs, settings_of(cell, study.settings), solver_of(cell, study.settings))
+            folder = model_folder(study.cache, spec)
+            there = finished(folder, spec) if folder.is_dir() else None
+            if there is not None and (summary := saved_summary(there.model)) is not None:
+                found[number] = facts(study, there.model, summary, responses, store)
+    except CAUGHT as error:  # which the run, or the plan, says of each cell
         logger.debug("subject %s, %s: %s", subject, backbone, error)
-        return {}
-    inputs = Inputs(store, responses, torch.device("cpu"), study.cache / "scratch")
-    for number in numbers:
-        cell = study.cells[number]
-        if cell.finetune:
-            continue
-        spec = model_spec(inputs, settings_of(cell, study.settings), solver_of(cell, study.settings))
-        folder = model_folder(study.cache, spec)
-        there = finished(folder, spec) if folder.is_dir() else None
-        if there is not None and (summary := saved_summary(there.model)) is not None:
-            found[number] = facts(study, there.model, summary, responses, store)
     return found
 
 
