@@ -12,12 +12,12 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, StoppedError
+from boldreams_cli.console import ChoiceError, StopFlag, StoppedError
 from boldreams_cli.encoding.model.full import predict_stored, store_of
 from boldreams_cli.features import backbones
 from boldreams_cli.interpret import readers
 from boldreams_cli.interpret.attribution import integration, methods, places, record
-from boldreams_cli.interpret.attribution.attributor import Attributor, Settings, kept
+from boldreams_cli.interpret.attribution.attributor import Attributor, Settings
 from boldreams_cli.interpret.attribution.integration import integrated_gradients, signed_map
 from boldreams_cli.interpret.attribution.method import Attribution, Respond, Scene
 from boldreams_cli.interpret.targets import choose
@@ -291,55 +291,6 @@ def test_delta_is_captums(ends: tuple[Tensor, Tensor]) -> None:
     assert abs(ours.delta[0]) > 1e-3
     same = integrated_gradients(two_responses, image, image, 3, 7)
     np.testing.assert_allclose([same.delta, same.relative_delta], 0, atol=1e-12)
-
-
-def test_batch_is_halved_when_memory_runs_out(fitted: Fitted, caplog: pytest.LogCaptureFixture) -> None:
-    attributor = attributor_of(fitted, "V1", steps=8)
-    area, limit = attributor.scores.areas[0], 2
-
-    class Small:
-        def read(self, maps: list[Tensor]) -> Tensor:
-            if len(maps[0]) > limit:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return area.read(maps)
-
-    image = torch.rand(3, 227, 227, generator=torch.Generator().manual_seed(0))
-    whole = attributor.attribute(image, [0])
-    attributor.scores.areas = [Small()]
-    attributor._batch = {1: 8}
-    with caplog.at_level("INFO", logger="boldreams"):
-        halved = attributor.attribute(image, [0])
-    assert attributor._batch == {1: 2}
-    assert np.linalg.norm(halved.values - whole.values) < 1e-4 * np.linalg.norm(whole.values)
-    limit = 0
-    with pytest.raises(BoldreamsError, match="--device"):
-        attributor.attribute(image, [0])
-
-
-def test_batch_follows_from_memory(fitted: Fitted) -> None:
-    attributor = attributor_of(fitted, "V1", memory=1)
-    image = torch.rand(3, 227, 227)
-    respond = attributor.scores.some([0])
-    assert attributor._fitting_batch(respond, image) == 1
-    assert 1e6 < kept(respond, image) < 3e7  # AlexNet's maps, without its weights
-
-
-def test_as_many_targets_at_once_as_memory_holds_gradients_of(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = torch.rand(3, 227, 227, generator=torch.Generator().manual_seed(0))
-    one = integration.KEPT * image.nbytes
-    parts: list[list[int]] = []
-    original = Attributor._attribute
-    monkeypatch.setattr(Attributor, "_attribute", lambda self, pixels, areas: parts.append([*areas]) or
-                        original(self, pixels, areas))  # fmt: skip
-    found = [
-        attributor_of(fitted, "V1", "faces", "V2", steps=8, memory=memory).attribute(image, [0, 1, 2])
-        for memory in (5 * one, 2**32)
-    ]
-    assert parts == [[0, 1], [2], [0, 1, 2]]
-    for number in range(3):
-        difference = np.linalg.norm(found[0].values[number] - found[1].values[number])
-        assert difference <= 1e-4 * np.linalg.norm(found[1].values[number])
-    np.testing.assert_allclose(found[0].prediction, found[1].prediction, rtol=1e-5)
 
 
 def test_a_signal_is_heard_while_the_best_images_are_searched(copied: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
