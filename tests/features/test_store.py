@@ -176,12 +176,11 @@ def test_any_rows_and_filters_in_any_order_are_zarrs(
         )
 
 
-def test_filters_side_by_side_are_decoded_together_where_threads_are_many(
+def test_whole_shards_are_decoded_together_where_threads_are_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "THREADS", 8)
     monkeypatch.setattr(shards, "ONE_THREAD_BYTES", 0)
-    monkeypatch.setattr(shards, "TOGETHER_BYTES", 11 * 16 * 9 * 9 * 2)  # pieces of some ten filters
     together = []
     decode = shards._decode_together
     monkeypatch.setattr(shards, "_decode_together", lambda part: (together.append(part.path.parts[-4]), decode(part)))
@@ -192,15 +191,16 @@ def test_filters_side_by_side_are_decoded_together_where_threads_are_many(
         write(store, "maps", number, maps)
     random = np.random.default_rng(0)
     for rows in (np.arange(72), random.permutation(72)[:50], np.arange(20, 30)):
-        for filters in (np.arange(40), np.arange(5, 39)):
-            for out in (None, np.empty((9, 9, len(filters), len(rows)), np.float16).T.swapaxes(2, 3)):
-                found = store.read_maps("a", rows, filters, out)
-                np.testing.assert_array_equal(found, maps["a"][np.ix_(rows, filters)], strict=True)
+        for out in (None, np.empty((9, 9, 40, len(rows)), np.float16).T.swapaxes(2, 3)):
+            found = store.read_maps("a", rows, np.arange(40), out)
+            np.testing.assert_array_equal(found, maps["a"][rows], strict=True)
     assert set(together) == {"0", "1", "2", "3"}  # the last has fewer rows, of which zarrs would look at no checksum
     together.clear()
-    for filters in (random.permutation(40), np.arange(0, 40, 2), np.arange(20)):
+    for filters in (random.permutation(40), np.arange(0, 40, 2), np.arange(39), np.arange(1, 40)):
         np.testing.assert_array_equal(store.read_maps("a", np.arange(72), filters), maps["a"][:, filters])
-    assert not together
+    monkeypatch.setattr(shards, "TOGETHER_BYTES", 40 * 16 * 9 * 9 * 2 - 1)
+    np.testing.assert_array_equal(store.read_maps("a", np.arange(72), np.arange(40)), maps["a"])
+    assert not together  # of a part zarrs would look at no checksum
 
 
 @pytest.mark.parametrize("threads", [1, 8])
@@ -232,8 +232,9 @@ def test_damaged_shard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     swapped = whole[:-660] + whole[-644:-628] + whole[-660:-644] + whole[-628:]  # two chunks in the index
     for damaged in (whole[:100], b"", bytes(len(whole) // 2) + whole[len(whole) // 2 :], bytes(flipped), swapped, None):
         path.unlink() if damaged is None else path.write_bytes(damaged)
-        with pytest.raises(MismatchError, match=r"c/0/0/0/0 (is|has|holds).*info --verify"):
-            store.read_maps("a", np.arange(20), np.arange(40))
+        for filters in (np.arange(40), np.arange(5, 39)):
+            with pytest.raises(MismatchError, match=r"c/0/0/0/0 (is|has|holds).*info --verify"):
+                store.read_maps("a", np.arange(20), filters)
 
 
 def test_a_shard_says_itself_that_its_index_is_damaged(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ zarr answers one selection a call, and a tenth of the filters, in the order of t
 a millisecond and more each. The chunks that hold them decode in a tenth of that (make bench, "store").
 The format is that of Zarr v3's ``sharding_indexed`` codec with its index at the end, as `FeatureStore` writes it.
 
-Of many filters side by side each chunk is a few microseconds of Python, which only one thread has at a time: eight
-threads of a machine with a GPU unpacked no more than two cores do here. With so many, zarrs takes them in one call.
+Of all filters each chunk is a few microseconds of Python, which only one thread has at a time: eight threads of a
+machine with a GPU unpacked no more than two cores do here. With so many, zarrs takes a whole shard in one call. Of a
+part of a shard it looks at no checksum.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ BLOSC_HEADER = 16  # bytes; the decoded size stands in the second four
 THREADS = min(8, cores())
 ONE_THREAD_BYTES = 2**21  # threads cost more than they spare below this
 BLOCK_BYTES = 2**20  # of maps decoded before they are copied to their place: about what a core's own cache holds
-MANY_THREADS, MANY_CHUNKS = 5, 32  # from which on zarrs takes chunks that lie side by side
-TOGETHER_BYTES = 2**25  # of maps that it decodes in one call; each thread holds as much
+MANY_THREADS, MANY_CHUNKS = 5, 32  # from which on zarrs takes a whole shard
+TOGETHER_BYTES = 2**26  # of a shard's maps at most, as each thread holds one
 
 Rows = NDArray[np.int64] | slice
 
@@ -61,7 +62,7 @@ class Wanted(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Neighbouring wanted filters, from `start` to `stop`, of one shard; `array` where they are one call of zarrs."""
+    """Neighbouring wanted filters, from `start` to `stop`, of one shard; `array` where zarrs takes the whole shard."""
 
     layer: Wanted
     path: Path
@@ -110,18 +111,18 @@ def _parts(layers: Sequence[Wanted], rows: NDArray[Any], split: int) -> Iterator
             chosen = np.flatnonzero(shards == shard)
             target, source = as_slice(chosen), as_slice(local[chosen])
             path = layer.folder / "c" / str(shard) / "0" / "0" / "0"
-            # Of a chunk that it reads in part, as that of a last shard's fewer rows, zarrs looks at no checksum.
+            # A last shard of fewer rows would be read in part.
             whole = array if array is not None and (shard + 1) * layer.chunk[0] <= array.shape[0] else None
-            pieces = min(split, count) if whole is None else math.ceil(count * _chunk_bytes(layer) / TOGETHER_BYTES)
-            edges = np.linspace(0, count, min(pieces, count) + 1).astype(int).tolist()
+            edges = np.linspace(0, count, (min(split, count) if whole is None else 1) + 1).astype(int).tolist()
             for start, stop in pairwise(edges):
                 yield _Part(layer, path, target, source, start, stop, shard, whole)
 
 
 def _array(layer: Wanted, threads: int) -> Any:
     """What zarrs reads a layer by, where that takes less time than a chunk after the other; else None."""
-    side_by_side = isinstance(as_slice(np.asarray(layer.positions)), slice)
-    if threads < MANY_THREADS or len(layer.positions) < MANY_CHUNKS or not side_by_side or not layer.checked:
+    many = threads >= MANY_THREADS and layer.stored >= MANY_CHUNKS
+    everything = list(layer.positions) == list(range(layer.stored))
+    if not (many and everything and layer.checked and layer.stored * _chunk_bytes(layer) <= TOGETHER_BYTES):
         return None
     return open_array(layer.folder, pipeline=ZARRS)
 
@@ -159,12 +160,11 @@ def _decode_together(part: _Part) -> None:
     layer, rows = part.layer, part.layer.chunk[0]
     if not part.path.is_file():  # to zarrs that is a shard of zeros
         raise _damaged(part.path, "is missing")
-    first, last = layer.positions[part.start], layer.positions[part.stop - 1]
     try:
-        maps = part.array[part.shard * rows : (part.shard + 1) * rows, first : last + 1]
+        maps = part.array[part.shard * rows : (part.shard + 1) * rows]
     except Exception as error:  # zarrs has many kinds, and names no file in them
         raise _damaged(part.path, f"is damaged ({error})") from error
-    layer.out[part.target, part.start : part.stop] = maps[part.source]
+    layer.out[part.target] = maps[part.source]
 
 
 def _places(part: _Part, file: int) -> list[list[int]]:
