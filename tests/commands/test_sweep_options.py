@@ -52,8 +52,10 @@ def test_what_was_fitted_and_scored_by_hand_is_done_before_anything_runs(run: Ru
         own,
     )
     before = listing(own)
-    found = run("sweep", *grid, "--dry-run", "--json").json
+    told = run("sweep", *grid, "--dry-run", "--json")
     assert listing(own) == before
+    assert "--overwrite" not in told.err, "a sweep has no such option"
+    found = told.json
     assert [item["state"] for item in found["plan"]] == ["missing", "done"]
     assert [item["seconds"] == 0 for item in found["plan"]] == [False, True]
     assert [Path(one["model"]).name[:15] for one in found["models"]] == ["percent-10-pape"]

@@ -17,7 +17,8 @@ from boldreams_cli.encoding.evaluation.saved.files import saved_summary
 from boldreams_cli.encoding.fit import model_spec
 from boldreams_cli.encoding.inputs.shared import Inputs
 from boldreams_cli.encoding.model.folder import model_folder
-from boldreams_cli.encoding.result import finished
+from boldreams_cli.encoding.model.spec import FittedModel, is_whole
+from boldreams_cli.encoding.result import LOG
 from boldreams_cli.features.choosing import the_store
 from boldreams_cli.study.cells.manifest import Study
 from boldreams_cli.study.cells.running import CAUGHT, facts, settings_of, solver_of
@@ -43,9 +44,10 @@ def recognised(study: Study, subject: Subject, backbone: str, numbers: Sequence[
                 continue
             spec = model_spec(inputs, settings_of(cell, study.settings), solver_of(cell, study.settings))
             folder = model_folder(study.cache, spec)
-            there = finished(folder, spec) if folder.is_dir() else None
-            if there is not None and (summary := saved_summary(there.model)) is not None:
-                found[number] = facts(study, there.model, summary, responses, store)
+            there = is_whole(folder, spec.key) if (folder / LOG).is_file() else None
+            model = None if there is None else FittedModel(folder, there)
+            if model is not None and (summary := saved_summary(model)) is not None:
+                found[number] = facts(study, model, summary, responses, store)
     except CAUGHT as error:  # which the run, or the plan, says of each cell
         logger.debug("subject %s, %s: %s", subject, backbone, error)
     return found
