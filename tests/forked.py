@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from multiprocessing.connection import Connection
 from typing import IO
@@ -41,7 +41,13 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.forked"])
 
 
-def _command(arguments: Sequence[str], environment: Mapping[str, str], out: Connection, err: Connection) -> None:
+def _command(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    first: Callable[[], None] | None,
+    out: Connection,
+    err: Connection,
+) -> None:
     for number, pipe in ((1, out), (2, err)):
         os.dup2(pipe.fileno(), number)
         pipe.close()
@@ -53,6 +59,8 @@ def _command(arguments: Sequence[str], environment: Mapping[str, str], out: Conn
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     (entry_point,) = entry_points(group="console_scripts", name="boldreams")
     sys.argv = ["boldreams", *arguments]
+    if first is not None:
+        first()
     entry_point.load()()
 
 
@@ -63,11 +71,14 @@ class Forked:
     ----------
     arguments : of the command.
     environment : all of it.
+    first : called in the process before the command.
     """
 
-    def __init__(self, arguments: Sequence[object], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, arguments: Sequence[object], environment: Mapping[str, str], first: Callable[[], None] | None = None
+    ) -> None:
         (out, its_out), (err, its_err) = CONTEXT.Pipe(duplex=False), CONTEXT.Pipe(duplex=False)
-        given = ([str(argument) for argument in arguments], dict(environment), its_out, its_err)
+        given = ([str(argument) for argument in arguments], dict(environment), first, its_out, its_err)
         self._process = CONTEXT.Process(target=_command, args=given)
         self._process.start()
         for pipe in (its_out, its_err):

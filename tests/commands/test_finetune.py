@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import zarr
 from safetensors.numpy import load_file
 
+from tests import held
 from tests.conftest import COMMAND, Run
 from tests.forked import Forked
 
@@ -44,11 +46,13 @@ def environment(experiment: Path) -> dict[str, str]:
     return values | {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu"} | ONE_THREAD
 
 
-def start(command: list[str], environment: dict[str, str], cache: Path, anew: bool = False) -> Process:
-    """A command, the installed one in a process that is forked unless it shall import everything `anew`."""
+def start(
+    command: list[str], environment: dict[str, str], cache: Path, first: Callable[[], None] | None = None
+) -> Process:
+    """A command, the installed one in a process that is forked; `first` is called there before it."""
     environment = environment | {"BOLDREAMS_CACHE": str(cache)}
-    if command[0] == str(COMMAND) and not anew:
-        return Forked(command[1:], environment)
+    if command[0] == str(COMMAND):
+        return Forked(command[1:], environment, first)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **pipes)
 
@@ -83,11 +87,12 @@ def test_killed_and_stopped_it_goes_on_to_the_same_weights(
     whole: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     command = [str(COMMAND), *FIT, "--epochs", "2"]
-    killed = start(command, environment, tmp_path)
+    killed = start(command, environment, tmp_path, held.in_the_second_epoch)
     wait_for_checkpoint(killed, tmp_path)
     killed.kill()
     killed.communicate()
-    stopped = start(command, environment, tmp_path, anew=True)
+    anew = f"from {held.__name__} import {held.in_the_second_epoch.__name__} as first; from boldreams_cli import cli; "
+    stopped = start([sys.executable, "-c", f"{anew}first(); cli.main()", *FIT, "--epochs", "2"], environment, tmp_path)
     wait_for(stopped, "going on from")
     stopped.send_signal(signal.SIGTERM)
     out, err = stopped.communicate()

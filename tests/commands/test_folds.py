@@ -18,6 +18,7 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation import folds
 from boldreams_cli.files import digest
 
+from .. import held
 from ..conftest import Run
 from ..forked import Forked
 
@@ -44,10 +45,10 @@ def test_predictions_lie_beside_the_model_which_stays(run: Run, own: Path) -> No
 
 def test_stopped_by_a_signal_it_goes_on_with_what_is_done(run: Run, own: Path, experiment: Path) -> None:
     (model,) = own.glob("models/subj01/alexnet/percent-10-paper-*")
-    asked = [*FIT, "--cache", own, "--folds", 2, "--epochs", 80, "--json"]
+    asked = [*FIT, "--cache", own, "--folds", 2, "--epochs", 2, "--json"]
     values = {key: value for key, value in os.environ.items() if not key.startswith("BOLDREAMS_")}
     values |= {"BOLDREAMS_NSD_ROOT": str(experiment), "BOLDREAMS_DEVICE": "cpu"}
-    process = Forked(asked, values)
+    process = Forked(asked, values, first=held.before_the_third_fit)
     while not (first := list(model.parent.glob("percent-10-paper-*/folds-2/fold-1.safetensors"))):
         assert process.poll() is None
         time.sleep(0.01)

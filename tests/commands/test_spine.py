@@ -20,6 +20,7 @@ import torch
 import torchvision
 import zarr
 
+from .. import held
 from ..conftest import COMMAND, Run
 from ..forked import Forked
 from .conftest import listing
@@ -278,9 +279,9 @@ def test_info_lists_layers_areas_and_holdings(run: Run, cache: Path) -> None:
 UNIT = '"kind": "maps"'  # stands in the lines of finished units
 
 
-def killed_in_the_middle(arguments: list[object], ledger: Path, number: signal.Signals, **environment: str) -> int:
-    """Start a command, send it a signal once its ledger has a unit's line, return its exit code."""
-    process = Forked(arguments, {**os.environ, **environment})
+def killed_in_the_middle(arguments: list[object], ledger: Path, number: signal.Signals) -> int:
+    """Start an extraction, send it a signal once its ledger has a unit's line, return its exit code."""
+    process = Forked(arguments, os.environ, first=held.before_the_second_unit)
     deadline = time.monotonic() + 120
     while (
         not any(UNIT in p.read_text() for p in ledger.glob("*/ledger.jsonl"))

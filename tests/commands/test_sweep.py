@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from boldreams_cli.study import sweep as study_sweep
 from boldreams_cli.study.cells.manifest import Study
 from boldreams_cli.study.cells.running import Group
 
-from ..conftest import COMMAND, Run
+from .. import held
+from ..conftest import Run
 from ..forked import Forked
 from .conftest import GRID, listing
 
@@ -37,13 +39,14 @@ def environment(experiment: Path, threads: int) -> dict[str, str]:
     }
 
 
-def start(*arguments: object, experiment: Path, threads: int = 1) -> Forked:
-    return Forked(arguments, environment(experiment, threads))
+def start(*arguments: object, experiment: Path, threads: int = 1, first: Callable[[], None] | None = None) -> Forked:
+    return Forked(arguments, environment(experiment, threads), first)
 
 
-def start_anew(*arguments: object, experiment: Path) -> subprocess.Popen[str]:
-    """The installed script in a process that imports everything, as a user's."""
-    command = [COMMAND, *map(str, arguments)]
+def start_anew(*arguments: object, experiment: Path, first: Callable[[], None]) -> subprocess.Popen[str]:
+    """In a process that imports everything, as a user's."""
+    program = f"from {first.__module__} import {first.__name__} as first; from boldreams_cli import cli; "
+    command = [sys.executable, "-c", f"{program}first(); cli.main()", *map(str, arguments)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment(experiment, 1), **pipes)
 
@@ -181,8 +184,8 @@ def test_cells_side_by_side_are_those_of_fits_by_themselves(run: Run, own: Path,
 
 
 def test_a_signal_stops_cells_side_by_side(run: Run, own: Path, experiment: Path) -> None:
-    grid = ("sweep", *LONG[:-1], "400", "--cache", own, "--name", "mine", "--json")
-    process = start(*grid, experiment=experiment, threads=2)
+    grid = ("sweep", *GRID, "--cache", own, "--name", "mine", "--json")
+    process = start(*grid, experiment=experiment, threads=2, first=held.before_the_first_fit)
     logs = [own / f"studies/mine/logs/cell-000{number}.log" for number in (0, 1)]
     _wait(lambda: all(log.exists() and ", fast, seed 0" in log.read_text() for log in logs), process)
     process.send_signal(signal.SIGTERM)
@@ -256,7 +259,7 @@ def test_cells_by_number_and_status(run: Run, mine: Path) -> None:
 def test_killed_in_the_middle_and_two_at_once(run: Run, own: Path, experiment: Path) -> None:
     grid = ("sweep", *LONG, "--cache", own, "--name", "mine", "--json")
     study = own / "studies/mine"
-    first = start(*grid, experiment=experiment)
+    first = start(*grid, experiment=experiment, first=held.before_the_first_fit)
     spans = own / "models/subj01/alexnet"
     _wait(lambda: any(spans.glob("percent-*-fast-*")) or any(spans.glob(".percent-*-fast-*")), first)
     first.kill()
@@ -275,10 +278,11 @@ def test_killed_in_the_middle_and_two_at_once(run: Run, own: Path, experiment: P
 
 
 def test_a_signal_stops_it_and_the_same_command_goes_on(run: Run, own: Path, experiment: Path) -> None:
-    grid = ("sweep", *LONG, "--cache", own, "--name", "mine", "--json")
+    grid = ("sweep", *GRID, "--cache", own, "--name", "mine", "--json")
     log = own / "studies/mine/logs/cell-0001.log"
     for times, sent in enumerate((signal.SIGTERM, signal.SIGUSR1), 1):
-        process = (start, start_anew)[times - 1](*grid, experiment=experiment)
+        begin = (start, start_anew)[times - 1]
+        process = begin(*grid, experiment=experiment, first=held.before_the_first_fit)
         _wait(lambda times=times: log.exists() and log.read_text().count("alexnet, 10 %, fast") == times, process)
         process.send_signal(sent)
         out, err = process.communicate()

@@ -63,8 +63,8 @@ def test_jobs_in_processes_one_of_which_is_killed(
     assert script[-1].startswith("exec ")
     assert script[-1].endswith(f"sweep --manifest {study}/manifest.json --cell $SLURM_ARRAY_TASK_ID")
 
-    wait(lambda: "alexnet, 10 %" in _text(study / "logs/cell-0001.log"))
     wait(lambda: _text(jobs / "1_1.pid"))
+    wait(lambda: "alexnet, 10 %" in _text(study / "logs/cell-0001.log"))
     os.kill(int((jobs / "1_1.pid").read_text()), signal.SIGKILL)
     wait(lambda: (jobs / "1.ended").exists())
     assert "cell 0: done" in (study / "logs/cell-0000.log").read_text()
