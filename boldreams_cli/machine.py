@@ -48,6 +48,7 @@ def same_products() -> None:
 
     "Strict conditional numerical reproducibility" in the branch of this processor: as fast as without it (Intel oneMKL
     developer guide, "Obtaining Numerically Reproducible Results"). Without it two threads moved fields by 2e-5.
+    MKL does so on Intel's processors alone: on AMD's small products still depend on the number of threads (1e-7).
     """
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 

@@ -22,6 +22,12 @@ LAYERS = {"a": (5, 12, 10), "b": (30, 4, 4)}  # more pixels than filters, and th
 PLENTY = 10**9
 
 
+def strict_products() -> bool:
+    """Whether products have the same bits with any number of threads here: with MKL, but for AMD's processors."""
+    cpus = Path("/proc/cpuinfo")
+    return torch.backends.mkl.is_available() and not (cpus.exists() and "AuthenticAMD" in cpus.read_text())
+
+
 class Store:
     """Stands for a feature store: images in rows of any order, with other subjects' between them."""
 

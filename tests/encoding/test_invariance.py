@@ -24,7 +24,7 @@ from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
 from boldreams_cli.encoding.readouts.stacked import Stacked, StackedSettings
 from tests.stopping import StopAfter
 
-from .made_up import problem, solve
+from .made_up import problem, solve, strict_products
 
 VOXELS = 400  # several blocks of each solver
 READOUTS = ("separable", "smooth", "ridge", "primal", "gaussian", "local", "stacked", "attention")
@@ -111,8 +111,7 @@ def test_threads_change_no_bit(name: str, usual: dict[str, dict[str, Tensor]], t
         found = solve(make(name), problem(tmp_path, voxels=VOXELS), tmp_path / "model")
     finally:
         torch.set_num_threads(before)
-    most = 0 if torch.backends.mkl.is_available() else 1e-5
-    assert max(differences(usual[name], found).values()) <= most
+    assert max(differences(usual[name], found).values()) <= (0 if strict_products() else 1e-5)
 
 
 @pytest.mark.parametrize("name", READOUTS)
