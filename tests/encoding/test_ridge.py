@@ -137,7 +137,10 @@ def test_reader_of_shared_fields_sums_over_nodes(pixels_first: bool) -> None:
     maps = torch.randn(5, 4, 6, generator=random)
     basis, weights = torch.randn(3, 6, generator=random), torch.randn(7, 4, 3, generator=random)
     expected = torch.einsum("bkp,np,vkn->bv", maps, basis, weights)
-    reader = GroupReader(basis, weights.split([3, 1], 1), pixels_first)
+    layers = [part.contiguous() for part in weights.split([3, 1], 1)]
+    reader = GroupReader(basis, layers, pixels_first)
+    held = [value.data_ptr() for value in reader.layers]
+    assert held == [part.data_ptr() for part in layers], "no copy of what may be most of the memory"
     read = reader(maps.transpose(1, 2) if pixels_first else maps)
     torch.testing.assert_close(read, expected)
     pooled = reader.pooled(maps.transpose(1, 2) if pixels_first else maps)

@@ -98,7 +98,7 @@ class GroupReader:
     Parameters
     ----------
     fields : as in `template`.
-    weights : as there, of each layer; they are laid out together at once, as they may take most of the memory.
+    weights : as there, of each layer; those with nodes are read where they lie, as they may take most of the memory.
     pixels_first : whether maps come as (images, P, K) rather than (images, K, P).
     """
 
@@ -106,9 +106,7 @@ class GroupReader:
         self.pixels_first, self.shared = pixels_first, weights[0].ndim == 3
         if self.shared:
             self.basis = fields
-            # In the order in which a pooled map lies in memory.
-            order = (2, 1, 0) if pixels_first else (1, 2, 0)
-            self.factor = torch.cat([part.permute(order) for part in weights], order.index(1)).flatten(0, 1)
+            self.layers = [part.flatten(1) for part in weights]  # (voxels, K of the layer times nodes)
         else:
             field, weight = fields.T.contiguous(), torch.cat([part.T for part in weights])
             self.left, self.right = (field, weight) if pixels_first else (weight, field)
@@ -121,12 +119,13 @@ class GroupReader:
         """What `read` takes of maps: done once, however many blocks of voxels read it."""
         if not self.shared:
             return maps
-        return (self.basis @ maps if self.pixels_first else maps @ self.basis.T).flatten(1)
+        return ((self.basis @ maps).mT if self.pixels_first else maps @ self.basis.T).flatten(1)
 
     def read(self, pooled: Tensor, voxels: slice = slice(None)) -> Tensor:
         """What `pooled` gives -> (images, voxels)."""
         if self.shared:
-            return pooled @ self.factor[:, voxels]
+            parts = pooled.split([part.shape[1] for part in self.layers], dim=1)
+            return sum(values @ part[voxels].T for values, part in zip(parts, self.layers, strict=True))
         left, right = self.left[:, voxels], self.right[:, voxels]
         return contract(pooled, left, right)[0] if torch.is_grad_enabled() else contracted(pooled, left, right)
 
