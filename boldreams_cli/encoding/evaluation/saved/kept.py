@@ -108,5 +108,6 @@ class Scoring:
             return summary
         drawn = self.permutations or ()
         scores = outside.score_outside(self.model, responses, test, self.device, *drawn)
-        score_files.save(scores)
+        with held(self.model.folder, stop):
+            score_files.save(scores)
         return scores.summary()
