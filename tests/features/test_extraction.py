@@ -354,3 +354,26 @@ def test_threads_have_maps_of_their_own(small_alexnet: Backbone) -> None:
     for image, maps in zip(images, found, strict=True):
         for name, values in small_alexnet.maps_of(image).items():
             torch.testing.assert_close(maps[name], values, rtol=0, atol=0)
+
+
+def test_threads_have_their_own_maps_of_a_module_that_was_named() -> None:
+    backbone = backbones.load("timm:test_resnet", "random", layers=["layer1.0.conv1"])
+    images, together = torch.randint(0, 256, (2, 1, 160, 160, 3), dtype=torch.uint8), Barrier(2)
+
+    def wait(*_: object) -> None:
+        together.wait(30)
+
+    modules = dict(backbone.network.named_children())
+    handles = [  # both are inside before either reaches the module, and both have passed it before either ends
+        modules["conv1"].register_forward_pre_hook(wait),
+        modules["layer4"].register_forward_hook(wait),
+    ]
+    try:
+        with ThreadPoolExecutor(2) as pool, torch.inference_mode():
+            found = list(pool.map(backbone.maps_of, images))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for image, maps in zip(images, found, strict=True):
+        alone = backbone.maps_of(image)
+        torch.testing.assert_close(maps["layer1.0.conv1"], alone["layer1.0.conv1"], rtol=0, atol=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,13 @@ CLOSE = 1e-3  # relative; faster layers are off by some 1e-6, a norm folded wher
 
 @contextmanager
 def outputs(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """What some modules give while the network runs within the block."""
+    """What some modules give while the network runs within the block, in this thread: others may run it as well."""
     found: dict[str, Tensor] = {}
+    owner = get_ident()
 
     def keep(name: str, output: object) -> None:
+        if get_ident() != owner:
+            return
         if not isinstance(output, Tensor) or output.ndim != 4:
             shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
             raise ChoiceError(f"{name} gives no maps, but {shape}; name a module that gives (filters, height, width)")
