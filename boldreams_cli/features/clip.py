@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,13 +81,13 @@ class Clip:
         Where the tower is causal, nothing behind a text's end can change its embedding, so the padding is
         left out: a word takes a tenth of the time.
         """
-        tower = _TextTower(self.model)
         mask, places = getattr(self.model, "attn_mask", None), getattr(self.model, "positional_embedding", None)
         if mask is None or places is None or getattr(self.model, "text_pool_type", None) != "argmax":
-            return tower(tokens)
+            return self.model.encode_text(tokens)
         length = int(_ends(tokens).max()) + 1
-        shorter = {"clip.positional_embedding": places[:length], "clip.attn_mask": mask[:length, :length]}
-        return torch.func.functional_call(tower, shorter, (tokens[:, :length],))
+        shorter = copy.copy(self.model)  # the model itself is other threads' as well
+        vars(shorter).update(positional_embedding=places[:length], attn_mask=mask[:length, :length])
+        return shorter.encode_text(tokens[:, :length])
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """Embed pictures: (n, 3, H, W) in [0, 1] -> (n, D) float32 on the CPU, not normalised.
@@ -100,18 +101,6 @@ class Clip:
             pixels = self.preprocessing.resize(bytes_.permute(0, 2, 3, 1)).float() / 255
         with torch.inference_mode():
             return self.model.encode_image(self.preprocessing.normalise(pixels.to(self.device))).float().cpu()
-
-
-class _TextTower(nn.Module):
-    """`encode_text` as a module, so that `functional_call` can shorten its context."""
-
-    def __init__(self, clip: nn.Module) -> None:
-        super().__init__()
-        self.clip: Any = clip
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(n, context) -> (n, D)."""
-        return self.clip.encode_text(tokens)
 
 
 def _ends(tokens: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 import csv
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -43,6 +45,24 @@ def test_texts_are_embedded_as_by_open_clip(tiny: clip.Clip) -> None:
     with torch.inference_mode():
         expected = torch.cat([tiny.model.encode_text(tiny.tokenizer([text])) for text in texts])
     torch.testing.assert_close(tiny.embed_texts(texts), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_threads_embed_texts_of_other_lengths_at_once(tiny: clip.Clip) -> None:
+    """Cores compute batches of captions side by side, each as long as its own longest."""
+    texts, together = [["dog"], ["a very long description of a photograph of a dog"]], Barrier(2)
+    expected = [tiny.embed_tokens(tiny.tokenizer(some)) for some in texts]
+
+    def wait(*_: object) -> None:
+        together.wait(30)
+
+    handle = tiny.model.token_embedding.register_forward_pre_hook(wait)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda some: tiny.embed_tokens(tiny.tokenizer(some)), texts))
+    finally:
+        handle.remove()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_pictures_are_embedded_with_the_models_own_normalisation(tiny: clip.Clip) -> None:
