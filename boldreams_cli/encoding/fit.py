@@ -93,7 +93,7 @@ def fit(
         if not overwrite and (there := finished(folder, spec)) is not None:
             return there
         problem, maps = _pose(inputs, spec, settings, readout, memory)
-        spans = Spans(folder, spec.key, resume)
+        spans = Spans(folder, spec.key, resume, device.type)
         solve_spans(problem, maps, readout, spans, stop)
         del problem, maps  # a large model takes that memory while it is saved
         curve = _save(folder, spec, spans, responses.voxels)

@@ -74,16 +74,18 @@ class Spans:
     folder : of the model.
     key : of the fit; files of another key are left alone until the fit is whole.
     resume : False removes what is there.
+    device : that computes; a span under way on another kind has blocks of other sizes, and starts anew.
     """
 
-    def __init__(self, folder: Path, key: str, resume: bool = True) -> None:
+    def __init__(self, folder: Path, key: str, resume: bool = True, device: str = "cpu") -> None:
         self.folder, self.key = folder / FOLDER, key
+        self._of_device = key if device == "cpu" else f"{key} on {device}"
         if not resume:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def checkpoint(self, voxels: Voxels) -> SpanCheckpoint:
         """Where the state of a span is kept while it is solved."""
-        return SpanCheckpoint(self._path("state", voxels), self.key, voxels)
+        return SpanCheckpoint(self._path("state", voxels), self._of_device, voxels)
 
     def prepared(self, voxels: Voxels) -> SpanCheckpoint:
         """Where the state is kept of what is done once for all spans."""
@@ -139,7 +141,7 @@ class Spans:
         todo = np.setdiff1d(voxels, np.concatenate(taken)) if taken else voxels
         spans = []
         for path in sorted(self.folder.glob("state-*.safetensors")):
-            if (known := self._voxels(path)) is None:
+            if (known := self._voxels(path, self._of_device)) is None:
                 continue
             if len(known) <= most and np.isin(known, todo).all():
                 spans.append(known)
@@ -153,15 +155,15 @@ class Spans:
     def _solved_files(self) -> list[tuple[Path, Voxels]]:
         found: list[tuple[Path, Voxels]] = []
         for path in sorted(self.folder.glob("solved-*.safetensors")):
-            known = self._voxels(path)
+            known = self._voxels(path, self.key)
             if known is not None and not any(np.isin(known, other).any() for _, other in found):
                 found.append((path, known))
         return sorted(found, key=lambda item: int(item[1][0]))
 
-    def _voxels(self, path: Path) -> Voxels | None:
+    def _voxels(self, path: Path, key: str) -> Voxels | None:
         """Voxels of a file of this fit, None if it is of another."""
         try:
-            if read_note(path, self.key) is None:
+            if read_note(path, key) is None:
                 return None
             # Checked: no damaged span is counted as solved. Copied: a view would keep all of the file in memory.
             voxels: Voxels = read_tensors(path)["voxels"].numpy().copy()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from boldreams_cli.console import StopFlag
+from boldreams_cli.console import StopFlag, StoppedError
 from boldreams_cli.encoding import fit as fitting
 from boldreams_cli.encoding.finetuning.processes import Process
 from boldreams_cli.encoding.finetuning.run import FinetuneResult, finetune
@@ -32,6 +32,7 @@ from boldreams_cli.encoding.readouts.smooth import Smooth, SmoothSettings
 from boldreams_cli.encoding.readouts.stacked import Stacked, StackedSettings
 from tests.card import CARD, Card
 from tests.encoding.finetuned import GB, SETTINGS, Small, source_of
+from tests.stopping import StopAfter
 
 from .conftest import Ready
 from .made_up import PLENTY, layouts, problem, solve
@@ -185,6 +186,22 @@ def test_a_card_takes_part_of_its_memory_for_voxels_whatever_the_host_has(
             fit(ready.store, ready.responses, FitSettings(5), RidgeReadout(), *where)
     small, large = usable(2 * GB), usable(64 * GB)
     assert [problem.memory for problem in posed] == pytest.approx([small, 2 * GB, small, large])
+
+
+@pytest.mark.parametrize("begun", ["host", "card"])
+def test_a_fit_that_was_stopped_on_one_kind_of_machine_ends_on_another(
+    ready: Ready, tmp_path: Path, card: Card, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    """A job that is requeued may find itself on a node of another kind, whose blocks are of another size."""
+    monkeypatch.setattr(separable, "INNER_BYTES", 2**12)
+    host, readout = torch.device("cpu"), Separable(AdamSettings(epochs=1))
+    one, other = (host, CARD) if begun == "host" else (CARD, host)
+    with pytest.raises(StoppedError):
+        fit(ready.store, ready.responses, FitSettings(5), readout, tmp_path, one, PLENTY, StopAfter(4))
+    assert list(tmp_path.rglob("state-*.safetensors"))
+    done = fit(ready.store, ready.responses, FitSettings(5), readout, tmp_path, other, PLENTY, StopFlag())
+    assert len(done.curve["train_loss"]) == 1
+    assert not list(tmp_path.rglob("state-*.safetensors"))
 
 
 class TestFinetuning:

@@ -18,7 +18,7 @@ from boldreams_cli.features.store.feature_store import folder_name
 from boldreams_cli.files import read_json
 from boldreams_cli.locks import Lock
 
-HOW_TO_CHOOSE = "--backbone --percent --subject --finetune --readout --recipe --rf --seed or --model DIR"
+HOW_TO_CHOOSE = "--backbone --percent --subject --finetune --readout --recipe --rf --fit-seed or --model DIR"
 REMOVED = ".removed-"
 
 
