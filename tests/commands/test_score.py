@@ -332,6 +332,8 @@ def test_bootstrap(run: Run, raw: Raw, own: Path, experiment: Path) -> None:
     run(*arguments, "--bootstrap", 400, code=3)
     shutil.move(own / "elsewhere", own / "features")
     assert run(*arguments, "--bootstrap", 400).json["bootstrap"]["draws"] == 400
+    known = run(*arguments, "--permutations", 50).json["bootstrap"]
+    assert known["draws"] == 400, "other probabilities of the same predictions leave it as it was"
     assert "bootstrap" not in run(*arguments, "--overwrite").json, "of scores that were made anew there is none"
     assert "leave out" in run(*arguments, "--bootstrap", 300, "--test", "synthetic", code=2).err
 

@@ -306,3 +306,11 @@ def test_settings_that_make_no_sense_are_refused_with_the_remedy(typed: str, sai
     name, _, text = typed.partition("=")
     with pytest.raises(ChoiceError, match=said):
         choose_readout("ridge", None, "images", {}, {name: text})
+
+
+@pytest.mark.parametrize(("recipe", "typed"), [("paper", "precision=tf32"), ("fast", "epochs=2.5")])
+def test_a_setting_that_its_option_checks_is_refused(recipe: str, typed: str) -> None:
+    """Else a model would say tf32 of products that were not."""
+    name, _, text = typed.partition("=")
+    with pytest.raises(ChoiceError, match=f"use --{name} {text}"):
+        choose_readout("separable", recipe, "images", {}, {name: text})

@@ -105,6 +105,8 @@ def _typed(solver: type[Readout], name: str, text: str) -> Any:
     if name not in defaults:
         raise ChoiceError(f"--readout {solver.readout} has no setting {name!r}; there: {listing(sorted(defaults))}")
     default = defaults[name]
+    if name == "precision" or (default is None and name in OF_OPTIONS):  # the command must know, or has the type
+        raise ChoiceError(f"--setting {name}={text}: use --{name} {text}")
     try:
         if isinstance(default, tuple):
             return tuple(_like(default[0], part) for part in text.split(","))

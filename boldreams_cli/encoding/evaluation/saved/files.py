@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,14 @@ def title_of(spec: ModelSpec, test: str = "") -> str:
     return f"{spec.backbone}, {spec.percent:g} % of filters, {kind}, subject {spec.subject}{of_test}"
 
 
-def save(scores: Scores, draw: Draw = plots.accuracy) -> None:
+def save(scores: Scores, draw: Draw = plots.accuracy, keep: Sequence[str] = ()) -> None:
     """Write maps, tables and figures into the model's folder, and scores.json when those are there.
 
     Parameters
     ----------
     scores : to write.
     draw : as `plots.accuracy`, perhaps by another process.
+    keep : names of what was added to scores of the same key, and stays.
     """
     folder, spec, test = scores.model.folder, scores.model.spec, scores.test
     maps = {named(name, test): getattr(scores, values) for name, values in MAPS.items()}
@@ -100,6 +101,8 @@ def save(scores: Scores, draw: Draw = plots.accuracy) -> None:
         "excluded_voxels": [scores.responses.voxels[index].tolist() for index in scores.excluded],
         **{name: getattr(scores, name) for name in ARRAYS},
     }
+    old = _read(said) or {}
+    more |= {name: old[name] for name in keep if name in old and old.get("key") == scores.key}
     names = [path.relative_to(folder).as_posix() for path in scores.files]
     write_json(said, scores.summary() | more | {"files": names})
 
@@ -120,6 +123,15 @@ def add(model: FittedModel, name: str, found: Mapping[str, Any], digest: str) ->
             write_json(path, saved | {name: found})
 
 
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a file says; None where it is missing or not whole."""
+    try:
+        found = read_json(path) if path.is_file() else None
+    except BoldreamsError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def saved_summary(
     model: FittedModel, permutations: tuple[int, int] | None = None, test: OutsideTest | None = None
 ) -> dict[str, Any] | None:
@@ -133,14 +145,8 @@ def saved_summary(
     permutations : their number and seed, where the probabilities must come from those.
     test : with images of another kind; None for that of the model's data.
     """
-    path = model.folder / named(SCORES, test.name if test else "")
-    if not path.is_file():
-        return None
-    try:
-        saved = read_json(path)
-    except BoldreamsError:
-        return None
-    if not isinstance(saved, dict) or saved.get("key") != key_of(model.spec, test.identity if test else None):
+    saved = _read(model.folder / named(SCORES, test.name if test else ""))
+    if saved is None or saved.get("key") != key_of(model.spec, test.identity if test else None):
         return None
     if permutations is not None and permutations != (saved["permutations"], saved["permutation_seed"]):
         return None

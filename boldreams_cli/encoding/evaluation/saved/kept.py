@@ -77,7 +77,7 @@ class Scoring:
                 *(self.model, self.responses(), self.cache, self.data_root, self.device, self.memory), *(drawn or ())
             )
             with held(self.model.folder):
-                score_files.save(scores)
+                score_files.save(scores, keep=() if self.overwrite else ["bootstrap"])
             summary = scores.summary()
         drawn_again = bootstrap.scored(self.model, draws, self.responses, self._predict)
         more = {"folds": folds.scored(self.model, count, self.responses), "bootstrap": drawn_again}
