@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import nibabel
 import numpy as np
@@ -22,6 +24,7 @@ from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.features import backbones
 from boldreams_cli.files import write_json
+from boldreams_cli.simulation import experiment as simulated
 from boldreams_cli.simulation.brain import gaussian_fields
 from boldreams_cli.simulation.experiment import MARKER, Experiment, Truth, _marker, field_distance, write
 from boldreams_cli.simulation.photographs import PHOTOGRAPHS, Crops
@@ -234,6 +237,33 @@ def test_an_experiment_of_an_earlier_version_is_written_anew(few: tuple[Path, Tr
     after = digests(root)
     assert Layout(root).functional(1, "prf_angle").is_file()
     assert {name for name in before if before[name] != after[name]} == {"simulated.json"}
+
+
+def test_of_two_at_once_one_writes_and_the_other_waits(
+    few: tuple[Path, Truth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two demos into one folder: both would write in the folder that is renamed when it is whole."""
+    write_stimuli, root, met = simulated._write_stimuli, tmp_path / "nsd", Event()
+    writers: list[Layout] = []
+    others: list[Future[Truth]] = []
+
+    def meeting(layout: Layout, crops: Crops, count: int) -> None:
+        writers.append(layout)
+        if len(writers) == 1:
+            others.append(pool.submit(write, FEW, root))
+            met.wait(0.5)
+        else:
+            met.set()
+        write_stimuli(layout, crops, count)
+
+    monkeypatch.setattr(simulated, "_write_stimuli", meeting)
+    with ThreadPoolExecutor(1) as pool:
+        mine = write(FEW, root)
+        theirs = others[0].result()
+    assert len(writers) == 1
+    assert np.array_equal(mine.subjects[1].signal, theirs.subjects[1].signal)
+    assert digests(root) == digests(few[0])
+    assert {path.name for path in tmp_path.iterdir()} == {"nsd", "nsd-truth.npz", ".nsd.lock"}
 
 
 def test_impossible_experiments_are_refused() -> None:

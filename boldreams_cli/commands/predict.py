@@ -72,7 +72,8 @@ def predict(
     asked = list(images) if images or captions else ["test"]
     wanted = predict.find_images(asked, nsd_root, lambda: options.responses_of(model, choice.cache, nsd_root))
     wanted += [predict.Wanted(caption=text) for text in captions]
-    product = predictions.product_of(model, wanted, [*asked, *captions], file, where, captions_dir)
+    stimuli = predict.stimuli_of(model, choice.cache, nsd_root)
+    product = predictions.product_of(model, wanted, [*asked, *captions], file, where, captions_dir, stimuli)
     made = predictions.keep(
         product,
         model,

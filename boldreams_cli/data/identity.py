@@ -71,6 +71,11 @@ def of_named_images(said: Mapping[str, Any] | None) -> str | None:
     return fingerprint(said) if said and "names" in said else None
 
 
+def same_images(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether images that have names are the same as far as is known now; of lost pictures only the names are."""
+    return all(then.get(key) == value for key, value in now.items())
+
+
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Name what differs between two requests, as ``sessions`` or ``ROI volume floc-faces``."""
     found = []

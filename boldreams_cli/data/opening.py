@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 from boldreams_cli.console import ChoiceError
 from boldreams_cli.data.dataset import Dataset
@@ -50,6 +51,15 @@ def image_named(root: Path | None, name: str) -> int | None:
 def label_of(root: Path | None, image: int) -> str:
     """What people call an image: its name in a data file that is there, else its number; for captions and titles."""
     return _named(root).image_label(image) if root is not None and root.is_file() else str(image)
+
+
+def images_of(root: Path | None) -> dict[str, Any] | None:
+    """What identifies the images of a data file that is there, whose ids are places in it; None of any other root."""
+    if root is None or not root.is_file():
+        return None
+    from boldreams_cli.data.neutral.maker import DataFiles
+
+    return DataFiles(root).images_at_hand()
 
 
 def _named(root: Path) -> Dataset:

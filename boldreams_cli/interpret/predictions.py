@@ -34,6 +34,7 @@ def product_of(
     file: Path | None,
     device: torch.device,
     captions_dir: Path | None,
+    stimuli: str | None,
 ) -> Product:
     """Where predictions are kept, and under which key.
 
@@ -45,6 +46,7 @@ def product_of(
     file : to write; ``.npz`` is appended to a name without it.
     device : that they are computed on.
     captions_dir : of COCO's captions files, for text models.
+    stimuli : hash of what identifies the images that ids mean; None where they mean the same for all subjects.
     """
     identity = [_identity(image) for image in images]
     decides = {
@@ -55,6 +57,8 @@ def product_of(
         "device": device.type,
         "versions": versions_that_matter(),
     }
+    if stimuli is not None and any(image.image_id is not None for image in images):
+        decides["stimuli"] = stimuli  # an id of a data file that was rewritten may mean another image
     if file is None:
         file = model.folder / "predictions" / f"{_name(asked, images, identity)}{SUFFIX}"
         return Product("prediction", file.parent, file.name.removesuffix(SUFFIX), (f"{{stem}}{SUFFIX}",), decides)

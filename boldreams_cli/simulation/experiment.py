@@ -20,7 +20,7 @@ from boldreams_cli.data.nsd.layout import BETA_FORMATS, Layout
 from boldreams_cli.data.nsd.stimuli import DATASET, Stimuli
 from boldreams_cli.data.nsd.synthetic import SyntheticStimuli
 from boldreams_cli.features import backbones
-from boldreams_cli.files import PARTIAL, fingerprint, read_json, write_json, written_whole
+from boldreams_cli.files import PARTIAL, fingerprint, locked, read_json, write_json, written_whole
 from boldreams_cli.simulation import synthetic
 from boldreams_cli.simulation.brain import (
     Floats,
@@ -195,6 +195,8 @@ class Truth:
 def write(experiment: Experiment, root: Path, truth: Path | None = None) -> Truth:
     """Write an experiment under `root`, whole or not at all, unless the very same one is there.
 
+    Another process that writes to `root` is waited for.
+
     Parameters
     ----------
     experiment : what to write.
@@ -207,8 +209,17 @@ def write(experiment: Experiment, root: Path, truth: Path | None = None) -> Trut
         If something else lies at `root`.
     """
     truth = truth or root.with_name(f"{root.name}-truth.npz")
-    if _is_there(experiment, root) and truth.is_file():
-        return Truth.load(truth)
+    if not (_is_there(experiment, root) and truth.is_file()):
+        with locked(root.with_name(f".{root.name}.lock"), str(root), wait=True):
+            if not (_is_there(experiment, root) and truth.is_file()):  # another may have written it meanwhile
+                return _write_whole(experiment, root, truth)
+    return Truth.load(truth)
+
+
+def _write_whole(experiment: Experiment, root: Path, truth: Path) -> Truth:
+    """Write beside and rename; call this while the lock is held."""
+    if (root / MARKER).is_file() and read_json(root / MARKER)["fingerprint"] != _marker(experiment)["fingerprint"]:
+        logger.info("%s is this experiment as an earlier version wrote it: written anew", root)
     partial = root.with_name(f"{PARTIAL}{root.name}")
     shutil.rmtree(partial, ignore_errors=True)
     known = _write_into(experiment, Layout(partial))
@@ -234,7 +245,6 @@ def _is_there(experiment: Experiment, root: Path) -> bool:
         if found == _marker(experiment)["fingerprint"]:
             return True
         if found in [_marker(experiment, version)["fingerprint"] for version in range(1, VERSION)]:
-            logger.info("%s is this experiment as an earlier version wrote it: written anew", root)
             return False
     raise BoldreamsError(f"{root} holds something else; remove it or write the experiment to another folder")
 

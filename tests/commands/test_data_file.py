@@ -123,6 +123,74 @@ def test_stored_predictions_are_those_of_the_pictures_themselves(
         assert one.std() > 0.02
 
 
+def rewritten(file: Path, path: Path, pictures: Path) -> Path:
+    """The file with a name that sorts before others, as more sessions bring it: a number means another picture."""
+    path.write_bytes(file.read_bytes())
+    with h5py.File(path, "a") as opened:
+        order = [IMAGES - 1, *range(IMAGES - 1)]
+        for key, values in (
+            ("images/name", ["000+", *(f"{number:03d}" for number in order[1:])]),
+            ("images/path", [str(pictures / f"{number:03d}.jpg") for number in order]),
+        ):
+            del opened[key]
+            opened[key] = values
+    return path
+
+
+def test_images_of_a_file_that_was_rewritten_are_those_that_it_has_now(
+    run: Run, made: Path, file: Path, tmp_path: Path
+) -> None:
+    pictures = file.parent / "pictures"
+    changed = rewritten(file, tmp_path / "study.h5", pictures)
+    common = ("predict", "--subject", "study-S1", "--percent", 50, "--cache", made, "--json")
+    real = [np.load(run(*common, "--image", pictures / f"00{n}.jpg").json["file"])["betas"] for n in (5, 6)]
+    before = np.load(run(*common, "--image", 6).json["file"])
+    assert np.allclose(before["betas"], real[1], atol=0.02)
+    for asked in ("005", "6"):
+        found = np.load(run(*common, "--data", changed, "--image", asked).json["file"])
+        assert found["images"] == [6]
+        assert found["names"] == ["005"]
+        assert np.allclose(found["betas"], real[0], atol=0.02)
+    assert not np.allclose(*real, atol=0.1)
+    again = np.load(run(*common, "--image", 6).json["file"])
+    assert np.array_equal(again["betas"], before["betas"])
+
+
+def test_of_a_file_whose_pictures_are_gone_the_store_gives_those_of_the_same_names(
+    run: Run, made: Path, file: Path, tmp_path: Path
+) -> None:
+    common = ("predict", "--subject", "study-S1", "--percent", 50, "--cache", made, "--image", "005", "--json")
+    wanted = np.load(run(*common).json["file"])
+    gone = tmp_path / "gone.h5"
+    gone.write_bytes(file.read_bytes())  # its pictures are not beside it
+    found = np.load(run(*common, "--data", gone, "--output", tmp_path / "found.npz").json["file"])
+    assert np.array_equal(found["betas"], wanted["betas"])
+    other = rewritten(file, tmp_path / "other.h5", tmp_path / "nowhere")
+    refused = run(*common, "--data", other, "--output", tmp_path / "other.npz", code=1)
+    assert "there is no" in refused.err
+
+
+def test_a_finetuned_model_reads_the_pictures_that_a_rewritten_file_has(
+    run: Run, made: Path, file: Path, tmp_path: Path
+) -> None:
+    tuned = ("--percent", 10, "--finetune", "--epochs", 1, "--batch-size", 30)
+    model = run("fit", "--subject", "study-S1", "--cache", made, *tuned, "--json").json["model"]
+    common = ("predict", "--model", model, "--cache", made, "--json")
+    changed = rewritten(file, tmp_path / "study.h5", file.parent / "pictures")
+    real, resized, now = (
+        np.load(run(*common, *asked).json["file"])["betas"]
+        for asked in (
+            ("--image", file.parent / "pictures/005.jpg"),
+            ("--image", "005", "--output", tmp_path / "resized.npz"),
+            ("--image", "005", "--data", changed, "--output", tmp_path / "now.npz"),
+        )
+    )
+    assert np.allclose(resized, real, atol=1e-5)
+    assert np.allclose(now, real, atol=1e-5)
+    other = np.load(run(*common, "--image", "006").json["file"])["betas"]
+    assert not np.allclose(other, real, atol=1e-3)
+
+
 def test_every_command_takes_the_subject_by_name(run: Run, made: Path, tmp_path: Path) -> None:
     common = ("--subject", "study-S1", "--cache", made)
     model = (*common, "--percent", 50)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from boldreams_cli import plots
 from boldreams_cli.data.opening import open_dataset
@@ -124,6 +125,25 @@ def test_output_keeps_what_is_not_ours(run: Run, fitted: Fitted, tmp_path: Path)
     refused = run(*common, "--image", second, code=2)
     assert f"image-{second:05d}.png was not made by boldreams" in refused.err
     assert (folder / f"image-{second:05d}.png").read_text() == "mine"
+
+
+def test_files_of_one_name_each_have_their_own_place(run: Run, fitted: Fitted, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a/1.png", "b/1.png", "b/2.png")]
+    for shade, file in enumerate(files):
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (60 * shade, 120, 90)).save(file)
+    common = ("attribute", "--roi", "V1", "--method", "saliency", "--output", tmp_path / "maps", "--json")
+    asked = [word for file in (*files, files[0]) for word in ("--image", file)]
+    found = run(*common, *asked, "--cache", fitted.cache).json["results"]
+    stems = [Path(entry["files"][0]).stem for entry in found]
+    assert [entry["image"] for entry in found[:3]] == [str(file) for file in files]
+    assert [stem[:2] for stem in stems] == ["1-", "1-", "2", "1-"]
+    assert stems[0] != stems[1]
+    assert stems[3] == stems[0]
+    assert all(Path(file).is_file() for entry in found for file in entry["files"])
+    assert run(*common, *asked, "--overwrite", "--cache", fitted.cache).json["results"] == found
+    (alone,) = run(*common, "--image", files[0], "--cache", fitted.cache).json["results"]
+    assert Path(alone["files"][0]).stem == "1"
 
 
 def test_a_whole_split_comes_in_pages_a_few_rows_at_a_time(

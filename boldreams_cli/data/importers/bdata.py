@@ -217,12 +217,17 @@ def _names(file: h5py.File, key: str, ids: NDArray[np.float64]) -> list[str]:
     if table is not None:
         named = {float(number): text(name[()]) for number, name in table.items()}
         if lacking := set(ids.tolist()) - named.keys():
-            raise ValueError(f"/vmap/{key} has no name for {sorted(lacking)[0]:g}")
+            raise ValueError(f"/vmap/{key} has no name for {_written(min(lacking))}")
         return [named[number] for number in ids.tolist()]
     return [
-        f"{number:g}" if number == int(number) else f"n{int(number):08d}_{round(number % 1 * 1e6)}"
+        _written(number) if number.is_integer() else f"n{int(number):08d}_{round(number % 1 * 1e6)}"
         for number in ids.tolist()
     ]
+
+
+def _written(number: float) -> str:
+    """A picture's number with all of its digits."""
+    return str(int(number)) if number.is_integer() else str(number)
 
 
 def _sessions(parts: list[Part]) -> NDArray[np.int64] | None:

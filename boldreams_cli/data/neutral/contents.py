@@ -24,6 +24,8 @@ from boldreams_cli.files import to_json
 
 HELD_OUT = 0.1  # share of the images that is the test, where no trial is marked
 LEAST_TEST = 3  # images of a test; a correlation over two is 1 or -1 whatever they are
+WHOLE_TEST = "test-set"  # kind of ceilings that are of averages over all trials of the file
+OF_ALL_SESSIONS = "over the trials of all sessions"  # marks stores of some; earlier versions counted only theirs
 ESTIMATE = 1  # version of how ceilings are estimated
 
 
@@ -140,7 +142,8 @@ def images_identity(data: DataFile) -> dict[str, Any]:
 def _ceiling_identity(data: DataFile, sessions: Sequence[int]) -> list[Any] | None:
     """Kind and content of the ceiling, or that it is estimated; None where there is none."""
     if data.ceiling is not None:
-        return [data.ceiling.kind, identity.content(data.ceiling.values)]
+        some = data.ceiling.kind == WHOLE_TEST and set(sessions) != set(choose_sessions(data, None))
+        return [data.ceiling.kind, identity.content(data.ceiling.values), *[OF_ALL_SESSIONS] * some]
     return [ESTIMATED, ESTIMATE] if repeats_of(data, sessions).enough else None
 
 
@@ -191,7 +194,7 @@ def contents(data: DataFile, request: dict[str, Any], mask: str | None) -> Conte
     ceiling, units, repeats = data.ceiling, data.units, repeats_of(data, request["sessions"])
     ncsnr = np.full(int(chosen.sum()), np.nan, np.float32)
     if ceiling is not None:
-        ncsnr = ncsnr_of(ceiling.values[chosen], ceiling.kind, _test_repeats(trials))
+        ncsnr = ncsnr_of(ceiling.values[chosen], ceiling.kind, _test_repeats(data))
     return Contents(
         request,
         None if mask is None else from_anywhere(mask),
@@ -204,8 +207,9 @@ def contents(data: DataFile, request: dict[str, Any], mask: str | None) -> Conte
     )
 
 
-def _test_repeats(trials: Trials) -> NDArray[np.int64]:
-    """(test images,) presentations of each."""
+def _test_repeats(data: DataFile) -> NDArray[np.int64]:
+    """(test images,) presentations of each in the whole file: a ceiling of its test is of these, whatever is chosen."""
+    trials = plan_trials(data, choose_sessions(data, None))
     weights = np.ones(len(trials.images), np.int64) if trials.repeats is None else trials.repeats
     totals = np.bincount(trials.images[trials.test], weights=weights[trials.test])
     return totals[totals > 0].astype(np.int64)

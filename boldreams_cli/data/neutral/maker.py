@@ -121,6 +121,10 @@ class DataFiles:
         """Names, sizes and a hash of a sample."""
         return contents.images_identity(self.data)
 
+    def images_at_hand(self) -> dict[str, Any]:
+        """As `stimuli_identity`; of a file whose pictures are gone, the names alone."""
+        return images.names_identity(self.data.images) if images.missing(self.data) else self.stimuli_identity()
+
     def stimuli_stamp(self) -> dict[str, int]:
         """Size and time of change of all that holds the images."""
         with self.stimuli():  # its errors, where something is missing

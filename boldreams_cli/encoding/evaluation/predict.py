@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from boldreams_cli.console import ChoiceError, progress
-from boldreams_cli.data.opening import image_named, open_dataset
+from boldreams_cli.data.identity import of_named_images, same_images
+from boldreams_cli.data.opening import image_named, images_of, open_dataset
 from boldreams_cli.data.pictures import read_picture
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.pixels import ResizedImages
@@ -96,7 +98,7 @@ def predict(
     model : fitted.
     images : from `find_images`, or captions.
     cache : that may hold the model's feature store, or the stimuli that it was finetuned on.
-    data_root : for image ids that the cache lacks.
+    data_root : for image ids that the cache lacks, or that mean other images in a data file that was rewritten.
     device : to compute on.
     memory : bytes that stored maps may take.
     weights : of the backbone, where they are not at the place that the spec names.
@@ -116,7 +118,7 @@ def predict(
         other = "--caption TEXT or an image id" if reads == "captions" else "--image"
         raise ChoiceError(f"{model.folder} reads {reads}, not {wrong[0]!r}; give {other}, or choose another model")
     betas = np.empty((len(images), model.spec.voxels), dtype=np.float32)
-    stored = _stored(model, images, cache)
+    stored = _stored(model, images, cache, data_root)
     if stored.any():
         store = FeatureStore(_store_path(model, cache))
         ids = np.array([image.image_id for image, there in zip(images, stored, strict=True) if there])
@@ -142,13 +144,45 @@ def _store_path(model: FittedModel, cache: Path) -> Path:
     return store_path(cache, model.spec.backbone, model.spec.store)
 
 
-def _stored(model: FittedModel, images: Sequence[Wanted], cache: Path) -> NDArray[np.bool_]:
+def stimuli_of(model: FittedModel, cache: Path, data_root: Path | None) -> str | None:
+    """Hash of what identifies the images that ids mean, in the data file or where it is gone in the cache.
+
+    None where a data set numbers its images for all subjects, or nothing is known.
+    """
+    if isinstance(model.spec.subject, int):
+        return None
+    now, known = images_of(data_root), _known_stimuli(model, cache)
+    return of_named_images(known if now is None or (known is not None and same_images(known, now)) else now)
+
+
+def _known_stimuli(model: FittedModel, cache: Path) -> Mapping[str, Any] | None:
+    """What identifies the images that the cache has for a model."""
+    if model.spec.finetuned:
+        resized = _resized(model, cache)
+        return None if resized is None else resized.stimuli
+    path = _store_path(model, cache)
+    return FeatureStore(path).spec["stimuli"] if path.is_dir() else None
+
+
+def _resized(model: FittedModel, cache: Path) -> ResizedImages | None:
+    return ResizedImages.find(cache, model.spec.training.get("stimuli", ""))
+
+
+def _are_others(known: Mapping[str, Any], data_root: Path | None) -> bool:
+    """Whether a data file has other images now: ids, which are places in it, then mean none of those known."""
+    now = images_of(data_root)
+    return now is not None and not same_images(known, now)
+
+
+def _stored(model: FittedModel, images: Sequence[Wanted], cache: Path, data_root: Path | None) -> NDArray[np.bool_]:
     """Which images the model's store has, finished."""
     path = _store_path(model, cache)
     if not path.is_dir() or model.spec.finetuned:
         return np.zeros(len(images), dtype=bool)
     store = FeatureStore(path)
     if store.edition != model.spec.edition:  # made anew of other stimuli: those are looked at, not these maps
+        return np.zeros(len(images), dtype=bool)
+    if _are_others(store.spec["stimuli"], data_root):
         return np.zeros(len(images), dtype=bool)
     there = set(store.images[store.done()].tolist())
     return np.array([image.image_id in there for image in images])
@@ -181,7 +215,9 @@ def pixels_of(full: FullModel, images: Sequence[Wanted], cache: Path, data_root:
     ------
     (some, 3, size, size) in [0, 1], on the model's device.
     """
-    resized = ResizedImages.find(cache, full.model.spec.training.get("stimuli", ""))
+    resized = _resized(full.model, cache)
+    if resized is not None and _are_others(resized.stimuli, data_root):
+        resized = None
     device = full.backbone.device
     with progress("predict", len(images), "images") as shown:
         for start in range(0, len(images), IMAGES_IN_A_PASS):

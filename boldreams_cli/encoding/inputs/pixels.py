@@ -36,6 +36,7 @@ class ResizedImages:
 
     Attributes
     ----------
+    stimuli : what identifies the images that have these ids.
     content : hash of the images that they were made of, as they were before they were resized.
     stamp : of the file of those, when they were last read.
     """
@@ -44,6 +45,7 @@ class ResizedImages:
         self.path = path
         known = read_json(path.with_suffix(".json"))
         self.fingerprint = path.stem
+        self.stimuli: dict[str, Any] = known.get("stimuli", {})
         self.content: str = known.get("content", "")
         self.stamp: dict[str, int] = known.get("stamp", {})
         self.images: NDArray[np.int32] = np.array(known["images"], dtype=np.int32)

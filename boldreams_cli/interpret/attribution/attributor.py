@@ -16,7 +16,7 @@ from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted, pixels_of, read_images
 from boldreams_cli.encoding.model.full import FullModel
-from boldreams_cli.files import fingerprint
+from boldreams_cli.files import digest, fingerprint
 from boldreams_cli.interpret.attribution import methods
 from boldreams_cli.interpret.attribution.integration import BASELINES, CPU_PASS, baseline_of
 from boldreams_cli.interpret.attribution.method import Attribution, Method, Respond, Scene
@@ -74,10 +74,11 @@ def chosen(names: Sequence[str], steps: int | None, baseline: str | None, memory
 
 @dataclass(frozen=True)
 class Job:
-    """One image and the targets (numbers in the order asked) that it is attributed to."""
+    """One image, the targets (numbers in the order asked) that it is attributed to, and what its files are called."""
 
     image: Wanted
     areas: tuple[int, ...]
+    name: str
 
 
 class Attributor:
@@ -114,8 +115,8 @@ class Attributor:
         steps = f"steps-{settings.steps}" if settings.steps != (known.steps or 0) else ""
         return spelled(self.targets[area].folder, method, baseline, steps)
 
-    def product(self, folder: Path, area: int, image: Wanted, pixels: Tensor, chosen: bool = False) -> Product:
-        """Where an image's attribution to a target is kept under `folder`, and under which key."""
+    def product(self, folder: Path, area: int, name: str, pixels: Tensor, chosen: bool = False) -> Product:
+        """Where the attribution of an image of this name to a target is kept under `folder`, and under which key."""
         decides = {
             **of_model(self.full.model),
             "target": fingerprint(self.targets[area].identity),
@@ -127,7 +128,6 @@ class Attributor:
             "device": self.device.type,
             "versions": versions_that_matter(),
         }
-        name = f"image-{image.image_id:05d}" if image.image_id is not None else spelled(Path(str(image.file)).stem)
         files = ("{stem}.npz", "{stem}.png", "{stem}.pdf")
         return Product("attribution", folder / self.folder_name(area), name, files, decides, chosen=chosen)
 
@@ -157,7 +157,8 @@ class Attributor:
         for row in best:
             for area, image in enumerate(row):
                 chosen.setdefault(int(images[image]), []).append(area)
-        return [Job(Wanted(image_id=image), tuple(areas)) for image, areas in chosen.items()]
+        wanted = {Wanted(image_id=image): tuple(areas) for image, areas in chosen.items()}
+        return [Job(image, areas, _name(image)) for image, areas in wanted.items()]
 
     @torch.inference_mode()
     def _predicted(self, images: NDArray[Any], cache: Path, data_root: Path | None, stop: StopFlag) -> Tensor:
@@ -169,9 +170,12 @@ class Attributor:
             parts.append(respond(pixels).cpu())
         return torch.cat(parts)
 
-    def all_areas(self, images: Sequence[Wanted]) -> list[Job]:
-        """Every image for every target."""
-        return [Job(image, tuple(range(len(self.targets)))) for image in images]
+    def all_areas(self, images: Sequence[Wanted], chosen: bool = False) -> list[Job]:
+        """Every image for every target; `chosen` says whether the user named the folder, as in `product`."""
+        areas, names = tuple(range(len(self.targets))), [_name(image) for image in images]
+        if chosen:  # elsewhere a name that is taken gets digits of the product's key
+            names = _told_apart(images, names)
+        return [Job(image, areas, name) for image, name in zip(images, names, strict=True)]
 
     def pixels(self, image: Wanted, data_root: Path | None) -> Tensor:
         """(3, size, size) in [0, 1], on the device, resized as `extract` does.
@@ -249,6 +253,23 @@ class Attributor:
         """Images whose kept tensors take half of --memory, or of what is free on the GPU."""
         half = room(self.device, self.settings.memory // 2, 1 / 2)
         return max(1, min(BATCHES[self.device.type], half // kept(respond, pixels)))
+
+
+def _name(image: Wanted) -> str:
+    """What an image's files are called."""
+    return f"image-{image.image_id:05d}" if image.image_id is not None else spelled(Path(str(image.file)).stem)
+
+
+def _told_apart(images: Sequence[Wanted], names: Sequence[str]) -> list[str]:
+    """Names of which those that several files share end in digits of each file's content."""
+    files = [image.file.resolve() if image.file is not None else None for image in images]
+    shared: dict[str, set[Path | None]] = {}
+    for file, name in zip(files, names, strict=True):
+        shared.setdefault(name, set()).add(file)
+    return [
+        name if file is None or len(shared[name]) == 1 else spelled(name, digest(file)[:6])
+        for file, name in zip(files, names, strict=True)
+    ]
 
 
 def kept(respond: Respond, pixels: Tensor) -> int:

@@ -123,7 +123,7 @@ def attribute_by(
     made = Attributions()
     attributors = [Attributor(request.full, request.targets, request.responses, each) for each in settings]
     if request.images:
-        jobs = attributors[0].all_areas(request.images)
+        jobs = attributors[0].all_areas(request.images, place.chosen)
     else:  # the same for all methods
         jobs = attributors[0].best_test_images(request.cache, place.data_root, request.count, stop)
     for attributor in attributors:
@@ -175,7 +175,7 @@ def _attribute_one(
 ) -> tuple[dict[int, tuple[Description, Description | None]], bool]:
     """One image's attributions and checks by target, in their order, and whether anything had to be computed."""
     pixels = attributor.pixels(job.image, place.data_root)
-    products = {area: attributor.product(place.folder, area, job.image, pixels, place.chosen) for area in job.areas}
+    products = {area: attributor.product(place.folder, area, job.name, pixels, place.chosen) for area in job.areas}
     with ExitStack() as locks:
         for area in sorted(products, key=lambda area: str(products[area].folder)):  # in one order, so none waits for us
             locks.enter_context(products[area].held(stop))

@@ -62,6 +62,23 @@ def test_bdata_of_one_file_with_imagenets_numbers(run: Run, tmp_path: Path) -> N
         output.unlink()
 
 
+def test_bdata_of_pictures_with_long_numbers(run: Run, tmp_path: Path) -> None:
+    """As COCO's and others' ids: seven digits and more are told apart to the last."""
+    ids = [1443537, 1443538, 20443539]
+    draw([tmp_path / f"pictures/{number}.png" for number in ids])
+    xyz = np.argwhere(np.ones((2, 3, 2))) * 3.0
+    places = {f"voxel_{axis}": column for axis, column in zip("xyz", xyz.T, strict=True)}
+    path, output = tmp_path / "Subject1.h5", tmp_path / "new.h5"
+    write_bdata(path, numbers(3, 12), {"DataType": np.array([1, 1, 2]), "image_index": np.array(ids)}, places)
+    command = ("import", "bdata", path, "--images", tmp_path / "pictures", "-o", output)
+    run(*command)
+    with h5py.File(output) as file:
+        assert shown(file) == [f"{number}.png" for number in ids]
+    with h5py.File(path, "a") as file:
+        file["vmap/image_index/1443537"] = "1443537.png"
+    assert "has no name for 1443538" in run(*command, "--overwrite", code=1).err
+
+
 def test_bdata_places_by_a_volume_or_by_indices(run: Run, tmp_path: Path) -> None:
     oblique = AFFINE.copy()
     oblique[:3, :3] = oblique[:3, :3] @ np.array([[0.8, 0.6, 0], [-0.6, 0.8, 0], [0, 0, 1]])

@@ -110,6 +110,22 @@ def test_a_test_set_ceiling_counts_all_presentations(written: Write, tmp_path: P
     assert np.allclose(noise_ceiling(responses.ncsnr, repeats), 0.5, atol=1e-6)
 
 
+def test_a_test_set_ceiling_is_of_all_sessions_whichever_are_prepared(
+    written: Write, arrays: Arrays, tmp_path: Path
+) -> None:
+    """The percentage is of averages over all trials of the file, so fewer sessions do not make voxels less noisy."""
+    percent = np.linspace(10, 90, 12)
+    path = written(ceiling=percent, ceiling_kind="test-set", sessions=np.repeat([1, 2], 8))
+    whole = open_dataset(path).prepare("CSI1", tmp_path / "cache")
+    some = open_dataset(path).prepare("CSI1", tmp_path / "cache", sessions="2")
+    assert (whole.repeats([0, 1]).tolist(), some.repeats([0, 1]).tolist()) == ([2, 2], [1, 1])
+    assert np.allclose(some.ncsnr**2, percent / (100 - percent) / 2)
+    assert np.array_equal(some.ncsnr, whole.ncsnr)
+    kind, values, *mark = some.request["ceiling"]
+    assert [kind, values] == whole.request["ceiling"], "those of the whole file are the same as before"
+    assert mark, "stores of some sessions from before have other numbers"
+
+
 def test_vertices_keep_their_place(written: Write, tmp_path: Path) -> None:
     sides, numbers = np.array(["L", "R"] * 6), np.arange(12) // 2 * 3
     path = written(units=VertexUnits("fsaverage5", sides, numbers))
