@@ -40,8 +40,9 @@ class Need:
     names: str | None
 
     def job_name(self, study: Study) -> str:
-        """Of its array: another study that needs the same waits for it."""
-        key = fingerprint([str(study.cache.absolute()), self.subjects])[:6]
+        """Of its array: another study that needs the same waits for it, however its cache is spelled."""
+        settings = [study.settings.get(name) for name in ("weights", "sessions", "betas", "features")]
+        key = fingerprint([str(study.cache.resolve()), str(self.root.resolve()), self.subjects, settings])[:6]
         return f"boldreams.extract.{folder_name(self.backbone)}.{key}"
 
     @property

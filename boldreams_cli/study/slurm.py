@@ -94,7 +94,7 @@ class Queue:
 
 def job_name(study: Study) -> str:
     """Of a study's arrays, without the number of their first cell: no two studies have the same."""
-    return f"boldreams.{study.name}.{fingerprint(str(study.folder.absolute()))[:6]}"
+    return f"boldreams.{study.name}.{fingerprint(str(study.folder.resolve()))[:6]}"
 
 
 def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, shards: int, stop: StopFlag) -> list[Job]:

@@ -238,6 +238,23 @@ def test_a_store_of_kept_filters_is_not_extended(
     assert not list(submitted.iterdir()), "nothing is submitted"
 
 
+def test_jobs_are_called_by_what_they_make(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "link").symlink_to("cache")
+    need = Need("alexnet", tmp_path, [1], None)
+
+    def study(cache: str, **settings: str) -> Study:
+        grid = make_grid({"subject": (1,), "backbone": ("alexnet",), **settings})
+        return Study.make(tmp_path / cache, "mine", grid, tmp_path, "cpu", 1)
+
+    plain = study("cache", sessions="1")
+    for other in ("link", "cache/../cache"):
+        same = study(other, sessions="1")
+        assert (need.job_name(same), module.job_name(same)) == (need.job_name(plain), module.job_name(plain))
+    others = [{"sessions": "1-2"}, {"betas": "betas_fithrf"}, {"weights": "random:1"}, {"features": "1"}]
+    assert len({need.job_name(study("cache", **settings)) for settings in others} | {need.job_name(plain)}) == 5
+
+
 def data_file(path: Path, subject: str, seed: int) -> Path:
     """Twenty pictures, and eight vertices that follow their brightness."""
     rng = np.random.default_rng(seed)
