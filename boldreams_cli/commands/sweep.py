@@ -62,8 +62,8 @@ def sweep(
 
     Each axis takes values with commas between them; FILE is a TOML file of the same names, and what is typed wins.
     A cell is done when its model and its scores are in the cache, whoever made them. The same command again does what
-    is not done. A cell that fails does not keep the others from being done: it is listed with the last line of its
-    log, and the exit code is 1; 75 while cells are unfinished. Submitting exits with 0, --status by how far it is.
+    is not done. A cell that fails does not keep the others from being done: it is listed with what was wrong and
+    its log, and the exit code is 1; 75 while cells are unfinished. Submitting exits with 0, --status by how far it is.
 
     Cells of one subject and backbone share what they read; their weights are those of fits by themselves, bit for bit.
     With --executor slurm the cells become job arrays of plain boldreams commands, which need nothing that stays alive;

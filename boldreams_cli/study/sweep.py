@@ -86,7 +86,7 @@ class State:
     study : that it is of.
     cells : what each is: done, failed, running or missing.
     noted : of those that are done.
-    why : of those that failed, the last line of their log.
+    why : of those that failed, what was wrong, or of one that ended without a word the last line of its log.
     queued : those that are missing and wait in a queue.
     """
 
@@ -167,11 +167,12 @@ def look(study: Study, queue: Mapping[int, str] | None = None, known: Known | No
         elif number in waiting:
             state.cells[number] = MISSING
             state.queued.add(number)
-        elif (outcome := study.noted(number).get("outcome")) in (FAILED, STARTED):
+        elif (said := study.noted(number)).get("outcome") == FAILED:
+            # What else its job printed, which is in its log under SLURM, is not why.
+            state.cells[number], state.why[number] = FAILED, said.get("line") or "failed"
+        elif said.get("outcome") == STARTED:
             # A cell that neither runs nor waits nor said that it stopped was ended without a word.
-            state.cells[number] = FAILED
-            ended = "ended without a word" if outcome == STARTED else "failed"
-            state.why[number] = study.last_line(number) or ended
+            state.cells[number], state.why[number] = FAILED, study.last_line(number) or "ended without a word"
         else:
             state.cells[number] = MISSING
     return state
