@@ -162,7 +162,7 @@ def _plan(study: Study, numbers: list[int], shared: bool, device: torch.device, 
     from boldreams_cli.study.cells import plan, running
     from boldreams_cli.study.sweep import look, recognise
 
-    running.check(study)
+    running.check(study, device.type)
     state = recognise(look(study))
     found = plan.estimates(study, state.part(numbers), device, shared)
     output.show(state.to_dict() | {"plan": [item.to_dict() for item in found]}, *plan.lines(study, found))
@@ -172,7 +172,7 @@ def _submit(study: Study, arrays: Arrays, stop: StopFlag, output: Output) -> Non
     from boldreams_cli.study import slurm
     from boldreams_cli.study.cells import running
 
-    running.check(study)
+    running.check(study, study.device.partition(":")[0])  # of the jobs, not of this machine
     state = _state(study)
     jobs = slurm.submit(study, state, arrays.sbatch, arrays.limit, arrays.shards, stop)
     lines = [

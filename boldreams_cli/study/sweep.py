@@ -253,8 +253,9 @@ def run(
         return
     from boldreams_cli.study.cells import running
 
-    running.check(study)
+    where = device()
+    running.check(study, where.type)
     study.save()
     logger.info("%s: %d of %d cells to do", study.name, len(todo), len(study.cells))
     for (subject, backbone), some in groups(study, todo).items():
-        running.Group(study, subject, backbone, device(), memory, stop, together, known.done).run(some)
+        running.Group(study, subject, backbone, where, memory, stop, together, known.done).run(some)
