@@ -96,14 +96,19 @@ class Study:
         Raises
         ------
         ChoiceError
-            If there is none of that name; the message lists those there.
+            If there is none of that name, or the file is another; the message lists those there.
         MismatchError
             If this version does not read it.
         """
         for path in (named, cache / "studies" / named):
-            if path.is_file() or (path / MANIFEST).is_file():
+            if (path.name == MANIFEST and path.is_file()) or (path / MANIFEST).is_file():
                 return cls.load(path)
         there = sorted(path.parent.name for path in (cache / "studies").glob(f"*/{MANIFEST}"))
+        if named.is_file():
+            raise ChoiceError(
+                f"{named} is no manifest of a study; give the {MANIFEST} that the sweep wrote, its folder, or the "
+                f"study's name; in {cache / 'studies'}: {listing(there)}"
+            )
         raise ChoiceError(f"no study {str(named)!r} in {cache / 'studies'}; there: {listing(there)}")
 
     @classmethod
