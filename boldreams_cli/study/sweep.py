@@ -179,7 +179,7 @@ def look(study: Study, queue: Mapping[int, str] | None = None, known: Known | No
 
 
 def recognise(state: State) -> State:
-    """The same, with what is to be noted of cells that were fitted and scored elsewhere; nothing is written.
+    """The same, with what is to be noted of cells that were fitted or scored elsewhere; nothing is written.
 
     Cells of which the cache holds no model by that name are passed over, so that nothing is imported for them.
     """

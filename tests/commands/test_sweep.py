@@ -99,6 +99,14 @@ def test_finetuned_cells_lie_beside_the_others(run: Run, own: Path) -> None:
     again = run("fit", *grid[:-2], "--finetune", "--cache", own, "--json")
     assert Path(again.json["model"]) == tuned
     assert listing(tuned) == before, "the fit by hand is that cell"
+    for model in (plain, tuned):
+        run("score", "--model", model, "--bootstrap", 100, "--cache", own)
+    study = Path(done["files"][0]).parent
+    report = run("report", "--cache", own, "--json").json
+    assert not [said for said in report["warnings"] if "not done" in str(said)], "scores with more in them count"
+    assert run("sweep", "--status", study, "--json").json["cells"]["done"] == 2
+    (tuned / "log.csv").write_text("another fit's\n")
+    assert run("sweep", "--status", study, "--json", code=75).json["cells"]["done"] == 1
 
 
 def test_a_rerun_imports_no_torch(mine: Path, experiment: Path) -> None:
