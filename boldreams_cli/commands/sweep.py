@@ -103,13 +103,14 @@ def _run(
     from boldreams_cli.study.sweep import Known, look, run
 
     known = Known(study)
+    again = functools.partial(look, study, known=known)
     try:
         run(study, numbers, device, memory, stop, known, together)
     except StoppedError:
-        _show(look(study, known=known), output)
+        _show(again(), again, output)
         raise
-    state = look(study, known=known)
-    _show(state, output)
+    state = again()
+    _show(state, again, output)
     if code := state.exit_code(numbers):
         raise SystemExit(code)
 
@@ -117,7 +118,7 @@ def _run(
 def _status(study: Study, output: Output) -> None:
     """Say how far a study is; the exit code says it too."""
     state = _state(study)
-    _show(state, output)
+    _show(state, lambda: _state(study), output)
     raise SystemExit(state.exit_code())
 
 
@@ -183,14 +184,16 @@ def _submit(study: Study, arrays: Arrays, stop: StopFlag, output: Output) -> Non
     ]
     lines = lines or ["nothing to submit: every cell is done or in the queue"]
     lines.append(f"how far it is: boldreams sweep --status {quoted(study.folder)}")
-    _show(state, output, {"jobs": [job.to_dict() for job in jobs]}, *lines)
+    _show(state, lambda: _state(study), output, {"jobs": [job.to_dict() for job in jobs]}, *lines)
 
 
-def _show(state: State, output: Output, more: Mapping[str, Any] | None = None, *said: str) -> None:
-    """Write the table of what is done, and say how far the study is."""
+def _show(
+    state: State, again: Callable[[], State], output: Output, more: Mapping[str, Any] | None = None, *said: str
+) -> None:
+    """Write the table of what is done, of a look `again` if there is another, and say how far the study is."""
     from boldreams_cli.study.cells import table
 
-    files = table.write(state)
+    files = table.write(state, again)
     counts = state.to_dict()["cells"]
     queued = f" ({len(state.queued)} in the queue)" if state.queued else ""
     lines = [f"study: {state.study.name}, {len(state.cells)} cells"]

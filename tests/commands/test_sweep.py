@@ -19,6 +19,7 @@ import torch
 from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.model.folder import find_models
 from boldreams_cli.study import sweep as study_sweep
+from boldreams_cli.study.cells import table
 from boldreams_cli.study.cells.manifest import Study
 from boldreams_cli.study.cells.running import Group
 
@@ -107,6 +108,22 @@ def test_finetuned_cells_lie_beside_the_others(run: Run, own: Path) -> None:
     assert run("sweep", "--status", study, "--json").json["cells"]["done"] == 2
     (tuned / "log.csv").write_text("another fit's\n")
     assert run("sweep", "--status", study, "--json", code=75).json["cells"]["done"] == 1
+
+
+def test_a_table_of_an_older_look_is_not_written_over_a_newer_one(mine: Path) -> None:
+    study = Study.load(mine / "studies/mine")
+    newer, looked = study_sweep.look(study), []
+
+    def again() -> study_sweep.State:
+        looked.append(study.table_lock().is_held())
+        return newer
+
+    before = (study.folder / "table.csv").read_text()
+    table.write(newer.part([0]), again)  # as a task of an array that looked before another's cell was done
+    assert looked == [True]
+    assert (study.folder / "table.csv").read_text() == before
+    table.write(newer, again)
+    assert looked == [True], "what is there already takes no lock"
 
 
 def test_a_rerun_imports_no_torch(mine: Path, experiment: Path) -> None:

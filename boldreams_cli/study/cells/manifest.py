@@ -160,6 +160,10 @@ class Study:
         """Held by the process that runs a cell."""
         return Lock(self.folder / "locks" / f"cell-{number:04d}.lock", f"{self.name}, cell {number}", wait, stop)
 
+    def table_lock(self) -> Lock:
+        """Held by the process that looks how far the study is and writes its table."""
+        return Lock(self.folder / "locks" / "table.lock", f"the table of {self.name}", wait=True)
+
     def is_running(self, number: int) -> bool:
         """Whether some process runs a cell now; nothing is written."""
         return self.lock(number).is_held()
