@@ -11,8 +11,6 @@ from boldreams_cli.commands.options import InputChoice, Output
 from boldreams_cli.commands.options.tuning import Tuning, tuning_options
 
 if TYPE_CHECKING:
-    import torch
-
     from boldreams_cli.encoding.fit import FitResult
     from boldreams_cli.encoding.folds import Folds
 
@@ -100,14 +98,15 @@ def fit(
     from boldreams_cli.console import stop_on_signals
     from boldreams_cli.encoding import fit as fitting
     from boldreams_cli.encoding.folds import fit_folds
-    from boldreams_cli.encoding.readouts.settings import OF_OPTIONS, FitSettings, choose_readout
+    from boldreams_cli.encoding.readouts.settings import OF_OPTIONS, FitSettings, check_precision, choose_readout
     from boldreams_cli.features.backbones import entry
     from boldreams_cli.machine import float32_products
 
     where, precision = options.pick_device(device), given["precision"] or "fp32"
     asked = {OF_OPTIONS[name]: value for name, value in given.items()}
     chosen = choose_readout(readout, recipe, entry(inputs.backbone).reads, asked, dict(more))
-    _check(chosen.name, precision, where, tuning, folds)
+    check_precision(precision, where.type)
+    _check(chosen.name, tuning, folds)
     settings, cache = FitSettings(percent, rf, seed), inputs.cache
     result: FitResult | None
     predicted: Folds | None = None
@@ -125,12 +124,10 @@ def fit(
         _show(result, predicted, output)
 
 
-def _check(solver: str, precision: str, device: torch.device, tuning: Tuning | None, folds: int | None) -> None:
+def _check(solver: str, tuning: Tuning | None, folds: int | None) -> None:
     """Raise ChoiceError for options that do not go together."""
     from boldreams_cli.console import ChoiceError
 
-    if precision == "tf32" and device.type != "cuda":
-        raise ChoiceError("--precision tf32 needs a CUDA device; choose fp32 or bf16")
     if tuning is not None and solver != "separable":
         raise ChoiceError("--finetune trains the separable readout of an image backbone; leave --readout and --recipe")
     if tuning is not None and folds is not None:

@@ -62,8 +62,8 @@ def sweep(
 
     Each axis takes values with commas between them; FILE is a TOML file of the same names, and what is typed wins.
     A cell is done when its model and its scores are in the cache, whoever made them. The same command again does what
-    is not done. A cell that fails does not keep the others from being done: it is listed with the last line of its
-    log, and the exit code is 1; 75 while cells are unfinished. Submitting exits with 0, --status by how far it is.
+    is not done. A cell that fails does not keep the others from being done: it is listed with what was wrong and
+    its log, and the exit code is 1; 75 while cells are unfinished. Submitting exits with 0, --status by how far it is.
 
     Cells of one subject and backbone share what they read; their weights are those of fits by themselves, bit for bit.
     With --executor slurm the cells become job arrays of plain boldreams commands, which need nothing that stays alive;
@@ -103,13 +103,14 @@ def _run(
     from boldreams_cli.study.sweep import Known, look, run
 
     known = Known(study)
+    again = functools.partial(look, study, known=known)
     try:
         run(study, numbers, device, memory, stop, known, together)
     except StoppedError:
-        _show(look(study, known=known), output)
+        _show(again(), again, output)
         raise
-    state = look(study, known=known)
-    _show(state, output)
+    state = again()
+    _show(state, again, output)
     if code := state.exit_code(numbers):
         raise SystemExit(code)
 
@@ -117,7 +118,7 @@ def _run(
 def _status(study: Study, output: Output) -> None:
     """Say how far a study is; the exit code says it too."""
     state = _state(study)
-    _show(state, output)
+    _show(state, lambda: _state(study), output)
     raise SystemExit(state.exit_code())
 
 
@@ -162,7 +163,7 @@ def _plan(study: Study, numbers: list[int], shared: bool, device: torch.device, 
     from boldreams_cli.study.cells import plan, running
     from boldreams_cli.study.sweep import look, recognise
 
-    running.check(study)
+    running.check(study, device.type)
     state = recognise(look(study))
     found = plan.estimates(study, state.part(numbers), device, shared)
     output.show(state.to_dict() | {"plan": [item.to_dict() for item in found]}, *plan.lines(study, found))
@@ -172,7 +173,7 @@ def _submit(study: Study, arrays: Arrays, stop: StopFlag, output: Output) -> Non
     from boldreams_cli.study import slurm
     from boldreams_cli.study.cells import running
 
-    running.check(study)
+    running.check(study, study.device.partition(":")[0])  # of the jobs, not of this machine
     state = _state(study)
     jobs = slurm.submit(study, state, arrays.sbatch, arrays.limit, arrays.shards, stop)
     lines = [
@@ -183,14 +184,16 @@ def _submit(study: Study, arrays: Arrays, stop: StopFlag, output: Output) -> Non
     ]
     lines = lines or ["nothing to submit: every cell is done or in the queue"]
     lines.append(f"how far it is: boldreams sweep --status {quoted(study.folder)}")
-    _show(state, output, {"jobs": [job.to_dict() for job in jobs]}, *lines)
+    _show(state, lambda: _state(study), output, {"jobs": [job.to_dict() for job in jobs]}, *lines)
 
 
-def _show(state: State, output: Output, more: Mapping[str, Any] | None = None, *said: str) -> None:
-    """Write the table of what is done, and say how far the study is."""
+def _show(
+    state: State, again: Callable[[], State], output: Output, more: Mapping[str, Any] | None = None, *said: str
+) -> None:
+    """Write the table of what is done, of a look `again` if there is another, and say how far the study is."""
     from boldreams_cli.study.cells import table
 
-    files = table.write(state)
+    files = table.write(state, again)
     counts = state.to_dict()["cells"]
     queued = f" ({len(state.queued)} in the queue)" if state.queued else ""
     lines = [f"study: {state.study.name}, {len(state.cells)} cells"]

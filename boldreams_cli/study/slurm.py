@@ -16,18 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
-from boldreams_cli.data.opening import is_data_file
-from boldreams_cli.data.prepared.choosing import at_hand, names_of, responses_for, root_of
-from boldreams_cli.data.subjects import Subject, folder_of
-from boldreams_cli.features.choosing import the_store, with_images
-from boldreams_cli.features.store.feature_store import FeatureStore, folder_name, stores
+from boldreams_cli.data.subjects import Subject
 from boldreams_cli.files import fingerprint, write_text
 from boldreams_cli.study.cells.grid import Cell
 from boldreams_cli.study.cells.manifest import FAILED, MISSING, Study
-from boldreams_cli.study.sweep import State, groups
+from boldreams_cli.study.needs import Need, lacking
+from boldreams_cli.study.sweep import State
 
 LARGEST_ARRAY = 1001  # SLURM's own default of MaxArraySize
 DIGITS = 4  # of a cell's number in the name of its log
@@ -99,7 +94,7 @@ class Queue:
 
 def job_name(study: Study) -> str:
     """Of a study's arrays, without the number of their first cell: no two studies have the same."""
-    return f"boldreams.{study.name}.{fingerprint(str(study.folder.absolute()))[:6]}"
+    return f"boldreams.{study.name}.{fingerprint(str(study.folder.resolve()))[:6]}"
 
 
 def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, shards: int, stop: StopFlag) -> list[Job]:
@@ -117,7 +112,7 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
     Raises
     ------
     ChoiceError
-        If there is no SLURM here, or an option is not to be set.
+        If there is no SLURM here, an option is not to be set, or maps are to be extracted by hand.
     BoldreamsError
         If sbatch refuses a script.
     """
@@ -132,103 +127,16 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
     todo = [number for number in state.of(MISSING, FAILED) if number not in state.queued]
     queue, jobs = Queue.ask(), []
     before: dict[tuple[Subject, str], str] = {}
-    for need in lacking(study, todo, stop):
+    wanted = [(need, need.words(study)) for need in lacking(study, todo, stop)]  # all, before any is submitted
+    for need, words in wanted:
         job = None if queue is None else queue.job(need.job_name(study))
         if job is None:
-            jobs.append(_extraction(study, need, sbatch, shards))
+            jobs.append(_extraction(study, need, words, sbatch, shards))
             job = jobs[-1].id
         before |= {(subject, need.backbone): job for subject in need.subjects}
     for (after, first), numbers in _arrays(study, todo, before).items():
         jobs.append(_cells(study, first, numbers, after, sbatch, limit))
     return jobs
-
-
-@dataclass
-class Need:
-    """Maps that the cache lacks, of images that lie in one place.
-
-    Parameters
-    ----------
-    backbone : whose maps.
-    root : folder or file of the images.
-    subjects : whose images lack maps.
-    names : hash of the images' names; None where a data set numbers its images for all.
-    """
-
-    backbone: str
-    root: Path
-    subjects: list[Subject]
-    names: str | None
-
-    def job_name(self, study: Study) -> str:
-        """Of its array: another study that needs the same waits for it."""
-        key = fingerprint([str(study.cache.absolute()), self.subjects])[:6]
-        return f"boldreams.extract.{folder_name(self.backbone)}.{key}"
-
-    @property
-    def stem(self) -> str:
-        """Of its script and logs: a subject of a data file has its own."""
-        own = f"-{folder_of(self.subjects[0])}" if is_data_file(self.root) else ""
-        return f"extract-{folder_name(self.backbone)}{own}"
-
-    @property
-    def place(self) -> list[str]:
-        """Options that say where the images are."""
-        return ["--data" if is_data_file(self.root) else "--nsd-root", shlex.quote(str(self.root))]
-
-
-def lacking(study: Study, numbers: Iterable[int], stop: StopFlag) -> list[Need]:
-    """Backbones whose maps the cache lacks, with the subjects whose images they lack, by where these images are.
-
-    Raises
-    ------
-    BoldreamsError
-        If there is nothing to extract from.
-    """
-    found: dict[tuple[str, Path], Need] = {}
-    for (subject, backbone), some in groups(study, numbers).items():
-        if all(study.cells[number].finetune for number in some):
-            continue
-        root = root_of(study.cache, subject, study.data_root)
-        own = root is not None and is_data_file(root)  # which has one kind of betas
-        sessions, betas = study.settings.get("sessions"), None if own else study.settings.get("betas")
-        dataset = at_hand(root, subject, betas)
-        if dataset is not None:
-            images = dataset.images(subject, sessions)
-        else:
-            mask = study.settings.get("mask")
-            owned = responses_for(study.cache, subject, study.data_root, sessions, mask, stop, betas)
-            images = owned.trial_images
-        names = _names(study, subject)
-        store = _store(study, backbone, names)
-        if store is not None and np.isin(images, store.images[store.done()]).all():
-            continue
-        if dataset is None or root is None:
-            raise BoldreamsError(
-                f"{study.cache} lacks maps of {backbone} for subject {subject}, and there are no images to extract; "
-                "use --nsd-root DIR, or --data FILE"
-            )
-        need = found.setdefault((backbone, root.absolute()), Need(backbone, root.absolute(), [], names))
-        need.subjects.append(subject)
-    return list(found.values())
-
-
-def _store(study: Study, backbone: str, names: str | None) -> FeatureStore | None:
-    """The cache's store of a backbone with the images of these names; None where there is none to choose from."""
-    features = study.settings.get("features")
-    there = with_images(stores(study.cache, backbone), names)
-    return the_store(study.cache, backbone, features, names) if features or there else None
-
-
-def _names(study: Study, subject: Subject) -> str | None:
-    """Hash of the names of a subject's images; None where a data set numbers its images for all."""
-    if isinstance(subject, int):
-        return None
-    dataset = at_hand(root_of(study.cache, subject, study.data_root), subject)
-    sessions, mask = study.settings.get("sessions"), study.settings.get("mask")
-    if dataset is None:
-        return names_of(responses_for(study.cache, subject, study.data_root, sessions, mask).request)
-    return names_of(dataset.request(subject, sessions, mask))
 
 
 def _arrays(
@@ -294,31 +202,17 @@ def _cells(study: Study, first: int, numbers: Sequence[int], after: str, sbatch:
     return _submitted(script, said, given | _asked(sbatch), line, list(numbers), [after] if after else [])
 
 
-def _extraction(study: Study, need: Need, sbatch: Mapping[str, str], shards: int) -> Job:
+def _extraction(study: Study, need: Need, words: list[str], sbatch: Mapping[str, str], shards: int) -> Job:
     """Submit an array that extracts a backbone's maps."""
-    backbone = need.backbone
-    store, weights = _store(study, backbone, need.names), study.settings.get("weights")
     given = {
         "job-name": need.job_name(study),
         "array": f"0-{shards - 1}",
         "output": _escaped(study.folder / "logs") + f"/{need.stem}-%a.log",
     }
-    words = [_command(), "extract", "--cache", shlex.quote(str(study.cache.absolute()))]
-    words += [*need.place, "--backbone", shlex.quote(backbone)]
-    for subject in need.subjects:
-        words += ["--subject", str(subject)]
-    optional = {
-        "--weights": weights or (store.weights if store is not None else None),
-        "--sessions": study.settings.get("sessions"),
-        "--betas": None if is_data_file(need.root) else study.settings.get("betas"),
-        "--device": None if study.device == "auto" else study.device,
-    }
-    for option, value in optional.items():
-        words += [option, shlex.quote(str(value))] if value else []
-    words += ["--shard-index", "$SLURM_ARRAY_TASK_ID", "--shard-count", str(shards)]
+    line = " ".join([_command(), *words, "--shard-index", "$SLURM_ARRAY_TASK_ID", "--shard-count", str(shards)])
     script = study.folder / f"{need.stem}.sh"
-    said = f"Maps of {backbone}, which the study {study.name} needs."
-    return _submitted(script, said, given | _asked(sbatch), " ".join(words), [], [])
+    said = f"Maps of {need.backbone}, which the study {study.name} needs."
+    return _submitted(script, said, given | _asked(sbatch), line, [], [])
 
 
 def _asked(sbatch: Mapping[str, str]) -> dict[str, str]:

@@ -86,7 +86,7 @@ class State:
     study : that it is of.
     cells : what each is: done, failed, running or missing.
     noted : of those that are done.
-    why : of those that failed, the last line of their log.
+    why : of those that failed, what was wrong, or of one that ended without a word the last line of its log.
     queued : those that are missing and wait in a queue.
     """
 
@@ -167,18 +167,19 @@ def look(study: Study, queue: Mapping[int, str] | None = None, known: Known | No
         elif number in waiting:
             state.cells[number] = MISSING
             state.queued.add(number)
-        elif (outcome := study.noted(number).get("outcome")) in (FAILED, STARTED):
+        elif (said := study.noted(number)).get("outcome") == FAILED:
+            # What else its job printed, which is in its log under SLURM, is not why.
+            state.cells[number], state.why[number] = FAILED, said.get("line") or "failed"
+        elif said.get("outcome") == STARTED:
             # A cell that neither runs nor waits nor said that it stopped was ended without a word.
-            state.cells[number] = FAILED
-            ended = "ended without a word" if outcome == STARTED else "failed"
-            state.why[number] = study.last_line(number) or ended
+            state.cells[number], state.why[number] = FAILED, study.last_line(number) or "ended without a word"
         else:
             state.cells[number] = MISSING
     return state
 
 
 def recognise(state: State) -> State:
-    """The same, with what is to be noted of cells that were fitted and scored elsewhere; nothing is written.
+    """The same, with what is to be noted of cells that were fitted or scored elsewhere; nothing is written.
 
     Cells of which the cache holds no model by that name are passed over, so that nothing is imported for them.
     """
@@ -252,8 +253,9 @@ def run(
         return
     from boldreams_cli.study.cells import running
 
-    running.check(study)
+    where = device()
+    running.check(study, where.type)
     study.save()
     logger.info("%s: %d of %d cells to do", study.name, len(todo), len(study.cells))
     for (subject, backbone), some in groups(study, todo).items():
-        running.Group(study, subject, backbone, device(), memory, stop, together, known.done).run(some)
+        running.Group(study, subject, backbone, where, memory, stop, together, known.done).run(some)

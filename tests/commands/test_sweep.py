@@ -19,6 +19,7 @@ import torch
 from boldreams_cli.console import StopFlag
 from boldreams_cli.encoding.model.folder import find_models
 from boldreams_cli.study import sweep as study_sweep
+from boldreams_cli.study.cells import table
 from boldreams_cli.study.cells.manifest import Study
 from boldreams_cli.study.cells.running import Group
 
@@ -99,6 +100,30 @@ def test_finetuned_cells_lie_beside_the_others(run: Run, own: Path) -> None:
     again = run("fit", *grid[:-2], "--finetune", "--cache", own, "--json")
     assert Path(again.json["model"]) == tuned
     assert listing(tuned) == before, "the fit by hand is that cell"
+    for model in (plain, tuned):
+        run("score", "--model", model, "--bootstrap", 100, "--cache", own)
+    study = Path(done["files"][0]).parent
+    report = run("report", "--cache", own, "--json").json
+    assert not [said for said in report["warnings"] if "not done" in str(said)], "scores with more in them count"
+    assert run("sweep", "--status", study, "--json").json["cells"]["done"] == 2
+    (tuned / "log.csv").write_text("another fit's\n")
+    assert run("sweep", "--status", study, "--json", code=75).json["cells"]["done"] == 1
+
+
+def test_a_table_of_an_older_look_is_not_written_over_a_newer_one(mine: Path) -> None:
+    study = Study.load(mine / "studies/mine")
+    newer, looked = study_sweep.look(study), []
+
+    def again() -> study_sweep.State:
+        looked.append(study.table_lock().is_held())
+        return newer
+
+    before = (study.folder / "table.csv").read_text()
+    table.write(newer.part([0]), again)  # as a task of an array that looked before another's cell was done
+    assert looked == [True]
+    assert (study.folder / "table.csv").read_text() == before
+    table.write(newer, again)
+    assert looked == [True], "what is there already takes no lock"
 
 
 def test_a_rerun_imports_no_torch(mine: Path, experiment: Path) -> None:
@@ -235,7 +260,9 @@ def test_a_cell_that_fails_is_named_and_the_others_are_done(run: Run, own: Path)
     failure = done.json["failures"][0]
     assert failure["cell"] == 0
     assert failure["line"].endswith("holds no store of vgg11; run boldreams extract --backbone vgg11")
-    assert failure["line"] == Path(failure["log"]).read_text().splitlines()[-1]
+    log = Path(failure["log"])
+    assert log.read_text().splitlines()[-1].endswith(failure["line"])
+    log.write_text(f"{log.read_text()}table: studies/mine/table.csv\n")  # as a job prints there at its end
     status = run("sweep", "--status", Path(done.json["manifest"]).parent, code=1).out
     assert "done 2, failed 2, running 0" in status
     assert f"failed: cell 0 (subject 1, vgg11, 1 %, fast, seed 0): {failure['line']}" in status

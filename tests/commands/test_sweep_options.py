@@ -66,6 +66,24 @@ def test_what_was_fitted_and_scored_by_hand_is_done_before_anything_runs(run: Ru
     assert listing(own) == gone
 
 
+def test_a_file_that_is_no_manifest_is_refused(run: Run, mine: Path, tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text("percent = 1\n")
+    for option in ("--status", "--manifest"):
+        said = run("sweep", option, file, "--cache", mine, code=2).err
+        assert f"{file} is no manifest of a study; give the manifest.json that the sweep wrote, its folder, or" in said
+        assert "in " + str(mine / "studies") + ": mine" in said
+    assert file.read_text() == "percent = 1\n"
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_runs(run: Run, own: Path) -> None:
+    before = listing(own)
+    for more in ((), ("--dry-run",), ("--executor", "slurm")):
+        said = run("sweep", *GRID, "--recipe", "paper", "--precision", "tf32", "--cache", own, *more, code=2).err
+        assert "--precision tf32 needs a CUDA device; choose fp32 or bf16" in said
+    assert listing(own) == before
+
+
 def test_a_dry_run_knows_every_readout(run: Run, own: Path) -> None:
     """What a readout fits once more for each member or field costs more, and maps are read once for each grid."""
     kinds = "separable,ridge,local,stacked,gaussian,attention"

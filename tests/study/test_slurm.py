@@ -17,6 +17,7 @@ from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.study import slurm as module
 from boldreams_cli.study.cells.grid import make_grid
 from boldreams_cli.study.cells.manifest import Study
+from boldreams_cli.study.needs import Need
 from boldreams_cli.study.slurm import Queue, array_size, index_list
 from boldreams_cli.study.sweep import look
 
@@ -157,7 +158,7 @@ def test_a_backbone_of_any_name_makes_files_of_its_folders_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, submitted: Path
 ) -> None:
     name = "open_clip:RN50/openai"
-    monkeypatch.setattr(module, "lacking", lambda study, todo, stop: [module.Need(name, tmp_path, [1], None)])
+    monkeypatch.setattr(module, "lacking", lambda study, todo, stop: [Need(name, tmp_path, [1], None)])
     grid = make_grid({"subject": (1, 2), "backbone": (name,), "percent": (1.0,)})
     study = Study.make(tmp_path / "cache", "any", grid, tmp_path, "cpu", 1)
     found = module.submit(study, look(study), {}, 5, 3, None)  # type: ignore[arg-type]
@@ -205,6 +206,53 @@ def test_subjects_of_data_files_have_extractions_of_their_own(
     assert again[0, 1] == [], "its maps are there"
     assert again[2, 3]
     assert again[4, 5]
+
+
+def test_the_store_that_is_there_is_extended_with_what_it_was_made_with(
+    run: Run, submitted: Path, tmp_path: Path, weights: Path
+) -> None:
+    cache = tmp_path / "cache"
+    made = ("--layers", "features.2,features.7", "--map", "rectified", "--dtype", "float32")
+    there = ("--backbone", "alexnet", "--weights", weights, "--cache", cache)
+    store = run("extract", *there, "--subject", 1, *made, "--json").json["store"]
+    asked = ("sweep", "--backbone", "alexnet", "--percent", 1, "--subject", "1,2", "--cache", cache)
+    run(*asked, "--executor", "slurm", "--shards", 1)
+    words = shlex.split(
+        (submitted / "extract-alexnet.sh").read_text().splitlines()[-1].replace("$SLURM_ARRAY_TASK_ID", "0")
+    )
+    assert run(*words[words.index("extract") :], "--json").json["store"] == store, "no second store"
+    assert len(list((cache / "features").glob("*.zarr"))) == 1
+
+
+def test_a_store_of_kept_filters_is_not_extended(
+    run: Run, submitted: Path, tmp_path: Path, weights: Path, experiment: Path
+) -> None:
+    cache = tmp_path / "cache"
+    run("extract", "--backbone", "alexnet", "--weights", weights, "--cache", cache, "--subject", 1, "--keep-percent", 5)
+    asked = ("sweep", "--backbone", "alexnet", "--percent", 1, "--subject", "1,2", "--cache", cache)
+    said = run(*asked, "--executor", "slurm", code=2).err
+    assert (
+        f"run boldreams extract --cache {cache} --nsd-root {experiment} --backbone alexnet --subject 1 --subject 2 "
+        f"--weights {weights} --keep-percent 5 --device cpu, and name its store with --features" in said
+    )
+    assert not list(submitted.iterdir()), "nothing is submitted"
+
+
+def test_jobs_are_called_by_what_they_make(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "link").symlink_to("cache")
+    need = Need("alexnet", tmp_path, [1], None)
+
+    def study(cache: str, **settings: str) -> Study:
+        grid = make_grid({"subject": (1,), "backbone": ("alexnet",), **settings})
+        return Study.make(tmp_path / cache, "mine", grid, tmp_path, "cpu", 1)
+
+    plain = study("cache", sessions="1")
+    for other in ("link", "cache/../cache"):
+        same = study(other, sessions="1")
+        assert (need.job_name(same), module.job_name(same)) == (need.job_name(plain), module.job_name(plain))
+    others = [{"sessions": "1-2"}, {"betas": "betas_fithrf"}, {"weights": "random:1"}, {"features": "1"}]
+    assert len({need.job_name(study("cache", **settings)) for settings in others} | {need.job_name(plain)}) == 5
 
 
 def data_file(path: Path, subject: str, seed: int) -> Path:

@@ -126,3 +126,20 @@ def _like(default: Any, text: str) -> Any:
             raise ValueError(text)
         value = float(value)
     return value
+
+
+def check_precision(precision: str | None, kind: str) -> None:
+    """Refuse a precision that a device does not have.
+
+    Parameters
+    ----------
+    precision : ``fp32``, ``tf32`` or ``bf16``; None where none was asked for.
+    kind : of the device, as torch calls it, or ``auto`` where it is not known yet.
+
+    Raises
+    ------
+    ChoiceError
+        If the device computes in another.
+    """
+    if precision == "tf32" and kind not in ("cuda", "auto"):
+        raise ChoiceError("--precision tf32 needs a CUDA device; choose fp32 or bf16")

@@ -96,14 +96,19 @@ class Study:
         Raises
         ------
         ChoiceError
-            If there is none of that name; the message lists those there.
+            If there is none of that name, or the file is another; the message lists those there.
         MismatchError
             If this version does not read it.
         """
         for path in (named, cache / "studies" / named):
-            if path.is_file() or (path / MANIFEST).is_file():
+            if (path.name == MANIFEST and path.is_file()) or (path / MANIFEST).is_file():
                 return cls.load(path)
         there = sorted(path.parent.name for path in (cache / "studies").glob(f"*/{MANIFEST}"))
+        if named.is_file():
+            raise ChoiceError(
+                f"{named} is no manifest of a study; give the {MANIFEST} that the sweep wrote, its folder, or the "
+                f"study's name; in {cache / 'studies'}: {listing(there)}"
+            )
         raise ChoiceError(f"no study {str(named)!r} in {cache / 'studies'}; there: {listing(there)}")
 
     @classmethod
@@ -154,6 +159,10 @@ class Study:
     def lock(self, number: int, wait: bool = False, stop: StopFlag | None = None) -> Lock:
         """Held by the process that runs a cell."""
         return Lock(self.folder / "locks" / f"cell-{number:04d}.lock", f"{self.name}, cell {number}", wait, stop)
+
+    def table_lock(self) -> Lock:
+        """Held by the process that looks how far the study is and writes its table."""
+        return Lock(self.folder / "locks" / "table.lock", f"the table of {self.name}", wait=True)
 
     def is_running(self, number: int) -> bool:
         """Whether some process runs a cell now; nothing is written."""

@@ -20,7 +20,7 @@ from boldreams_cli.encoding.model.folder import model_folder
 from boldreams_cli.encoding.model.spec import FittedModel, is_whole
 from boldreams_cli.encoding.result import LOG
 from boldreams_cli.features.choosing import the_store
-from boldreams_cli.study.cells.manifest import Study
+from boldreams_cli.study.cells.manifest import DONE, Study, unchanged
 from boldreams_cli.study.cells.running import CAUGHT, facts, settings_of, solver_of
 
 
@@ -31,26 +31,49 @@ def recognised(study: Study, subject: Subject, backbone: str, numbers: Sequence[
     ----------
     study : that the cells are of.
     subject, backbone : of all of them.
-    numbers : of the cells; finetuned ones are passed over.
+    numbers : of the cells; of finetuned ones those that were noted as done before their scores were changed.
     """
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, dict[str, Any] | None] = {}
     try:
         responses = Responses.open(prepared(study, subject))
-        store = the_store(study.cache, backbone, study.settings.get("features"), names_of(responses.request))
-        inputs = Inputs(store, responses, torch.device("cpu"), study.cache / "scratch")
-        for number in numbers:
-            cell = study.cells[number]
-            if cell.finetune:
-                continue
-            spec = model_spec(inputs, settings_of(cell, study.settings), solver_of(cell, study.settings))
-            folder = model_folder(study.cache, spec)
-            there = is_whole(folder, spec.key) if (folder / LOG).is_file() else None
-            model = None if there is None else FittedModel(folder, there)
-            if model is not None and (summary := saved_summary(model)) is not None:
-                found[number] = facts(study, model, summary, responses, store)
+        tuned = [number for number in numbers if study.cells[number].finetune]
+        for number in tuned:
+            found[number] = _scored_again(study, number, responses)
+        if len(tuned) < len(numbers):
+            store = the_store(study.cache, backbone, study.settings.get("features"), names_of(responses.request))
+            inputs = Inputs(store, responses, torch.device("cpu"), study.cache / "scratch")
+            for number in sorted(set(numbers) - set(tuned)):
+                found[number] = _fitted(study, number, inputs)
     except CAUGHT as error:  # which the run, or the plan, says of each cell
         logger.debug("subject %s, %s: %s", subject, backbone, error)
-    return found
+    return {number: noted for number, noted in found.items() if noted is not None}
+
+
+def _fitted(study: Study, number: int, inputs: Inputs) -> dict[str, Any] | None:
+    """What is to be noted of a cell whose model reads the store's maps, if it is there with its scores."""
+    cell = study.cells[number]
+    spec = model_spec(inputs, settings_of(cell, study.settings), solver_of(cell, study.settings))
+    folder = model_folder(study.cache, spec)
+    there = is_whole(folder, spec.key) if (folder / LOG).is_file() else None
+    model = None if there is None else FittedModel(folder, there)
+    summary = None if model is None else saved_summary(model)
+    return None if model is None or summary is None else facts(study, model, summary, inputs.responses, inputs.store)
+
+
+def _scored_again(study: Study, number: int, responses: Responses) -> dict[str, Any] | None:
+    """The same of a finetuned cell that was noted: all but its scores, which are still the model's, is as it was."""
+    noted = study.noted(number)
+    if noted.get("outcome") != DONE or noted["responses"] != responses.path.name:
+        return None
+    folder = study.cache / noted["model"]
+    spec = is_whole(folder, noted["key"])
+    model = None if spec is None else FittedModel(folder, spec)
+    summary = None if model is None else saved_summary(model)
+    if model is None or summary is None:
+        return None
+    scored = {Path(file).relative_to(study.cache).as_posix() for file in summary["files"]}
+    others = {name: stamp for name, stamp in noted["files"].items() if name not in scored}
+    return facts(study, model, summary, responses, None) if unchanged(others, study.cache) else None
 
 
 def prepared(study: Study, subject: Subject) -> Path:

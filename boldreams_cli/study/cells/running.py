@@ -34,7 +34,7 @@ from boldreams_cli.encoding.inputs.shared import Inputs, KeptResponses
 from boldreams_cli.encoding.model.folder import held
 from boldreams_cli.encoding.model.spec import BACKBONE, WEIGHTS, FittedModel
 from boldreams_cli.encoding.readouts.base import Readout
-from boldreams_cli.encoding.readouts.settings import OF_OPTIONS, FitSettings, choose_readout
+from boldreams_cli.encoding.readouts.settings import OF_OPTIONS, FitSettings, check_precision, choose_readout
 from boldreams_cli.encoding.result import LOG
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.choosing import the_store
@@ -67,14 +67,20 @@ def solver_of(cell: Cell, settings: dict[str, Any]) -> Readout:
     return choose_readout(cell.readout, cell.recipe, reads, given)
 
 
-def check(study: Study) -> None:
+def check(study: Study, device: str) -> None:
     """Refuse a study before anything of it runs.
+
+    Parameters
+    ----------
+    study : to run.
+    device : to compute on: its kind, or ``auto`` where it is not known yet.
 
     Raises
     ------
     ChoiceError
-        If a backbone, readout or recipe is unknown, or a setting is one that no cell has.
+        If a backbone, readout or recipe is unknown, or a setting is one that no cell or not this device has.
     """
+    check_precision(study.settings.get("precision"), device)
     taken: set[str] = set()
     for cell in dict.fromkeys(replace(cell, subject=1, percent=1.0, seed=0) for cell in study.cells):
         solver = solver_of(cell, study.settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +46,39 @@ def rows(state: State) -> Iterator[dict[str, Any]]:
             }
 
 
-def write(state: State) -> list[Path]:
-    """Write table.csv and table.json into the study's folder, where they are other than what is there."""
+def write(state: State, again: Callable[[], State]) -> list[Path]:
+    """Write table.csv and table.json into the study's folder, where they are other than what is there.
+
+    Parameters
+    ----------
+    state : of the study; where nothing is to be written, no lock is taken.
+    again : looks once more, while no other process writes: a table is never that of a look before another's.
+    """
+    paths = [state.study.folder / TABLE, state.study.folder / JSON]
     found = to_json(list(rows(state)))
-    if not found:
-        return []
+    if found and not _is_there(paths, _csv(found)):
+        with state.study.table_lock():
+            found = to_json(list(rows(again())))
+            if found and not _is_there(paths, text := _csv(found)):
+                write_json(paths[1], found)
+                write_text(paths[0], text)
+    return paths if found else []
+
+
+def _csv(found: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     cells = [flat(row) for row in found]
     writer = csv.DictWriter(text, list(cells[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(cells)
-    paths = [state.study.folder / TABLE, state.study.folder / JSON]
+    return text.getvalue()
+
+
+def _is_there(paths: Sequence[Path], text: str) -> bool:
     try:
-        same = paths[0].read_text(encoding="utf-8") == text.getvalue() and paths[1].is_file()
+        return paths[0].read_text(encoding="utf-8") == text and paths[1].is_file()
     except OSError:
-        same = False
-    if not same:
-        write_json(paths[1], found)
-        write_text(paths[0], text.getvalue())
-    return paths
+        return False
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from boldreams_cli.study.cells.manifest import MANIFEST, MISSING, RUNNING
 from boldreams_cli.study.cells.manifest import Study as Sweep
 from boldreams_cli.study.report import variants
 from boldreams_cli.study.report.findings import Findings
-from boldreams_cli.study.sweep import State, look
+from boldreams_cli.study.sweep import State, look, recognise
 
 ARRAYS = ("r", "r_single", "ceiling", "ceiling_single", "excluded_voxels")
 FAR_OFF = 0.01  # an attribution whose sum is off by more is said
@@ -290,7 +290,7 @@ def _sweeps(cache: Path, findings: Findings) -> list[State]:
     for path in sorted((cache / "studies").glob(f"*/{MANIFEST}")):
         with findings.kept_going(path, "run the sweep again"):
             study = Sweep.load(path)
-            state = look(study)
+            state = recognise(look(study))
             for number, why in state.why.items():
                 again = "the same `boldreams sweep` runs it again"
                 findings.error(f"{study.name}, cell {number} ({study.cells[number]})", f"failed: {why}", again)
