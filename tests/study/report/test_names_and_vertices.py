@@ -13,6 +13,7 @@ import pytest
 from boldreams_cli.encoding.evaluation.certainty.influences import load_influences
 from boldreams_cli.encoding.evaluation.statistics import image_error
 from boldreams_cli.study.report.collect import collect
+from boldreams_cli.study.report.differences import _pairs
 from boldreams_cli.study.report.variants import names_of
 
 from ...conftest import Run
@@ -37,6 +38,11 @@ def test_only_what_differs_at_one_percent_and_seed_is_named() -> None:
     assert names_of([[spec(1, compress="sqrt"), spec(1)]]) == [["compress sqrt", "compress None"]]
     others = [spec(1), spec(1) | {"responses": "s"}]
     assert names_of([others, [spec(1)]]) == [["responses r", "responses s"], [""]]
+    rectified = spec(10) | {"preprocessing": {"map": "rectified"}}
+    assert names_of([[spec(1), spec(10), rectified]]) == [["map signed", "map signed", "map rectified"]]
+    assert names_of([[spec(1)], [rectified]]) == [["map signed"], ["map rectified"]], "of whatever percent and subject"
+    layers = [spec(percent) | {"layers": {name: [0] for name in names}} for percent, names in ((1, "ab"), (10, "a"))]
+    assert names_of([layers]) == [['layers ["a", "b"]', 'layers ["a"]']]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,16 @@ def test_models_that_are_called_alike_are_told_apart(run: Run, alike: Path) -> N
     assert len(pairs) == 1, "only models of one grid and seed are compared by percent"
     counted = {row["model"]: row["subjects"] for row in rows(beside / "areas.csv") if row["area"] == "V1"}
     assert sorted(counted.values()) == ["1", "2"], "two families; seeds are no subjects"
+
+
+def test_models_of_other_maps_are_not_compared(own: Path) -> None:
+    """Signed and rectified maps of one network, at percents that each has but one of."""
+    whole = next(own.glob("models/subj01/*/percent-10-*/spec.json"))
+    said = json.loads(whole.read_text())
+    whole.write_text(json.dumps(said | {"preprocessing": said["preprocessing"] | {"map": "rectified"}}))
+    models = [model for model in collect(own).scored if model.subject == 1]
+    assert [model.kind for model in models] == ["fast, map rectified", "fast, map signed"]
+    assert not list(_pairs(models))
 
 
 def test_images_that_subjects_share_are_one_sample(reported: Reported) -> None:
