@@ -36,7 +36,7 @@ class Source:
     Parameters
     ----------
     model : fitted.
-    products : of it that are whole.
+    products : of it that are whole, of the weights it has now.
     """
 
     model: FittedModel
@@ -45,7 +45,8 @@ class Source:
     @classmethod
     def of(cls, model: FittedModel) -> Source:
         """Find what there is."""
-        return cls(model, [item for item in find_products(model.folder) if item.state == "done"])
+        now = model.spec.weights_digest
+        return cls(model, [item for item in find_products(model.folder) if item.state == "done" and item.is_of(now)])
 
     @property
     def title(self) -> str:

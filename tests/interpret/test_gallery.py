@@ -112,6 +112,21 @@ def test_a_row_shows_what_most_models_have(tmp_path: Path, fitted: Fitted) -> No
     assert [item.description["score"] for item in shown if isinstance(item, Kept)] == ["cosine"] * 3
 
 
+def test_what_weights_of_before_made_is_not_shown(tmp_path: Path, fitted: Fitted) -> None:
+    """A model that was fitted again on another device keeps its folder, and with it what it made before."""
+    model = FittedModel(tmp_path, fitted.model.spec, fitted.model.weights)
+    of_now = {"model_weights": model.spec.weights_digest}
+    shown = [
+        made(tmp_path, "attribution", "image-3", image=3, **of_now),
+        made(tmp_path, "words", "cosine", image="V1", **of_now),
+    ]
+    made(tmp_path, "attribution", "image-9", image=9, model_weights="of before")
+    made(tmp_path, "words", "logit", image="V1", score="logit", model_weights="of before")
+    source = Source.of(model)
+    assert [gallery.CELLS[kind](source, "V1", [source]) for kind in ("attributions", "words")] == shown
+    assert len(source.products) == 2
+
+
 def test_attributions_of_a_row_show_which_model_has_the_stronger(tmp_path: Path) -> None:
     signed = np.zeros((8, 8), np.float32)
     signed[:4], signed[4:] = 1, -1

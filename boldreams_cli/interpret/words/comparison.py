@@ -181,7 +181,7 @@ def dream_of(model: FittedModel, area: str) -> Kept:
 
 
 def dreams_of(model: FittedModel, area: str) -> list[Kept]:
-    """The finished dreams of an area's mean response, with any settings.
+    """The finished dreams of an area's mean response by the weights that the model has now, with any settings.
 
     Parameters
     ----------
@@ -199,6 +199,7 @@ def dreams_of(model: FittedModel, area: str) -> list[Kept]:
         if item.kind == "dream"
         and str(item.description.get("area", "")).casefold() == area.casefold()
         and not item.is_photograph
+        and item.is_of(model.spec.weights_digest)
     ]
     remedy = f"run boldreams dream --roi {quoted(area)} --model {quoted(model.folder)}"
     plain = [item for item in kept if item.state == "done" and item.description["objective"] in ("mean", "diversity")]

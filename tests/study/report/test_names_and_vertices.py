@@ -138,6 +138,18 @@ def test_other_tests_are_a_table(run: Run, own: Path) -> None:
     assert "training images, 5 folds" in page.read_text()
 
 
+def test_products_of_weights_that_are_gone_are_left_out(own: Path) -> None:
+    """As of a model that was fitted again on another device, into the same folder."""
+    model = next(own.glob("models/subj01/*/percent-10-*"))
+    old = next(model.glob("dreams/V1*/dream.json"))
+    old.write_text(json.dumps(json.loads(old.read_text()) | {"model_weights": "of others"}))
+    held = collect(own)
+    (shown,) = [one.products for one in held.models if one.row.folder == model]
+    assert {kept.description["area"] for kept in shown if kept.kind == "dream"} == {"ecc_1", "faces"}
+    (said,) = [one for one in held.findings.found if "other weights" in one.what]
+    assert said.where == f"{model}: dream {old.parent.name}"
+
+
 def test_percents_are_written_as_they_are(reported: Reported) -> None:
     from boldreams_cli.study.report.assets import columns
 
