@@ -29,6 +29,7 @@ from boldreams_cli.interpret.words.matching import PLAIN, ClassifierMatcher, Cli
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 
 REFERENCES = 200
+OWN = ("mean", "diversity")  # objectives whose dream stands for what an area wants
 Picture = NDArray[np.uint8]
 
 
@@ -202,7 +203,7 @@ def dreams_of(model: FittedModel, area: str) -> list[Kept]:
         and item.is_of(model.spec.weights_digest)
     ]
     remedy = f"run boldreams dream --roi {quoted(area)} --model {quoted(model.folder)}"
-    plain = [item for item in kept if item.state == "done" and item.description["objective"] in ("mean", "diversity")]
+    plain = [item for item in kept if item.state == "done" and item.description["objective"] in OWN]
     if not plain:
         if stopped := [item for item in kept if item.state == "stopped"]:
             step = stopped[0].description.get("step")
