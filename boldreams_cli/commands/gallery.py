@@ -63,6 +63,9 @@ def gallery(
     place = folder or choice.cache / "studies" / "gallery"
     chosen = kinds or galleries.KINDS
     made = galleries.gallery(galleries.ordered(models), rois, chosen, place, StopFlag())
-    missing = [f"missing, {item['kind']} of {item['area']}: {item['run']}" for item in made["missing"]]
+    missing = [
+        f"missing, {item['kind']} of {item['area']}" + (f": {item['run']}" if item["run"] else "")
+        for item in made["missing"]
+    ]
     more = [f"... and {len(missing) - MOST} more, which --json lists"] if len(missing) > MOST else []
     output.show(made, *made["files"], *missing[:MOST], *more)

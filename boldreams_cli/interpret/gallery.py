@@ -15,18 +15,68 @@ from PIL import Image
 
 from boldreams_cli import plots
 from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, quoted
+from boldreams_cli.data.areas import parts_of
 from boldreams_cli.data.subjects import in_order
 from boldreams_cli.encoding.evaluation.saved.files import SCORES
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.files import DAMAGED_NPZ, read_json
-from boldreams_cli.interpret.products import Description, Kept, Product, find_products
-from boldreams_cli.interpret.words.comparison import dream_of
+from boldreams_cli.interpret.products import Description, Kept, Product, find_products, spelled
+from boldreams_cli.interpret.words.comparison import OWN, dream_of
 from boldreams_cli.plots.pictures.grid import Cell
 from boldreams_cli.plots.style import Pictures
 
 KINDS = ("dreams", "words", "attributions")
+COMMANDS = {"dreams": "dream", "words": "wordcloud", "attributions": "attribute"}
+PICTURED = ("dream", "words", "attribution")  # kinds of products
 PLAIN = "integrated-gradients"  # the paper's
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the pictures of a row are of.
+
+    Parameters
+    ----------
+    name : as the folder of its dreams is called.
+    roi : as ``--roi`` takes it; empty of voxels, filters, contrasts, bounds, and masks that are no longer there.
+    """
+
+    name: str
+    roi: str
+
+    @classmethod
+    def of(cls, item: Kept) -> Row | None:
+        """What a product is of; None of words for an image, and of dreams that do not stand for what an area wants."""
+        name, said = _called(item)
+        if item.kind == "dream" and (item.is_photograph or item.description.get("objective", "mean") not in OWN):
+            return None
+        if item.kind == "words" and not item.description.get("dream"):
+            return None
+        return cls(name, said if spelled(said) == name or Path(said).is_file() else "")
+
+    @classmethod
+    def asked(cls, area: str, sources: Sequence[Source]) -> Row:
+        """An area as it was typed: in whatever case, a mask by its path; as typed where nothing was made of it."""
+        typed = ",".join(parts_of(area)).casefold()
+        for item in (item for source in sources for item in source.products if item.kind in PICTURED):
+            if typed in [name.casefold() for name in _called(item)] and (row := cls.of(item)) is not None:
+                return row
+        return cls(area, area)
+
+
+def _called(item: Kept) -> tuple[str, str]:
+    """What a product is of: as the folder of a dream of it is called, and as people are told."""
+    said, folder = item.description, item.files[0].parent.name
+    if item.kind == "dream":
+        return str(said.get("area")), str(said.get("roi"))
+    if item.kind == "words":
+        title = str(said.get("image"))
+        return (folder if said.get("dream") else spelled(title)), title
+    title = str(said.get("roi"))
+    # Attributions of earlier versions do not say it; their folder's name begins with it, and goes on with settings.
+    older = spelled(title) if folder.startswith(spelled(title)) else folder
+    return str(said.get("area", older)), title
 
 
 @dataclass(frozen=True)
@@ -36,7 +86,7 @@ class Source:
     Parameters
     ----------
     model : fitted.
-    products : of it that are whole.
+    products : of it that are whole, of the weights it has now.
     """
 
     model: FittedModel
@@ -45,7 +95,8 @@ class Source:
     @classmethod
     def of(cls, model: FittedModel) -> Source:
         """Find what there is."""
-        return cls(model, [item for item in find_products(model.folder) if item.state == "done"])
+        now = model.spec.weights_digest
+        return cls(model, [item for item in find_products(model.folder) if item.state == "done" and item.is_of(now)])
 
     @property
     def title(self) -> str:
@@ -56,27 +107,26 @@ class Source:
 
     def of_kind(self, kind: str, area: str) -> list[Kept]:
         """Products of a kind that are of an area, the newest first."""
-        named = {"attribution": "roi", "words": "image", "dream": "area"}[kind]
-        found = [item for item in self.products if item.kind == kind and item.description.get(named) == area]
-        found = [item for item in found if not item.is_photograph]
+        of_kind = [item for item in self.products if item.kind == kind and not item.is_photograph]
+        found = [item for item in of_kind if _called(item)[0].casefold() == area.casefold()]
         return sorted(found, key=lambda item: item.date, reverse=True)
 
     @property
-    def areas(self) -> list[str]:
-        """Areas that something was made of, in the data set's order."""
-        there = {str(item.description.get("area")) for item in self.products if item.kind == "dream"}
-        there |= {str(item.description.get("roi")) for item in self.products if item.kind == "attribution"}
+    def rows(self) -> list[Row]:
+        """All that something was made of: groups in the data set's order, then what is none by name."""
+        of_areas = [item for item in self.products if item.kind in PICTURED]
+        there = {row.name: row for item in of_areas if (row := Row.of(item)) is not None}
         try:
             order = list(read_json(self.model.folder / SCORES)["rois"])
         except (BoldreamsError, KeyError, TypeError):
             order = []
         known = [area for area in order if area in there]
-        return known or sorted(there)
+        return [there[name] for name in [*known, *sorted(there.keys() - set(known))]]
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What a gallery has no picture of, and the command that makes it."""
+    """What a gallery has no picture of, and the command that makes it; empty where ``--roi`` takes no such name."""
 
     kind: str
     area: str
@@ -92,7 +142,7 @@ def gallery(
     Parameters
     ----------
     models : in the order of the columns.
-    areas : of the rows; where none are named, all that something was made of.
+    areas : of the rows, as ``--roi`` takes them; where none are named, all that something was made of.
     kinds : of KINDS.
     folder : to write ``dreams.png`` and so on into, each as .pdf too, and gallery.json; ours there are replaced.
     stop : looked at while waiting for another process.
@@ -107,8 +157,10 @@ def gallery(
         If there is nothing to show, or files of others are in the way.
     """
     sources = [Source.of(model) for model in models]
-    rows = list(areas) or list(dict.fromkeys(area for source in sources for area in source.areas))
-    found = {kind: [[CELLS[kind](source, area, sources) for source in sources] for area in rows] for kind in kinds}
+    asked = [Row.asked(area, sources) for area in areas] or [row for source in sources for row in source.rows]
+    named = {row.name: row for row in asked}
+    rows = list(named)
+    found = {kind: [_cells(kind, row, sources) for row in named.values()] for kind in kinds}
     there = {kind: sum(isinstance(c, Kept) for row in cells for c in row) for kind, cells in found.items()}
     if not any(there.values()):
         raise ChoiceError(
@@ -145,24 +197,27 @@ def gallery(
     return {name: made[name] for name in names} | {"files": [str(path) for path in made["files"]]}
 
 
-def _dream(source: Source, area: str, sources: Sequence[Source]) -> Kept | Missing:
+def _cells(kind: str, row: Row, sources: Sequence[Source]) -> list[Kept | Missing]:
+    """A row of a figure."""
+    return [CELLS[kind](source, row.name, sources) or _missing(kind, source, row) for source in sources]
+
+
+def _dream(source: Source, area: str, sources: Sequence[Source]) -> Kept | None:
     try:
         return dream_of(source.model, area)
     except ChoiceError:
-        return _missing("dreams", source, area, "dream")
+        return None
 
 
-def _words(source: Source, area: str, sources: Sequence[Source]) -> Kept | Missing:
+def _words(source: Source, area: str, sources: Sequence[Source]) -> Kept | None:
     """Of the vocabulary and score that most of the models have."""
-    found = _shared(source, area, sources, "words", partial(_said, names=("vocabulary", "score", "prompt")))
-    return found or _missing("words", source, area, "wordcloud")
+    return _shared(source, area, sources, "words", partial(_said, names=("vocabulary", "score", "prompt")))
 
 
-def _attribution(source: Source, area: str, sources: Sequence[Source]) -> Kept | Missing:
+def _attribution(source: Source, area: str, sources: Sequence[Source]) -> Kept | None:
     """Of the image that most of the models have; by the paper's method, where there is such."""
     like = partial(_said, names=("image", "method", "baseline"))
-    found = _shared(source, area, sources, "attribution", like, _plain)
-    return found or _missing("attributions", source, area, "attribute")
+    return _shared(source, area, sources, "attribution", like, _plain)
 
 
 def _shared(
@@ -193,9 +248,10 @@ def _plain(item: Kept) -> bool:
     return item.description.get("method", PLAIN) == PLAIN
 
 
-def _missing(kind: str, source: Source, area: str, command: str) -> Missing:
+def _missing(kind: str, source: Source, row: Row) -> Missing:
     folder = source.model.folder
-    return Missing(kind, area, str(folder), f"boldreams {command} --roi {quoted(area)} --model {quoted(folder)}")
+    run = f"boldreams {COMMANDS[kind]} --roi {quoted(row.roi)} --model {quoted(folder)}" if row.roi else ""
+    return Missing(kind, row.name, str(folder), run)
 
 
 def _drawn(kind: str, row: Sequence[Kept | Missing]) -> list[Cell | None]:
@@ -244,7 +300,7 @@ def _attributed(item: Kept) -> tuple[Pictures, NDArray[np.floating]]:
         raise BoldreamsError(f"{path} is damaged ({error}); attribute again with --overwrite") from error
 
 
-CELLS: Mapping[str, Callable[[Source, str, Sequence[Source]], Kept | Missing]] = {
+CELLS: Mapping[str, Callable[[Source, str, Sequence[Source]], Kept | None]] = {
     "dreams": _dream,
     "words": _words,
     "attributions": _attribution,

@@ -190,7 +190,7 @@ class Product:
         As `found`.
         """
         folder, stem = self.place(overwrite)
-        making = _making(folder, stem)
+        making = folder / f".making-{stem}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
         try:
@@ -298,6 +298,10 @@ class Kept:
         """Whether it is a dream that began as a photograph, which does not stand for what an area wants."""
         return self.kind == "dream" and self.description.get("start") is not None
 
+    def is_of(self, weights: str) -> bool:
+        """Whether a model of such weights made it, not one that was fitted again since; unsaid, it counts as such."""
+        return self.description.get("model_weights", weights) == weights
+
 
 def find_products(folder: Path, checked: bool = False) -> list[Kept]:
     """All products of a model (or, of words without one, of a cache), by kind and name.
@@ -330,13 +334,9 @@ def _is(path: Path, checksum: str) -> bool:
         return False
 
 
-def _making(folder: Path, stem: str) -> Path:
-    return folder / f".making-{stem}"
-
-
 def _into_place(folder: Path, stem: str) -> None:
     """Rename a product that was made whole into its place; go on where a kill ended that; drop what is half made."""
-    making = _making(folder, stem)
+    making = folder / f".making-{stem}"
     if not making.is_dir():
         return
     new = described(making, stem)

@@ -127,6 +127,14 @@ def test_baseline_is_that_asked_for(run: Run, fitted: Fitted) -> None:
     assert [path.parent.name for path in files] == ["V1-steps-8", "V1-mean-steps-8"]
 
 
+def test_words_for_a_mask_that_was_not_dreamed_of_say_what_to_type(run: Run, fitted: Fitted, tmp_path: Path) -> None:
+    mask = mask_file(tmp_path / "mask.nii.gz", fitted, fitted.responses.areas.select("V1"))
+    for vocabulary in ("brown", "imagenet"):
+        asked = ("wordcloud", "--roi", mask, "--vocabulary", vocabulary, "--cache", fitted.cache)
+        said = run(*asked, code=2).err
+        assert f" --roi {mask} --model" in " ".join(said.split())
+
+
 def test_masks_of_one_name_do_not_share_files(run: Run, fitted: Fitted, tmp_path: Path) -> None:
     areas = fitted.responses.areas
     masks = [mask_file(tmp_path / d / "mask.nii.gz", fitted, areas.select(a)) for d, a in (("a", "V1"), ("b", "faces"))]

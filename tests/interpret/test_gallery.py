@@ -112,6 +112,64 @@ def test_a_row_shows_what_most_models_have(tmp_path: Path, fitted: Fitted) -> No
     assert [item.description["score"] for item in shown if isinstance(item, Kept)] == ["cosine"] * 3
 
 
+def test_what_weights_of_before_made_is_not_shown(tmp_path: Path, fitted: Fitted) -> None:
+    """A model that was fitted again on another device keeps its folder, and with it what it made before."""
+    model = FittedModel(tmp_path, fitted.model.spec, fitted.model.weights)
+    of_now = {"model_weights": model.spec.weights_digest}
+    shown = [
+        made(tmp_path, "attribution", "image-3", image=3, **of_now),
+        made(tmp_path, "words", "cosine", image="V1", **of_now),
+    ]
+    made(tmp_path, "attribution", "image-9", image=9, model_weights="of before")
+    made(tmp_path, "words", "logit", image="V1", score="logit", model_weights="of before")
+    source = Source.of(model)
+    assert [gallery.CELLS[kind](source, "V1", [source]) for kind in ("attributions", "words")] == shown
+    assert len(source.products) == 2
+
+
+@pytest.fixture
+def odd(tmp_path: Path, fitted: Fitted) -> Source:
+    """Dreams of a group, a label, a mask, a voxel and a contrast; words and an attribution of two of them."""
+    model = FittedModel(tmp_path, fitted.model.spec, fitted.model.weights)
+    (tmp_path / "scores.json").write_text(json.dumps({"rois": {"V1": {}, "faces": {}}}))
+    (tmp_path / "own.nii").touch()
+    mask = str(tmp_path / "own.nii")
+    dreams = {"faces": "faces", "FFA-1": "FFA-1", "mask-12345678": mask, "voxel-1-2-3": "voxel 1,2,3"}
+    for area, roi in (dreams | {"V1-minus-faces": "V1 minus faces"}).items():
+        objective = "contrast" if "minus" in roi else "mean"
+        one = Product("dream", tmp_path / "dreams" / area, "dream", ("dream.npz",), {"of": area}, own_folder=True)
+        about = {"area": area, "roi": roi, "objective": objective}
+        one.write(lambda place, _, about=about: written(place / "dream.npz", about))
+    for area, roi in (("faces", "faces"), ("mask-12345678", mask)):
+        words = Product("words", tmp_path / "words" / area, "cosine", ("{stem}.png",), {"of": area})
+        words.write(lambda at, stem, a=area, r=roi: written(at / f"{stem}.png", {"image": r, "dream": a}))
+        made(tmp_path, "attribution", f"image-3-{area}", image=3, roi=roi, area=area)
+    return Source.of(model)
+
+
+def test_rows_are_of_all_that_there_is(odd: Source) -> None:
+    """Also of what is no group of the scores; a contrast is no area's own dream."""
+    assert [row.name for row in odd.rows] == ["faces", "FFA-1", "mask-12345678", "voxel-1-2-3"]
+    remedies = {row.name: gallery._missing("words", odd, row).run.split(" --model")[0] for row in odd.rows}
+    begins = "boldreams wordcloud --roi"
+    assert remedies == {
+        "faces": f"{begins} faces",
+        "FFA-1": f"{begins} FFA-1",
+        "mask-12345678": f"{begins} {odd.model.folder / 'own.nii'}",
+        "voxel-1-2-3": "",
+    }
+
+
+def test_dreams_words_and_attributions_are_found_by_one_name(odd: Source) -> None:
+    """In whatever case it is typed, and a mask by its path."""
+    for typed, name in (("FACES", "faces"), (str(odd.model.folder / "own.nii"), "mask-12345678")):
+        row = gallery.Row.asked(typed, [odd])
+        assert row.name == name
+        cells = [gallery.CELLS[kind](odd, row.name, [odd]) for kind in gallery.KINDS]
+        assert [cell and cell.kind for cell in cells] == ["dream", "words", "attribution"]
+    assert gallery.Row.asked("V2", [odd]) == gallery.Row("V2", "V2"), "of which nothing was made"
+
+
 def test_attributions_of_a_row_show_which_model_has_the_stronger(tmp_path: Path) -> None:
     signed = np.zeros((8, 8), np.float32)
     signed[:4], signed[4:] = 1, -1

@@ -306,7 +306,7 @@ def text_model(tmp_path: Path) -> FittedModel:
     from types import SimpleNamespace
 
     shapes = {"last": (1, 1)}
-    spec = SimpleNamespace(groups=make_groups(shapes, "shared"), layers={"last": [2, 0, 3, 1]})
+    spec = SimpleNamespace(groups=make_groups(shapes, "shared"), layers={"last": [2, 0, 3, 1]}, weights_digest="now")
     weights = ReadoutWeights(
         {"1x1": torch.ones(3, 1, 1)},
         {"last": torch.tensor([[1.0, 2, 3, 4], [0, 0, 1, 0], [9, 9, 9, 9]])},
@@ -327,16 +327,20 @@ def test_predicted_betas_of_an_area(text_model: FittedModel) -> None:
 
 
 def test_words_are_of_a_finished_dream_of_the_mean_response(tmp_path: Path, text_model: FittedModel) -> None:
-    def kept(name: str, objective: str, stopped: bool = False) -> None:
+    def kept(name: str, objective: str, stopped: bool = False, weights: str = "now") -> None:
         one = Product("dream", tmp_path / "dreams" / name, "dream", ("dream.npz",), {"of": name}, own_folder=True)
 
         def make(folder: Path, stem: str) -> dict[str, object]:
             np.savez(folder / "dream.npz", images=np.full((1, 3, 8, 8), 1.5, dtype=np.float32))
-            return {"area": "faces", "roi": "faces", "objective": objective, "step": 7}
+            about = {"area": "faces", "roi": "faces", "objective": objective, "step": 7}
+            return about | {"model_weights": weights}
 
         (one.write_stopped if stopped else one.write)(make)
 
     with pytest.raises(ChoiceError, match=r"no dream of faces.*boldreams dream --roi faces"):
+        comparison.dream_of(text_model, "faces")
+    kept("faces-count-1", "mean", weights="of before")
+    with pytest.raises(ChoiceError, match="no dream of faces"):
         comparison.dream_of(text_model, "faces")
     kept("faces", "mean", stopped=True)
     kept("faces-target-0", "target")

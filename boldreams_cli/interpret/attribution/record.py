@@ -260,6 +260,7 @@ class _One:
             "image": self.image.name,
             "image_label": self.label,
             "roi": one.rois[self.area],
+            "area": one.targets[self.area].folder,
             "method": settings.method,
             "baseline": settings.baseline or None,
             "steps": settings.steps or None,

@@ -56,7 +56,7 @@ class Asked:
         for roi in self.rois:
             area = spelled(areas.canonical(roi) if areas is not None else roi)
             if model is not None and not self.by_betas(model):
-                dreams_of(model, area)
+                dreams_of(model, area, roi)
 
     def words(self, model: FittedModel | None, areas: Areas | None, data_root: Path | None, cache: Path) -> Vocabulary:
         """To choose from.

@@ -29,6 +29,7 @@ from boldreams_cli.interpret.words.matching import PLAIN, ClassifierMatcher, Cli
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 
 REFERENCES = 200
+OWN = ("mean", "diversity")  # objectives whose dream stands for what an area wants
 Picture = NDArray[np.uint8]
 
 
@@ -168,25 +169,26 @@ def _training_images(model: FittedModel | None, subject: Subject, cache: Path) -
     return Responses.open(stores[0]).train_images if len(stores) == 1 else None
 
 
-def dream_of(model: FittedModel, area: str) -> Kept:
+def dream_of(model: FittedModel, area: str, roi: str | None = None) -> Kept:
     """The finished dream that stands for an area: of the mean response, with default settings if there is such.
 
     Arguments and errors are those of `dreams_of`.
     """
-    plain = dreams_of(model, area)
+    plain = dreams_of(model, area, roi)
     best = max(plain, key=lambda item: (item.name.casefold() == area.casefold(), item.date))
     if len(plain) > 1:
         logger.info("%d dreams of %s: taking %s, made %s", len(plain), area, best.name, best.date)
     return best
 
 
-def dreams_of(model: FittedModel, area: str) -> list[Kept]:
-    """The finished dreams of an area's mean response, with any settings.
+def dreams_of(model: FittedModel, area: str, roi: str | None = None) -> list[Kept]:
+    """The finished dreams of an area's mean response by the weights that the model has now, with any settings.
 
     Parameters
     ----------
     model : that dreamed.
     area : as the name of a dream's folder spells it.
+    roi : the same as it was typed, for what to type next: of a mask or a long union the folder's name is no area.
 
     Raises
     ------
@@ -199,9 +201,10 @@ def dreams_of(model: FittedModel, area: str) -> list[Kept]:
         if item.kind == "dream"
         and str(item.description.get("area", "")).casefold() == area.casefold()
         and not item.is_photograph
+        and item.is_of(model.spec.weights_digest)
     ]
-    remedy = f"run boldreams dream --roi {quoted(area)} --model {quoted(model.folder)}"
-    plain = [item for item in kept if item.state == "done" and item.description["objective"] in ("mean", "diversity")]
+    remedy = f"run boldreams dream --roi {quoted(area if roi is None else roi)} --model {quoted(model.folder)}"
+    plain = [item for item in kept if item.state == "done" and item.description["objective"] in OWN]
     if not plain:
         if stopped := [item for item in kept if item.state == "stopped"]:
             step = stopped[0].description.get("step")

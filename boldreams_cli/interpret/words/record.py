@@ -291,7 +291,7 @@ def _by_pictures(request: Request) -> _Words:
     dreamt, shown = None, []
     if request.roi is not None:
         assert request.model is not None
-        dream = dream_of(request.model, request.area)
+        dream = dream_of(request.model, request.area, request.roi)
         dreamt = torch.from_numpy(dream_pixels(dream))
         about["dream"], place = dream.name, str(dream.description["area"])
         title = f"dream of {request.subject_name}" + (f" ({dream.name})" if dream.name != place else "")

@@ -229,7 +229,7 @@ def _model(row: ModelRow, findings: Findings) -> Model:
     else:
         findings.warn(row.folder, "has no scores", f"`boldreams score --model {quoted(row.folder)}`")
     with findings.kept_going(row.folder, "`boldreams info` lists what is damaged"):
-        model.products = [kept for kept in find_products(row.folder) if _usable(kept, row.folder, findings)]
+        model.products = [kept for kept in find_products(row.folder) if _usable(kept, model, findings)]
     return model
 
 
@@ -261,8 +261,12 @@ def _add_scores(model: Model, scores: Any, findings: Findings, again: str) -> No
                 model.other_tests[str(other["test"])] = other
 
 
-def _usable(kept: Kept, folder: Path, findings: Findings) -> bool:
-    where = f"{folder}: {kept.kind} {kept.name}"
+def _usable(kept: Kept, model: Model, findings: Findings) -> bool:
+    where = f"{model.row.folder}: {kept.kind} {kept.name}"
+    if not kept.is_of(model.spec.get("weights_digest", "")):
+        text = "belongs to other weights and is left out: the model was fitted again since"
+        findings.error(where, text, "the same command makes another, and this one can be deleted")
+        return False
     if kept.state == "damaged":
         findings.error(where, "is damaged and left out", "make it again with `--overwrite`")
     elif kept.state != "done":

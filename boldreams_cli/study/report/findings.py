@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from boldreams_cli.console import BoldreamsError
-
-# What damaged files raise where their maker's checks do not reach.
-UNREADABLE = (BoldreamsError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, EOFError)
+from boldreams_cli.console import StoppedError, logger
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,10 @@ class Findings:
         """Turn what damaged files raise in the block into an error on the page, and go on after the block."""
         try:
             yield
-        except UNREADABLE as error:
+        except (MemoryError, StoppedError):
+            raise
+        except Exception as error:  # noqa: BLE001 (on damaged bytes libraries raise anything at all)
+            logger.debug("%s", where, exc_info=True)
             said = " ".join(str(error).split())[:300] or type(error).__name__
             self.error(where, f"cannot be used: {said}", remedy)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from boldreams_cli.study.report.brain_map import MISSING, Canonical, running, scaled
-from boldreams_cli.study.report.collect import Space
+from boldreams_cli.study.report.brain_map import MISSING, Canonical, _maps, running, scaled
+from boldreams_cli.study.report.collect import Holdings, Space, Study, Subject
+from boldreams_cli.study.report.findings import Findings
 
 from .conftest import Reported
 
@@ -70,6 +73,32 @@ def test_scaled_values_are_read_to_their_last_digit(largest: float, exponent: in
 def test_nothing_known_is_no_error() -> None:
     multiples, _ = scaled(np.full(3, np.nan))
     assert (multiples == MISSING).all()
+
+
+@pytest.mark.parametrize("damage", ["empty", "flipped", "header"])
+def test_a_damaged_map_is_said_and_the_others_are_shown(damage: str, tmp_path: Path) -> None:
+    """What nibabel and zlib raise of damaged bytes are plain exceptions."""
+    shape, affine = (4, 5, 6), np.eye(4)
+    space = Space(shape, affine, np.argwhere(np.ones(shape)).astype(np.int32), {})
+    values = np.random.default_rng(0).normal(size=shape)
+    for name in ("whole", "damaged"):
+        (tmp_path / name).mkdir()
+        nibabel.Nifti1Image(values, affine).to_filename(tmp_path / name / "difference.nii.gz")
+    path = tmp_path / "damaged/difference.nii.gz"
+    whole = path.read_bytes()
+    header = bytearray(gzip.decompress(whole))
+    header[70:72] = b"\xff\x7f"  # no type of numbers
+    path.write_bytes(
+        {"empty": b"", "flipped": whole[:60] + bytes([whole[60] ^ 255]) + whole[61:], "header": gzip.compress(header)}[
+            damage
+        ]
+    )
+    compares = [Study(tmp_path / name, {"subject": 1}) for name in ("damaged", "whole")]
+    subject = Subject(1, None, space, [])
+    held = Holdings(tmp_path, [subject], compares, [], [], Findings())
+    assert [one.key for one in _maps(held, subject, space)] == ["difference whole"]
+    (said,) = held.findings.found
+    assert (said.level, said.where, said.remedy) == ("error", str(path), "run `boldreams compare` again")
 
 
 def test_embedded_values_are_those_of_the_volumes(reported: Reported) -> None:

@@ -13,6 +13,7 @@ import pytest
 from boldreams_cli.encoding.evaluation.certainty.influences import load_influences
 from boldreams_cli.encoding.evaluation.statistics import image_error
 from boldreams_cli.study.report.collect import collect
+from boldreams_cli.study.report.differences import _pairs
 from boldreams_cli.study.report.variants import names_of
 
 from ...conftest import Run
@@ -37,6 +38,11 @@ def test_only_what_differs_at_one_percent_and_seed_is_named() -> None:
     assert names_of([[spec(1, compress="sqrt"), spec(1)]]) == [["compress sqrt", "compress None"]]
     others = [spec(1), spec(1) | {"responses": "s"}]
     assert names_of([others, [spec(1)]]) == [["responses r", "responses s"], [""]]
+    rectified = spec(10) | {"preprocessing": {"map": "rectified"}}
+    assert names_of([[spec(1), spec(10), rectified]]) == [["map signed", "map signed", "map rectified"]]
+    assert names_of([[spec(1)], [rectified]]) == [["map signed"], ["map rectified"]], "of whatever percent and subject"
+    layers = [spec(percent) | {"layers": {name: [0] for name in names}} for percent, names in ((1, "ab"), (10, "a"))]
+    assert names_of([layers]) == [['layers ["a", "b"]', 'layers ["a"]']]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,16 @@ def test_models_that_are_called_alike_are_told_apart(run: Run, alike: Path) -> N
     assert len(pairs) == 1, "only models of one grid and seed are compared by percent"
     counted = {row["model"]: row["subjects"] for row in rows(beside / "areas.csv") if row["area"] == "V1"}
     assert sorted(counted.values()) == ["1", "2"], "two families; seeds are no subjects"
+
+
+def test_models_of_other_maps_are_not_compared(own: Path) -> None:
+    """Signed and rectified maps of one network, at percents that each has but one of."""
+    whole = next(own.glob("models/subj01/*/percent-10-*/spec.json"))
+    said = json.loads(whole.read_text())
+    whole.write_text(json.dumps(said | {"preprocessing": said["preprocessing"] | {"map": "rectified"}}))
+    models = [model for model in collect(own).scored if model.subject == 1]
+    assert [model.kind for model in models] == ["fast, map rectified", "fast, map signed"]
+    assert not list(_pairs(models))
 
 
 def test_images_that_subjects_share_are_one_sample(reported: Reported) -> None:
@@ -120,6 +136,18 @@ def test_other_tests_are_a_table(run: Run, own: Path) -> None:
     ]
     assert found[0]["r_of_test_images"] == repr(scores["r_mean"])
     assert "training images, 5 folds" in page.read_text()
+
+
+def test_products_of_weights_that_are_gone_are_left_out(own: Path) -> None:
+    """As of a model that was fitted again on another device, into the same folder."""
+    model = next(own.glob("models/subj01/*/percent-10-*"))
+    old = next(model.glob("dreams/V1*/dream.json"))
+    old.write_text(json.dumps(json.loads(old.read_text()) | {"model_weights": "of others"}))
+    held = collect(own)
+    (shown,) = [one.products for one in held.models if one.row.folder == model]
+    assert {kept.description["area"] for kept in shown if kept.kind == "dream"} == {"ecc_1", "faces"}
+    (said,) = [one for one in held.findings.found if "other weights" in one.what]
+    assert said.where == f"{model}: dream {old.parent.name}"
 
 
 def test_percents_are_written_as_they_are(reported: Reported) -> None:
