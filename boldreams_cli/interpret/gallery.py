@@ -157,8 +157,7 @@ def gallery(
         If there is nothing to show, or files of others are in the way.
     """
     sources = [Source.of(model) for model in models]
-    asked = [Row.asked(area, sources) for area in areas] or [row for source in sources for row in source.rows]
-    named = {row.name: row for row in asked}
+    named = _rows(areas, sources)
     rows = list(named)
     found = {kind: [_cells(kind, row, sources) for row in named.values()] for kind in kinds}
     there = {kind: sum(isinstance(c, Kept) for row in cells for c in row) for kind, cells in found.items()}
@@ -195,6 +194,12 @@ def gallery(
         made = product.found() or product.write(make, overwrite=True)
     names = ("models", "areas", "there", "missing")
     return {name: made[name] for name in names} | {"files": [str(path) for path in made["files"]]}
+
+
+def _rows(areas: Sequence[str], sources: Sequence[Source]) -> dict[str, Row]:
+    """By name: those asked for, or all that there is of any model."""
+    asked = [Row.asked(area, sources) for area in areas] or [row for source in sources for row in source.rows]
+    return {row.name: row for row in asked}
 
 
 def _cells(kind: str, row: Row, sources: Sequence[Source]) -> list[Kept | Missing]:

@@ -8,7 +8,7 @@ from boldreams_cli.encoding import readouts
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.inputs.maps import RESERVED_BYTES
 from boldreams_cli.encoding.readouts.base import Readout
-from boldreams_cli.study.cells.costs import CLOSED, Task, products
+from boldreams_cli.study.cells.costs import CLOSED, SOFTMAX, Task, products
 from boldreams_cli.study.cells.room import AT_ONCE, side_by_side
 
 LAYOUTS = [
@@ -35,6 +35,8 @@ def test_a_training_is_forwards_and_backwards_through_all_values() -> None:
     assert products(solver("separable", epochs=2), TASK) == 4 * 2 * 8000 * 500 * values
     pooled = 50 * 81 + 25 * 36
     assert products(solver("smooth", epochs=2, grid=9), TASK) == 4 * 2 * 3000 * 500 * pooled
+    attending = 4 * pooled + SOFTMAX * (81 + 36)
+    assert products(solver("attention", epochs=2, grid=9), TASK) == 2 * 3000 * 500 * attending
 
 
 def test_a_stack_is_its_members() -> None:

@@ -16,6 +16,7 @@ EIGEN = 20.0  # times the cube of its side, as an eigendecomposition takes as lo
 PENALTIES_USED = 3  # of a field, that some voxel chooses
 MEMBERS_USED = 10  # of a stack, that have a weight for a voxel
 ERRORS = 100  # to square, weigh and add a left-out error takes as long as so many directions of a product
+SOFTMAX = 500  # multiplications and additions that take as long as a node's score, its softmax and their gradients
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def products(solver: Readout, task: Task) -> float | None:
     """Multiplications and additions of a fit; None of a readout that is not known here."""
     settings = solver.settings
     if hasattr(settings, "passes"):  # trained on an image's mean
-        return 4.0 * settings.passes(task.images) * task.images * task.voxels * task.pooled(settings.grid).values
+        pooled = task.pooled(settings.grid)
+        each = 4.0 * pooled.values + (SOFTMAX * pooled.nodes if hasattr(settings, "keys") else 0)
+        return settings.passes(task.images) * task.images * task.voxels * each
     if hasattr(settings, "epochs"):  # on single trials
         return 4.0 * settings.epochs * task.trials * task.voxels * task.values
     known = CLOSED.get(solver.name)
