@@ -65,7 +65,7 @@ def sweep(
     is not done. A cell that fails does not keep the others from being done: it is listed with what was wrong and
     its log, and the exit code is 1; 75 while cells are unfinished. Submitting exits with 0, --status by how far it is.
 
-    Cells of one subject and backbone share what they read; their weights are those of fits by themselves, bit for bit.
+    Cells of one subject and backbone share what they read; their weights are those of fits by themselves.
     With --executor slurm the cells become job arrays of plain boldreams commands, which need nothing that stays alive;
     --status reads the cache. Where many machines share a file system without SLURM, run --manifest with --cell I-J on
     each. table.csv in CACHE/studies/NAME has r and r / ceiling with intervals by area, backbone, readout and percent.

@@ -222,7 +222,7 @@ class Group:
         """The same by several threads, among which torch's are divided.
 
         Small products leave cores idle, and a fit's reading, saving and scoring run on one. What is computed does not
-        depend on the number of threads.
+        depend on the number of threads, where products are strict (`same_products`).
         """
         threads = torch.get_num_threads()
         each = max(1, threads // count)
