@@ -12,12 +12,11 @@ from torch import Tensor
 
 from boldreams_cli.console import Progress, StopFlag
 from boldreams_cli.encoding.inputs.layout import MapLayout
-from boldreams_cli.encoding.inputs.maps import open_maps
-from boldreams_cli.encoding.model.full import IMAGE_BLOCK, FullModel
+from boldreams_cli.encoding.inputs.maps import stored_blocks
+from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.features.store.feature_store import FeatureStore
-from boldreams_cli.machine import MAPS, room
 
 Reader = Callable[[Sequence[Tensor]], Tensor]
 
@@ -94,23 +93,16 @@ def read_stored(
     """
     layouts = [MapLayout(group, model.spec.layers) for group in model.spec.groups]
     rows = store.rows(images)
-    values = sum(a * c for a, c in (layout.shape for layout in layouts))
-    memory = min(memory, room(device, memory, MAPS))
-    step = max(IMAGE_BLOCK, memory // 2 // (values * 4) // store.rows_per_shard * store.rows_per_shard)
     parts = []
     shown = Progress("read stored maps", len(rows), "images")  # a line every few seconds; mostly it takes less
     with torch.inference_mode():
-        for start in range(0, len(rows), step):
-            chosen = rows[start : start + step]
-            source = open_maps(store, chosen, layouts, device, memory, store.path.parent)
-            order = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // IMAGE_BLOCK))
-            for batch in source.batches(order):
-                if stop is not None:
-                    stop.check(f"{shown.done} of {len(rows)} stored images were looked at")
-                maps = [
-                    group.transpose(1, 2) if layout.pixels_first else group
-                    for group, layout in zip(batch, layouts, strict=True)
-                ]
-                parts.append(reader(maps).cpu())
-                shown.advance(len(parts[-1]))
+        for block in stored_blocks(store, rows, layouts, device, memory):
+            if stop is not None:
+                stop.check(f"{shown.done} of {len(rows)} stored images were looked at")
+            maps = [
+                group.transpose(1, 2) if layout.pixels_first else group
+                for group, layout in zip(block, layouts, strict=True)
+            ]
+            parts.append(reader(maps).cpu())
+            shown.advance(len(parts[-1]))
     return torch.cat(parts).numpy()

@@ -32,25 +32,26 @@ class Known:
     def __init__(self, study: Study) -> None:
         self.study = study
         self._wanted: dict[Subject, str | None] = {}
-        self._editions: dict[str, str] = {}
+        self._editions: dict[str, str | None] = {}
 
     def done(self, number: int) -> dict[str, Any] | None:
         """What was noted of a cell that is done, None of any other."""
         noted = self.study.noted(number)
         if noted.get("outcome") != DONE or not unchanged(noted["files"], self.study.cache):
             return None
-        if "store" in noted and self._edition(noted["store"]) != noted["edition"]:
+        if "store" in noted and self._edition(noted["store"]) not in (None, noted["edition"]):
             return None  # maps were made anew of other stimuli
         wanted = self._responses(self.study.cells[number].subject)
         return noted if wanted in (None, noted["responses"]) else None
 
-    def _edition(self, store: str) -> str:
-        """The edition of a store of maps, as models have it in their spec."""
+    def _edition(self, store: str) -> str | None:
+        """The edition of a store of maps, as models have it in their spec; None where the maps were deleted since."""
         if store not in self._editions:
             from boldreams_cli.features.store.store_arrays import edition
             from boldreams_cli.stores import ResumableStore
 
-            self._editions[store] = edition(ResumableStore(self.study.cache / "features" / store))
+            path = self.study.cache / "features" / store
+            self._editions[store] = edition(ResumableStore(path)) if path.is_dir() else None
         return self._editions[store]
 
     def _responses(self, subject: Subject) -> str | None:

@@ -184,6 +184,13 @@ def test_what_is_no_longer_whole_is_done_again(
     assert (model / "correlation.nii.gz").is_file()
 
 
+def test_cells_stay_done_when_their_features_are_deleted_for_room(run: Run, mine: Path) -> None:
+    shutil.rmtree(mine / "features")
+    again = run("sweep", *GRID, "--cache", mine, "--name", "mine", "--json")
+    assert again.json["cells"]["done"] == 2
+    assert "cell" not in again.err
+
+
 def test_cells_side_by_side_are_those_of_fits_by_themselves(run: Run, own: Path, experiment: Path) -> None:
     """Two threads for torch: two cells at a time, one thread each; the same weights and scores, each cell its log."""
     other = Path(shutil.copytree(own, own.with_name("other")))

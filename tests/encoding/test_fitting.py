@@ -13,7 +13,7 @@ from boldreams_cli.console import ChoiceError, MismatchError, StopFlag, StoppedE
 from boldreams_cli.encoding.evaluation.statistics import pearson_r
 from boldreams_cli.encoding.fit import FitResult, fit
 from boldreams_cli.encoding.inputs import maps
-from boldreams_cli.encoding.inputs.layout import make_groups
+from boldreams_cli.encoding.inputs.layout import make_groups, read_groups
 from boldreams_cli.encoding.inputs.ranking import rank_filters
 from boldreams_cli.encoding.model.folder import find_models, the_model
 from boldreams_cli.encoding.model.full import FullModel, Predictor, predict_stored
@@ -91,6 +91,23 @@ def test_fit_is_the_live_backbones_training(ready: Ready, experiment: Path, tmp_
     assert abs(r_live - r_cached) < 0.01
     # float16 maps are the only difference; Adam's division makes small ones grow.
     np.testing.assert_allclose(found, expected, atol=0.03 * float(expected.std()))
+
+
+def test_memory_does_not_say_which_stored_images_are_multiplied_together(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maps, "IMAGE_BLOCK", 4)
+    model = run(ready, tmp_path).model
+    layouts = Predictor(model, CPU).layouts
+    rows = np.random.default_rng(0).permutation(len(ready.store.images))[:27]
+    sizes = set()
+    for memory in (1, 300_000, GB):  # a block at a time, some, and all of them
+        blocks = list(maps.stored_blocks(ready.store, rows, layouts, CPU, memory))
+        sizes.add(tuple(len(block[0]) for block in blocks))
+        expected = [group.float() for group in read_groups(ready.store, rows, layouts)]
+        for number, group in enumerate(expected):
+            assert torch.equal(torch.cat([block[number] for block in blocks]), group)
+    assert sizes == {(5, 5, 5, 4, 4, 4)}
 
 
 def test_same_seed_same_bits_other_seed_other_model(ready: Ready, tmp_path: Path) -> None:

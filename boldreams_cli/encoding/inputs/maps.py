@@ -17,12 +17,14 @@ from boldreams_cli.console import BoldreamsError, logger, size
 from boldreams_cli.encoding.inputs.layout import MapLayout, in_shards, read_groups
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
+from boldreams_cli.machine import MAPS, room
 from boldreams_cli.transfers import read_ahead, sent
 
 if TYPE_CHECKING:
     from boldreams_cli.encoding.inputs.nested import NestedMaps
     from boldreams_cli.encoding.inputs.pooled import PooledMaps
 
+IMAGE_BLOCK = 64  # images that go through a readout together, and up to twice as many
 SCRATCH_BLOCK_BYTES = 128 * 2**20
 RESERVED_BYTES = 800 * 2**20  # what Python and torch take themselves, and copies in flight
 
@@ -206,3 +208,30 @@ def open_maps(
     if map_bytes(store, len(rows), layouts) <= memory:
         return ResidentMaps.read(store, rows, layouts, device)
     return ScratchMaps(store, rows, layouts, device, scratch)
+
+
+def stored_blocks(
+    store: FeatureStore, rows: NDArray[np.int64], layouts: Sequence[MapLayout], device: torch.device, memory: int
+) -> Iterator[list[Tensor]]:
+    """Yield the maps of rows, some images at a time: which go together follows from their number alone.
+
+    Memory says how many blocks are read at once, never what is multiplied together, so it moves no last bit.
+
+    Parameters
+    ----------
+    store, rows, layouts, device : as in `open_maps`.
+    memory : bytes that the maps may take.
+
+    Yields
+    ------
+    Maps of every group, (images, A, C) float32.
+    """
+    values = sum(a * c for a, c in (layout.shape for layout in layouts))
+    memory = min(memory, room(device, memory, MAPS))
+    at_once = max(1, memory // 2 // (values * 4) // IMAGE_BLOCK)
+    blocks = np.array_split(np.arange(len(rows)), max(1, len(rows) // IMAGE_BLOCK))
+    for first in range(0, len(blocks), at_once):
+        some = blocks[first : first + at_once]
+        begin, end = some[0][0], some[-1][-1] + 1
+        maps = open_maps(store, rows[begin:end], layouts, device, memory, store.path.parent)
+        yield from maps.batches([block - begin for block in some])

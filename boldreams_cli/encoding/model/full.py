@@ -13,17 +13,15 @@ from torch import Tensor, nn
 
 from boldreams_cli.console import MismatchError, logger
 from boldreams_cli.encoding.inputs.layout import MapLayout, grouped, laid_out
-from boldreams_cli.encoding.inputs.maps import open_maps
+from boldreams_cli.encoding.inputs.maps import stored_blocks
 from boldreams_cli.encoding.model.spec import BACKBONE, FittedModel
 from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.features import backbones
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.features.choosing import compare_stimuli
 from boldreams_cli.features.store.feature_store import FeatureStore, store_path, stores
-from boldreams_cli.machine import MAPS, room
 
 VOXEL_BLOCK = 512  # of which what lies between two products stays in cache
-IMAGE_BLOCK = 64
 
 
 def store_of(model: FittedModel, cache: Path) -> FeatureStore:
@@ -119,17 +117,9 @@ def predict_stored(
     (images, voxels).
     """
     predictor = Predictor(model, device)
-    rows = store.rows(images)
-    values = sum(a * c for a, c in (layout.shape for layout in predictor.layouts))
-    memory = min(memory, room(device, memory, MAPS))
-    step = max(IMAGE_BLOCK, memory // 2 // (values * 4) // store.rows_per_shard * store.rows_per_shard)
-    parts = []
     with torch.inference_mode():
-        for start in range(0, len(rows), step):
-            chosen = rows[start : start + step]
-            maps = open_maps(store, chosen, predictor.layouts, device, memory, store.path.parent)
-            order = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // IMAGE_BLOCK))
-            parts += [predictor(batch).cpu() for batch in maps.batches(order)]
+        blocks = stored_blocks(store, store.rows(images), predictor.layouts, device, memory)
+        parts = [predictor(block).cpu() for block in blocks]
     return torch.cat(parts).numpy()
 
 

@@ -346,7 +346,8 @@ def facts(
     """
     files = [model.folder / name for name in ("spec.json", WEIGHTS, LOG, SCORES)]
     files += [Path(file) for file in summary["files"]]
-    files += [model.folder / BACKBONE if store is None else store.path / "zarr.json", responses.path / "zarr.json"]
+    files += [responses.path / "zarr.json"] + ([model.folder / BACKBONE] if store is None else [])
+    # Maps may be deleted for room afterwards; of those that are there, the edition says whether they are the same.
     maps = {} if store is None else {"store": store.path.name, "edition": model.spec.edition}
     return {
         "model": model.folder.relative_to(study.cache).as_posix(),
