@@ -110,17 +110,20 @@ def _problem(folder: Path) -> str:
 
 def products(cache: Path, known: Iterable[Row]) -> list[Row]:
     """Dreams, attributions, words and predictions of models, and words of the cache."""
+    from boldreams_cli.encoding.model.folder import weights_of
     from boldreams_cli.interpret.products import find_products
 
     found = []
     for folder in [None, *(Path(row["model"]) for row in known)]:
+        now = weights_of(folder) if folder else None
         for kept in find_products(folder or cache):
+            current = now is None or kept.is_of(now)
             found.append(
                 {
                     "model": str(folder) if folder else None,
                     "kind": kept.kind,
                     "name": kept.name,
-                    "state": kept.state,
+                    "state": kept.state if current else "of earlier weights",
                     "date": kept.date,
                     "place": str(kept.place),
                     "files": [str(file) for file in kept.files],

@@ -193,8 +193,12 @@ def test_remove_says_what_goes_and_deletes_only_that(run: Run, copied: Path) -> 
     assert set(made) <= set(listed[0]["files"])
     (place,) = (Path(row["place"]) for row in listed)
     assert all(Path(file).is_relative_to(place) for file in made)
-    said = run("info", "--cache", copied).out
-    assert f"  {gone.relative_to(copied / 'models')}:\n    {place.relative_to(gone)}\n" in said
+    line = f"  {gone.relative_to(copied / 'models')}:\n    {place.relative_to(gone)}"
+    assert f"{line}\n" in run("info", "--cache", copied).out
+    spec = json.loads((gone / "spec.json").read_text())
+    (gone / "spec.json").write_text(json.dumps(spec | {"weights_digest": "another"}))  # as fitted again since
+    assert f"{line} (of earlier weights)\n" in run("info", "--cache", copied).out
+    (gone / "spec.json").write_text(json.dumps(spec))
     mine = (str(gone), str(gone.with_name(f".{gone.name}.lock")))
     before = {path: value for path, value in listing(copied).items() if not path.startswith(mine)}
     done = run("remove", gone.name[:-2], "--cache", copied, "--yes", "--json")

@@ -122,6 +122,11 @@ def _spec(folder: Path) -> dict[str, Any] | None:
     return {"key": "", "recipe": old_recipe(spec) if spec["format"] == 1 else None, "training": {}} | spec
 
 
+def weights_of(folder: Path) -> str | None:
+    """Digest of the weights that a folder's model has now; None where there is none that this version reads."""
+    return (_spec(folder) or {}).get("weights_digest")
+
+
 def _matches(spec: dict[str, Any], key: str, value: Any) -> bool:
     known = spec.get(key, spec["training"].get(key))
     return value is None or bool(known == value)
