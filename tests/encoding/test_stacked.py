@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +268,29 @@ def test_a_mixture_is_what_it_says_and_its_error_is_that_of_its_sum() -> None:
     expected = [nnls(left_out[:, :, voxel].double().T.numpy(), wanted[:, voxel].numpy()) for voxel in range(5)]
     np.testing.assert_allclose(weight.T, [found for found, _ in expected], rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(error, [norm**2 / int(repeats.sum()) for _, norm in expected], rtol=1e-6)
+
+
+def test_voxels_of_noise_have_the_member_that_is_the_least_wrong(tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    wanted = torch.randn(40, 3, generator=random)
+    wanted -= wanted.mean(0)
+    errors = torch.tensor([2.0, 0.5, 1.0])[:, None, None] * torch.randn(3, 40, 3, generator=random)
+    left_out = errors - 0.5 * wanted  # all of them run against the betas
+    left_out[:, :, 1] = 0  # and say nothing of one voxel
+    left_out[1, :, 2] = 0
+    plain, worse_than_none = mixture(left_out, wanted, torch.ones(40))
+    assert not plain.any()
+    weight, error = mixture(left_out, wanted, torch.ones(40), never_none=True)
+    assert weight.T.tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 1]]
+    expected = (wanted - torch.stack([left_out[1, :, 0], torch.zeros(40), left_out[2, :, 2]], 1)).double()
+    np.testing.assert_allclose(error, expected.square().mean(0), rtol=1e-6)
+    assert (error >= worse_than_none).all()
+
+    noise = problem(tmp_path, images=40, voxels=60, noise=1000.0)
+    assert not (solve(Stacked(FEW), noise, tmp_path / "a")["members"] == 0).any()
+    earlier = replace(FEW, never_none=False)
+    assert "never_none" not in earlier.recorded(), "models of earlier versions keep their names"
+    assert (solve(Stacked(earlier), noise, tmp_path / "b")["members"] == 0).any()
 
 
 @pytest.mark.parametrize("changes", [{"members": ()}, {"members": ("ridge", "ridge")}, {"grid": 0}, {"centres": 0}])

@@ -76,14 +76,18 @@ def _solved(gram: Floats, target: Floats, free: NDArray[np.bool_]) -> Floats:
     return np.asarray(solved[:, :, 0], np.float64)
 
 
-def mixture(left_out: Tensor, betas: Tensor, repeats: Tensor) -> tuple[Tensor, Tensor]:
+def mixture(left_out: Tensor, betas: Tensor, repeats: Tensor, never_none: bool = False) -> tuple[Tensor, Tensor]:
     """Weights of 0 or more by which predictions of left-out images, added up, come nearest to the betas.
+
+    Where there is little signal, all of them may be worse than none: a model of such a voxel is a constant, which has
+    no correlation, so that models would choose by themselves over which voxels a mean is taken.
 
     Parameters
     ----------
     left_out : (members, images, voxels) predictions, as of `ridge.LeftOut.left_out`.
     betas : (images, voxels) averaged over repeats.
     repeats : (images,) weights of the images.
+    never_none : whether such a voxel takes the member that is the least wrong, as it is.
 
     Returns
     -------
@@ -95,8 +99,18 @@ def mixture(left_out: Tensor, betas: Tensor, repeats: Tensor) -> tuple[Tensor, T
     gram = (predicted @ predicted.transpose(1, 2)).numpy()
     target = (predicted @ wanted.T[:, :, None])[:, :, 0].numpy()
     weight = nonnegative_weights(gram, target)
+    if never_none:
+        _at_least_one(weight, gram, target)
     explained = 2 * (weight * target).sum(1) - np.einsum("vm,vmn,vn->v", weight, gram, weight)
     return torch.from_numpy(weight.T).float(), (wanted.square().sum(0) - torch.from_numpy(explained)) / repeats.sum()
+
+
+def _at_least_one(weight: Floats, gram: Floats, target: Floats) -> None:
+    """Give voxels without a member the one with the smallest error, in place; members of which all is 0 say nothing."""
+    size = np.einsum("vmm->vm", gram)
+    error = np.where(size > 0, size - 2 * target, np.inf)
+    none = ~(weight > 0).any(1) & (size > 0).any(1)
+    weight[none, error[none].argmin(1)] = 1.0
 
 
 def nested_grids(grid: int) -> list[int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -30,6 +30,7 @@ from boldreams_cli.encoding.numerics.ridge import LeftOut, Ridge
 from boldreams_cli.encoding.numerics.stacking import mixture, on_finer_grid
 from boldreams_cli.encoding.numerics.tiles import NODES, TILE
 from boldreams_cli.encoding.readouts.base import (
+    LATER,
     Checkpoint,
     MapSource,
     Problem,
@@ -56,10 +57,12 @@ class StackedSettings(LocalSettings):
     images : on which penalties and weights of the members are chosen at most.
     members : kinds of them: ``ridge``, ``local`` (one a field, ridge among them) and ``layers`` (a ridge of each layer,
         on each grid whose nodes are among those of `grid`).
+    never_none : whether a voxel for which all members are worse than none has the one that is the least wrong.
     """
 
     sizes: tuple[float, ...] = (0.2, 0.35)
     members: tuple[str, ...] = ("local", "layers")
+    never_none: bool = field(default=True, metadata=LATER | {"before": False})
 
     def __post_init__(self) -> None:
         # From a file of a study it comes as a list.
@@ -215,7 +218,8 @@ class Stacked(Readout):
                     shown.advance(betas.shape[1])
                 for start in range(0, betas.shape[1], VOXELS):
                     place = slice(start, start + VOXELS)
-                    weight, error = mixture(left_out[:, :, place], betas[:, place], repeats.cpu())
+                    shown_to = left_out[:, :, place], betas[:, place], repeats.cpu()
+                    weight, error = mixture(*shown_to, self.settings.never_none)
                     found["weight"][:, part][:, place] = weight
                     found["error"][part][place] = error
                 checkpoint.save({"chosen": part.stop}, found)
