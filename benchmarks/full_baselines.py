@@ -18,11 +18,11 @@ from boldreams_cli.data.prepared.choosing import responses_for
 from boldreams_cli.encoding.evaluation.statistics import pearson_r
 from boldreams_cli.encoding.inputs.betas import TrainingBetas
 from boldreams_cli.encoding.inputs.layout import MapLayout, make_groups, read_groups
-from boldreams_cli.encoding.inputs.maps import StoredMaps
+from boldreams_cli.encoding.inputs.maps import IMAGE_BLOCK, StoredMaps
 from boldreams_cli.encoding.inputs.pooled import PooledMaps
 from boldreams_cli.encoding.inputs.ranking import rank_filters
 from boldreams_cli.encoding.model.folder import find_models, the_model
-from boldreams_cli.encoding.model.full import IMAGE_BLOCK, Predictor, store_of
+from boldreams_cli.encoding.model.full import Predictor, store_of
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.encoding.numerics.ridge import weighted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,12 @@ PRINTED = [chr(code) for code in range(32, 127)]
 
 @contextmanager
 def cut_once() -> Iterator[None]:
-    """Embed all letters of ASCII in every PDF, and those others that are in it."""
+    """Embed all letters of ASCII in every PDF, and those others that are in it; of other matplotlibs, do nothing."""
+    names = ("get_glyphs_subset", "font_as_file")
+    there = [getattr(_backend_pdf_ps, name, None) for name in names]
+    if None in there or list(signature(there[0]).parameters) != ["fontfile", "glyphs"]:
+        yield
+        return
     cut, written = _backend_pdf_ps.get_glyphs_subset, _backend_pdf_ps.font_as_file
     kept: dict[tuple[str, frozenset[int]], tuple[bytes, Any]] = {}
 

@@ -31,7 +31,7 @@ from boldreams_cli.commands.options import ModelChoice, Output
     "--permutations",
     type=click.IntRange(1),
     metavar="N",
-    help="Take each voxel's p from N permutations of the test images instead of r's standard error over images.",
+    help="Take each voxel's p from N permutations of the test images instead of Student's t of its r.",
 )
 @options.option(
     "--permutation-seed", type=options.SEED, default=0, show_default=True, help="The seed of the permutations."
@@ -88,7 +88,7 @@ def score(
     The test images are the random sample: standard errors and 95 % intervals are over images. The standard error over
     voxels is the paper's error bar, a spread: voxels share images and noise, so it does not say how certain the mean
     is. A, the noise-normalised accuracy, is the sum of r over the sum of ceilings, of voxels whose ceiling is at least
-    0.2. A voxel's p is one-sided, from r's standard error over images or from --permutations; q is its false discovery
+    0.2. A voxel's p is one-sided, from Student's t of its r or from --permutations; q is its false discovery
     rate over all voxels. Scores that are there are kept whichever p they have, unless --permutations asks for others.
     --bootstrap N adds errors and intervals of each area from test images drawn with replacement, those with as many
     repeats by themselves; the draws are the same for all voxels and models.
@@ -156,7 +156,7 @@ def _report(summary: dict[str, Any]) -> list[str]:
     """What is said of all voxels."""
     from boldreams_cli.data.prepared.reliability import said_of_ceiling
 
-    method = f"{summary['permutations']} permutations" if summary["permutations"] else "standard errors over images"
+    method = f"{summary['permutations']} permutations" if summary["permutations"] else "Student's t of r"
     unknown = summary["ceiling_mean"] is None or not math.isfinite(summary["ceiling_mean"])
     measured = [
         f"{name.removesuffix('_mean').replace('_', ' ')}: mean {_number(summary[name])}" for name in _measures()

@@ -17,6 +17,11 @@ from ..conftest import Run
 from .conftest import listing
 
 
+def test_a_gpu_that_is_not_there_is_said(run: Run, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "no CUDA device" in run("fit", "--subject", 1, "--device", "cuda", "--cache", own, code=1).err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -35,7 +40,6 @@ from .conftest import listing
         (["fit", "--backbone", "vgg11", "--subject", 1], 3, "run boldreams extract --backbone vgg11"),
         (["fit", "--features", "0123", "--subject", 1], 3, "no store 0123"),
         (["fit"], 2, "choose a subject with --subject; there: 1, 2"),
-        (["fit", "--subject", 1, "--device", "cuda"], 1, "no CUDA device"),
         (["fit", "--subject", 1, "--device", "tpu"], 2, "auto, cpu, cuda or cuda:N"),
         (["fit", "--subject", 1, "--memory", "much"], 2, "write 4G or 800M"),
         (["prepare", "--subject", 7], 2, "subjects under the root: 1, 2"),

@@ -111,6 +111,7 @@ def test_fit_and_score_need_neither_weights_nor_images(run: Run, own: Path, expe
         "assert not {'torchvision', 'open_clip', 'timm'} & set(sys.modules), 'a backbone was imported'"
     )
     arguments = ["fit", "--percent", "10", "--subject", "1", "--epochs", "3", "--lr", "1e-3", "--cache", str(own)]
+    arguments.append("--overwrite")  # it is fitted, not found
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,

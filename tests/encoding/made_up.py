@@ -23,9 +23,9 @@ PLENTY = 10**9
 
 
 def strict_products() -> bool:
-    """Whether products have the same bits with any number of threads here: with MKL, but for AMD's processors."""
+    """Whether products have the same bits with any number of threads here: with MKL, on Intel's processors."""
     cpus = Path("/proc/cpuinfo")
-    return torch.backends.mkl.is_available() and not (cpus.exists() and "AuthenticAMD" in cpus.read_text())
+    return torch.backends.mkl.is_available() and cpus.exists() and "GenuineIntel" in cpus.read_text()
 
 
 class Store:

@@ -14,7 +14,7 @@ import scipy.stats
 import torch
 
 from boldreams_cli.encoding.evaluation.certainty import bootstrap, influences
-from boldreams_cli.encoding.evaluation.certainty.bootstrap import correlations, image_counts, of_areas
+from boldreams_cli.encoding.evaluation.certainty.bootstrap import correlations, image_counts, of_areas, strata_of
 from boldreams_cli.encoding.evaluation.certainty.influences import ALL
 from boldreams_cli.encoding.evaluation.saved import files as score_files
 from boldreams_cli.encoding.evaluation.statistics import image_error
@@ -38,7 +38,27 @@ def test_each_draw_takes_as_many_images_of_each_stratum() -> None:
     assert (counts == np.rint(counts)).all()
     assert len(np.unique(counts, axis=0)) == 50
     np.testing.assert_array_equal(counts, image_counts(REPEATS, 50))
-    np.testing.assert_array_equal(image_counts(np.arange(5), 4), np.ones((4, 5)))  # strata of one image
+
+
+def test_few_images_of_equal_repeats_are_drawn_with_those_of_neighbouring_ones() -> None:
+    assert strata_of(REPEATS).tolist() == [0] * 60 + [1] * 90 + [2] * 150
+    several = np.repeat([1, 2, 5, 9, 40], [4, 7, 12, 30, 3])
+    assert strata_of(several[::-1]).tolist() == [2] * 33 + [1] * 12 + [0] * 11
+    assert strata_of(np.arange(5)).tolist() == [0] * 5
+    prediction, beta = draw()
+    some = slice(0, 20)  # each of other repeats: no image could be drawn in place of another
+    counts = image_counts(np.arange(20), 2000)
+    areas = {"all": np.ones(8, bool)}
+    found = of_areas(prediction[some], beta[some], np.full(8, 0.5), areas, counts)["all"]
+    arguments = (np.full(8, 0.5), areas, np.zeros((8, 3), np.int32), np.arange(20), np.ones(20))
+    _, _, moves = influences.of_areas(torch.from_numpy(prediction[some]), torch.from_numpy(beta[some]), *arguments)
+    assert found["r_se"] == pytest.approx(image_error(moves.r[0]), rel=0.25)
+
+
+def test_areas_of_no_voxel_with_a_correlation_have_no_error() -> None:
+    one = np.ones((1, 3), np.float32)
+    found = of_areas(one, one, np.full(3, 0.5), {"all": np.ones(3, bool)}, image_counts(np.ones(1), 10))["all"]
+    assert np.isnan([found["r_se"], *found["r_ci"], found["accuracy_se"], *found["accuracy_ci"]]).all()
 
 
 def test_correlations_are_those_of_the_images_drawn() -> None:

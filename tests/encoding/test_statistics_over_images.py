@@ -19,6 +19,7 @@ from boldreams_cli.encoding.evaluation.statistics import (
     noise_normalised,
     over_ceiling,
     p_of_r,
+    p_without_signal,
     pearson_r,
     permutation_p,
 )
@@ -136,19 +137,38 @@ def test_voxels_without_signal_are_found_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(2)
     prediction, beta = rng.normal(size=(2, 200, 4000))
     r, error = correlation(prediction, beta), image_error(influences(prediction, beta))
-    for alternative in ("two-sided", "greater"):
-        assert (p_of_r(r, error, 200, alternative) < 0.05).mean() == pytest.approx(0.05, abs=0.012)
+    assert (p_of_r(r, error, 200) < 0.05).mean() == pytest.approx(0.05, abs=0.012)
+    assert (p_without_signal(r, 200) < 0.05).mean() == pytest.approx(0.05, abs=0.012)
     few = slice(0, 1500)
     permuted = permutation_p(torch.tensor(prediction[:, few]), torch.tensor(beta[:, few]), np.ones(200), 199, 0)
     assert (permuted <= 0.05).mean() == pytest.approx(0.05, abs=0.015)
 
 
+@pytest.mark.parametrize("images", [3, 10, 50])
+def test_few_images_find_no_voxel_without_signal(images: int) -> None:
+    """The errors over images would: they are smallest where r is high by chance."""
+    rng = np.random.default_rng(images)
+    prediction, beta = rng.normal(size=(2, images, 20_000))
+    prediction[:, 0] = 1.0
+    r = correlation(prediction[:, 1:], beta[:, 1:])
+    p = p_without_signal(r, images)
+    expected = scipy.stats.pearsonr(prediction[:, 1:], beta[:, 1:], alternative="greater").pvalue
+    np.testing.assert_allclose(p, expected, rtol=1e-6, atol=1e-12)
+    assert (p < 0.001).mean() == pytest.approx(0.001, abs=0.001)
+    assert (benjamini_hochberg(p) < 0.05).sum() <= 2
+    error = image_error(influences(prediction[:, 1:], beta[:, 1:]))
+    assert (p_of_r(r, error, images) < 0.001).mean() > 0.003
+
+
 def test_p_is_by_hand() -> None:
     assert p_of_r(1.96, 1.0) == pytest.approx(0.05, abs=1e-4)
-    assert p_of_r(-1.645, 1.0, alternative="greater") == pytest.approx(0.95, abs=1e-3)
+    assert p_of_r(-1.96, 1.0) == pytest.approx(0.05, abs=1e-4)
     assert p_of_r(2.0, 1.0, images=11) == pytest.approx(2 * scipy.stats.t.sf(2, 10))
     assert np.isnan(p_of_r(np.array([0, np.nan, 0.3]), np.array([0, 1.0, np.nan]))).all()
     assert p_of_r(1.0, 0.0) == 0
+    few = p_without_signal(np.array([1.0, 0.0, -1.0, np.nan]), 3)
+    np.testing.assert_array_equal(few, [0, 0.5, 1, np.nan])
+    assert np.isnan(p_without_signal(np.array([1.0]), 2)).all()
     assert np.isnan(image_error(np.zeros(1)))
     assert np.isnan(image_error(np.zeros((1, 2)))).all()
     assert np.isnan(interval(0.5, 0.1, 1)).all()

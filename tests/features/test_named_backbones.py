@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.features import backbones
+from boldreams_cli.features import weights as weight_files
 from boldreams_cli.features.backbones.modules import default_layers, tokens_to_maps
 from boldreams_cli.features.preprocessing import IMAGENET, Preprocessing
 from boldreams_cli.features.store.feature_store import folder_name
@@ -131,7 +132,9 @@ def test_unknown_names_are_refused_with_what_there_is(name: str, said: str) -> N
         backbones.entry(name)
 
 
-def test_weights_that_cannot_be_had_are_said_at_once() -> None:
+def test_weights_that_cannot_be_had_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_files, "_reachable", lambda _: False)  # nor does a library have them already
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     with pytest.raises(BoldreamsError, match="--weights FILE"):
         backbones.load("timm:test_vit.r160_in1k", "pretrained")
     with pytest.raises(BoldreamsError, match="open_clip:MODEL/TAG"):

@@ -13,9 +13,9 @@ from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
 from boldreams_cli.console import ChoiceError, StopFlag, StoppedError
+from boldreams_cli.encoding.inputs import maps
 from boldreams_cli.encoding.model.full import predict_stored, store_of
 from boldreams_cli.features import backbones
-from boldreams_cli.interpret import readers
 from boldreams_cli.interpret.attribution import integration, methods, places, record
 from boldreams_cli.interpret.attribution.attributor import Attributor, Settings
 from boldreams_cli.interpret.attribution.integration import integrated_gradients, signed_map
@@ -295,7 +295,7 @@ def test_delta_is_captums(ends: tuple[Tensor, Tensor]) -> None:
 
 def test_a_signal_is_heard_while_the_best_images_are_searched(copied: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the network, as of a finetuned model, and from the store."""
-    monkeypatch.setattr(readers, "IMAGE_BLOCK", 1)
+    monkeypatch.setattr(maps, "IMAGE_BLOCK", 1)
     attributor = attributor_of(copied, "V1", steps=2)
     with pytest.raises(StoppedError, match="1 of"):
         attributor.best_test_images(copied.cache, copied.root, 1, After(1))

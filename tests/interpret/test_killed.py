@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from boldreams_cli.console import StopFlag, StoppedError
-from boldreams_cli.interpret import readers, targets
+from boldreams_cli.encoding.inputs import maps
+from boldreams_cli.interpret import targets
 from boldreams_cli.interpret.dreams import natural
 from boldreams_cli.interpret.dreams.ascent import loop, spectra
 from boldreams_cli.interpret.dreams.ascent.objectives import Objective
@@ -162,7 +163,7 @@ def test_a_signal_is_heard_while_natural_images_are_searched(copied: Fitted, mon
 
 def test_a_signal_is_heard_while_stored_images_are_searched(copied: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 10,000 images their maps are gigabytes."""
-    monkeypatch.setattr(readers, "IMAGE_BLOCK", 1)
+    monkeypatch.setattr(maps, "IMAGE_BLOCK", 1)
     monkeypatch.setattr(copied.full.model, "folder", copied.model.folder)
     target = targets.choose(copied.full, copied.responses.areas, "V3")
     sources = Sources(copied.responses, copied.cache, copied.root, 2**30)

@@ -219,12 +219,12 @@ def test_a_kill_before_all_is_made_leaves_the_old_one(tmp_path: Path) -> None:
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     made: list[str] = []
-    inside = threading.Event()
+    inside, refused = threading.Event(), threading.Event()
 
     def slow(folder: Path, stem: str) -> Description:
         inside.set()
         made.append("made")
-        threading.Event().wait(0.3)
+        refused.wait(60)
         return make("one")(folder, stem)
 
     def once() -> None:
@@ -241,6 +241,7 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     stop.signal = signal.SIGTERM
     with pytest.raises(StoppedError, match="another process"), product(tmp_path / "V1").held(stop):
         pass
+    refused.set()
     for thread in threads:
         thread.join(10)
     assert made == ["made"]

@@ -32,7 +32,7 @@ def submit(run: Run, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def call(*more: object) -> dict:
-        given = (*GRID, "--epochs", 150, "--weights", weights, "--cache", tmp_path / "cache", "--name", "mine")
+        given = (*GRID, "--epochs", 3000, "--weights", weights, "--cache", tmp_path / "cache", "--name", "mine")
         return run("sweep", *given, "--executor", "slurm", "--shards", 1, *more, "--json").json
 
     return call

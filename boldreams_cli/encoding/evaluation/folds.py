@@ -21,12 +21,14 @@ from boldreams_cli.encoding.evaluation.statistics import (
     mean_and_error,
     noise_ceiling,
     r_and_influence,
+    within_groups,
 )
 from boldreams_cli.encoding.folds import Folds, load_folds, provenance, there_are
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import read_json
 
 VOXELS_IN_A_BLOCK = 512  # read at a time; so many share a chunk of the betas
+MEANS = "of each fold"  # that are taken off before a correlation
 
 
 def scored(model: FittedModel, count: int | None, responses: Callable[[], Responses]) -> dict[str, Any] | None:
@@ -56,8 +58,8 @@ def scored(model: FittedModel, count: int | None, responses: Callable[[], Respon
     known, digest = saved.get("folds"), (provenance(model, count) or {}).get("digest")
     names = [] if known is None else known.get("files", [known["file"]])
     whole = bool(names) and all((model.folder / name).is_file() for name in names)
-    if known is None or known["predictions"] != digest or not whole:
-        known = _score(load_folds(model, count), responses(), model.folder) | {"predictions": digest}
+    if known is None or known["predictions"] != digest or known.get("means") != MEANS or not whole:
+        known = _score(load_folds(model, count), responses(), model.folder) | {"predictions": digest, "means": MEANS}
         add(model, "folds", known, saved["weights_digest"])
     more = {"files": [str(model.folder / name) for name in known["files"]]} if "files" in known else {}
     return known | {"file": str(model.folder / known["file"])} | more
@@ -67,6 +69,9 @@ def correlate(
     folds: Folds, responses: Responses, areas: dict[str, NDArray[np.bool_]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Correlate predictions with betas averaged over repeats, over all folds together, a block of voxels at a time.
+
+    Each fold's mean is taken off both sides first: a fold is predicted around the mean of the other images, which is
+    the lower the higher its own is, so that voxels without signal would have an r below 0.
 
     Parameters
     ----------
@@ -85,7 +90,7 @@ def correlate(
     for start in range(0, voxels, VOXELS_IN_A_BLOCK):
         block = slice(start, min(start + VOXELS_IN_A_BLOCK, voxels))
         prediction, betas = folds.predictions(block), responses.mean_betas(folds.images, block)
-        found, influence = r_and_influence(torch.from_numpy(prediction), torch.from_numpy(betas))
+        found, influence = r_and_influence(*(within_groups(values, folds.fold) for values in (prediction, betas)))
         r[block] = found.numpy()
         known = torch.isfinite(found)
         sums += torch.from_numpy(inside[:, block])[:, known] @ influence[:, known].T

@@ -14,7 +14,7 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.repeats import means_of_repeats, ncsnr_of_repeats
 from boldreams_cli.encoding.evaluation.score import Measured, of_measured
 from boldreams_cli.encoding.evaluation.scores import Scores
-from boldreams_cli.encoding.evaluation.statistics import mean_and_error, pearson_r
+from boldreams_cli.encoding.evaluation.statistics import mean_and_error, pearson_r, within_groups
 from boldreams_cli.encoding.model.full import FullModel
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.backbones import entry
@@ -96,12 +96,7 @@ def within_kinds(prediction: Tensor, beta: Tensor, kinds: NDArray[np.str_]) -> T
     -------
     (voxels,) float64, NaN where there is none.
     """
-    p, y = prediction.double().clone(), beta.double().clone()
-    for kind in np.unique(kinds):
-        rows = torch.from_numpy(np.flatnonzero(kinds == kind))
-        p[rows] -= p[rows].mean(0)
-        y[rows] -= y[rows].mean(0)
-    return pearson_r(p, y)
+    return pearson_r(within_groups(prediction, kinds), within_groups(beta, kinds))
 
 
 def _predicted(model: FittedModel, test: OutsideTest, device: torch.device) -> Tensor:

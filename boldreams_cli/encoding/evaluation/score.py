@@ -17,7 +17,7 @@ from boldreams_cli.encoding.evaluation import measures, retinotopy
 from boldreams_cli.encoding.evaluation.certainty import influences
 from boldreams_cli.encoding.evaluation.predict import Wanted, predict
 from boldreams_cli.encoding.evaluation.scores import Scores
-from boldreams_cli.encoding.evaluation.statistics import noise_ceiling, p_of_r, pearson_r, permutation_p
+from boldreams_cli.encoding.evaluation.statistics import noise_ceiling, p_without_signal, pearson_r, permutation_p
 from boldreams_cli.encoding.model.full import store_of
 from boldreams_cli.encoding.model.spec import FittedModel
 
@@ -149,7 +149,7 @@ def of_measured(
     if permutations:
         p = _permuted(prediction, betas, repeats, permutations, permutation_seed)
     else:
-        p = p_of_r(r, r_se, len(images), "greater")
+        p = p_without_signal(r, len(images))
     return Scores(
         model,
         responses,

@@ -6,7 +6,7 @@ The random sample is the test images. Voxels share images and much of their nois
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -109,31 +109,67 @@ def interval(estimate: float, error: float, images: int, level: float = 0.95) ->
     return float(estimate - reach), float(estimate + reach)
 
 
+def within_groups(values: Tensor | NDArray[np.floating], groups: NDArray[Any]) -> Tensor:
+    """What differs within groups of images: each group's mean is taken off.
+
+    Parameters
+    ----------
+    values : (images, voxels).
+    groups : (images,) of each.
+
+    Returns
+    -------
+    (images, voxels) float64.
+    """
+    found = torch.as_tensor(values).to(torch.float64, copy=True)
+    for group in np.unique(groups):
+        rows = torch.from_numpy(np.flatnonzero(groups == group))
+        found[rows] -= found[rows].mean(0)
+    return found
+
+
 def p_of_r(
     r: NDArray[np.floating] | float,
     error: NDArray[np.floating] | float,
     images: int | None = None,
-    alternative: Literal["two-sided", "greater"] = "two-sided",
 ) -> Any:
-    """Probability of an estimate so far from 0, were it 0 in truth.
+    """Probability of an estimate so far from 0 on either side, were it 0 in truth.
 
     Parameters
     ----------
     r : correlations, or differences of them.
     error : their standard errors over images.
     images : for Student's t with one degree of freedom less; None for the normal distribution.
-    alternative : ``greater`` counts only estimates above 0 as evidence.
 
     Returns
     -------
     Of the shape of `r`, in [0, 1]; NaN where `r` or `error` is, or both are 0.
     """
     with np.errstate(divide="ignore", invalid="ignore"):  # an error of 0 leaves no doubt, or 0/0
-        quotient = np.asarray(r, dtype=np.float64) / np.asarray(error, dtype=np.float64)
-    if alternative == "two-sided":
-        quotient = np.abs(quotient)
-    beyond = scipy.stats.norm.sf(quotient) if images is None else scipy.stats.t.sf(quotient, images - 1)
-    return (2 if alternative == "two-sided" else 1) * beyond
+        quotient = np.abs(np.asarray(r, dtype=np.float64) / np.asarray(error, dtype=np.float64))
+    return 2 * (scipy.stats.norm.sf(quotient) if images is None else scipy.stats.t.sf(quotient, images - 1))
+
+
+def p_without_signal(r: NDArray[np.floating], images: int) -> NDArray[np.float64]:
+    """Probability of a correlation so high or higher where prediction and beta have nothing in common.
+
+    By Student's t of r, which holds for normal betas and any prediction (Fisher, 1915). The error of r over images is
+    smallest for the voxels whose r is high by chance; with few images it calls far too many of them found.
+
+    Parameters
+    ----------
+    r : (voxels,) correlations.
+    images : that each is over.
+
+    Returns
+    -------
+    (voxels,) one-sided, in [0, 1]; NaN where `r` is, and of fewer than 3 images.
+    """
+    r = np.asarray(r, dtype=np.float64)
+    if images < 3:
+        return np.full(r.shape, np.nan)
+    with np.errstate(divide="ignore"):  # r of 1 leaves no doubt
+        return np.asarray(scipy.stats.t.sf(r * np.sqrt((images - 2) / (1 - np.square(r)).clip(0)), images - 2))
 
 
 def benjamini_hochberg(p: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -202,7 +202,8 @@ def _accuracy(held: Holdings, text: Methods) -> str:
     certainty = (
         "The random sample is the test images, as voxels share noise: standard errors of means over voxels are "
         "standard deviations over images of the voxels' mean influence on r, over the square root of the number of "
-        "images; intervals are Student's. q values of voxels are by Benjamini and Hochberg [@bh]. "
+        "images; intervals are Student's. q values of voxels are by Benjamini and Hochberg [@bh], of one-sided p by "
+        "Student's t of r or by permutations of images. "
     )
     return (
         "Accuracy is Pearson r of each voxel between prediction and betas averaged over the repeats of each test "

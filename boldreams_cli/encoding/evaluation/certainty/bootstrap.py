@@ -19,23 +19,47 @@ from boldreams_cli.files import read_json
 LEVEL = 0.95
 SEED = 0  # of all draws: equal for every model of the same test images, so that models can be compared draw by draw
 VOXELS_IN_A_BLOCK = 512  # whose correlations in all draws are held at once
+FEWEST = 10  # images that are drawn among themselves
 FLAT = 1e-12  # of a z-scored voxel's variance: a draw that leaves less has no correlation
 
 
-def image_counts(strata: NDArray[np.number], draws: int, seed: int = SEED) -> NDArray[np.float64]:
+def strata_of(repeats: NDArray[np.number]) -> NDArray[np.int64]:
+    """Which images are drawn together: those of equal repeats, and of neighbouring ones where these are few.
+
+    A draw of m images varies by (m - 1) / m of what other images would, and by nothing where m is 1.
+
+    Parameters
+    ----------
+    repeats : (images,) of each: betas averaged over more of them vary less.
+
+    Returns
+    -------
+    (images,) stratum of each, from 0; none has fewer than FEWEST images where there are as many.
+    """
+    values, place, counts = np.unique(repeats, return_inverse=True, return_counts=True)
+    stratum, held = np.zeros(len(values), dtype=np.int64), 0
+    for number, count in enumerate(counts):
+        if number and held >= FEWEST and counts[number:].sum() >= FEWEST:
+            stratum[number:] += 1
+            held = 0
+        held += count
+    return stratum[place]
+
+
+def image_counts(repeats: NDArray[np.number], draws: int, seed: int = SEED) -> NDArray[np.float64]:
     """How often each draw takes each image: as many as there are, with replacement, of every stratum by itself.
 
     Parameters
     ----------
-    strata : (images,) repeats of each: betas averaged over more of them vary less.
+    repeats : (images,) which decide the strata, see `strata_of`.
     draws : how many.
-    seed : of all; with the strata it decides the draws, which are the same for all voxels and models.
+    seed : of all; with the repeats it decides the draws, which are the same for all voxels and models.
 
     Returns
     -------
     (draws, images) whole numbers.
     """
-    rng = np.random.default_rng(seed)
+    rng, strata = np.random.default_rng(seed), strata_of(repeats)
     counts = np.zeros((draws, len(strata)))
     for stratum in np.unique(strata):
         places = np.flatnonzero(strata == stratum)
@@ -107,6 +131,7 @@ def of_areas(
                 lost |= (weights[:, block] > 0) @ flat.T
             shown.advance(min(VOXELS_IN_A_BLOCK, len(known) - start))
     found[lost] = np.nan
+    found[~(weights.sum(1) > 0)] = np.nan  # of no voxels
     return {name: _said("r", found[row]) | _said("accuracy", found[row + len(areas)]) for row, name in enumerate(areas)}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from boldreams_cli.encoding.model.spec import ModelSpec
 from boldreams_cli.files import fingerprint
 
-FORMAT = 4  # of scores.json and the files beside it
+FORMAT = 5  # of scores.json and the files beside it
 
 
 def identity(spec: ModelSpec) -> dict[str, Any]:
