@@ -289,4 +289,14 @@ def merge_in_chunks(single: Path, merged: Path, group: str = "sub-01_NSD") -> No
         new.attrs.update(one.attrs)
 
 
+def merge_by_names(singles: Sequence[Path], merged: Path) -> None:
+    """As the project's package merges files: the arrays of all trials in one group, and nothing else of the files."""
+    with h5py.File(merged, "w") as file:
+        betas = file.create_group("betas")
+        for path in singles:
+            with h5py.File(path) as one:
+                for name, node in one["betas"].items():
+                    betas.create_dataset(name, data=node[:])
+
+
 MAKERS = (algonauts2023, things, bold5000, bdata, mosaic)
