@@ -68,7 +68,7 @@ def read(asked: Asked) -> Recording:
     path, group, subject = _subject(asked)
     with reading(path), h5py.File(path, "r") as file:
         found = _look(file[group], subject if group == ROOT else None)
-    surface = cortex(asked.template)
+    surface, dataset = cortex(asked.template), _dataset(subject)
     count = len(surface.vertex)
     if found.length < count:
         raise BoldreamsError(
@@ -85,6 +85,9 @@ def read(asked: Asked) -> Recording:
         zscored=True,
         source=str(path),
         pictures=asked.images or path.parent,
+        prefer="Presented_Stimuli" if dataset == "BOLD5000" else "",
+        prefix="COCO_train2014_" if dataset == "BOLD5000" else "",  # that MOSAIC took from the names of its pictures
+        square=dataset == "NSD",  # crops under the names of COCO's originals
         areas={name: area[keep] for name, area in surface.areas.items() if area[keep].any()},
         ceiling=found.ceiling[0][columns] if found.ceiling else None,
         ceiling_kind=found.ceiling[1] if found.ceiling else None,
@@ -114,6 +117,11 @@ def _subject(asked: Asked) -> tuple[Path, str, str]:
             there.update({name: (path, name) for name, node in groups.items() if "betas" in node})
     subject = choose_subject(there, asked.subject, f"{asked.source}/sub-01_NSD.hdf5, ... with a group betas")
     return *there[subject], subject
+
+
+def _dataset(subject: str) -> str:
+    """The short name of a subject's data set: NSD of ``sub-01_NSD``."""
+    return subject.rsplit("_", 1)[-1]
 
 
 def _named(file: h5py.File) -> set[str]:
@@ -146,7 +154,7 @@ class Trial:
     def artificial(self) -> bool:
         """Whether the picture is no photograph."""
         parts = self.parts
-        pattern = ARTIFICIAL.get(parts["subject"].rsplit("_", 1)[-1])
+        pattern = ARTIFICIAL.get(_dataset(parts["subject"]))
         named = pattern is not None and parts["phase"] == "test" and pattern.fullmatch(self.picture) is not None
         return parts["phase"] == "artificial" or named
 

@@ -30,12 +30,13 @@ class Miniature:
     options: Sequence[object] = field(default_factory=tuple)
 
 
-def draw(paths: Sequence[Path], seed: int = 0) -> None:
+def draw(paths: Sequence[Path], seed: int = 0, square: bool = False) -> None:
     """Pictures of mixed sizes."""
     rng = np.random.default_rng(seed)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        size = (*rng.integers(24, 40, 2), 3)
+        height, width = rng.integers(24, 40, 2)
+        size = (height, height if square else width, 3)
         Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(path)
 
 
@@ -235,7 +236,7 @@ def mosaic(root: Path, left: int = 14, right: int = 12, voxels: int = 9) -> Mini
     """One subject's file; a vertex has no number in one trial, another in one of an artificial image."""
     root.mkdir(parents=True, exist_ok=True)
     stems = [f"COCO_{i:05d}" for i in range(12)]
-    draw([root / "stimuli/raw" / f"{stem}.png" for stem in stems])
+    draw([root / "stimuli/raw" / f"{stem}.png" for stem in stems], square=True)
     # Tests come first, artificial images last, as in the project's files: there are no sorted names.
     trials = [(stem, "test", rep) for stem in stems[2::-1] for rep in range(3)]
     trials += [(stem, "train", 0) for stem in stems[3:]]

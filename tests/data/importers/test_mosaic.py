@@ -108,7 +108,7 @@ def test_mosaic_merged_in_another_order_is_refused(run: Run, tmp_path: Path) -> 
 
 
 def test_mosaic_merged_by_the_names_of_trials(run: Run, tmp_path: Path) -> None:
-    """As the data set's own package does: all subjects' trials in one group, and nothing says their pictures' suffix."""
+    """As the data set's own package does: all subjects' trials in one group, and nothing more than their names."""
     mini, merged, others = mosaic(tmp_path / "source"), tmp_path / "merged.hdf5", tmp_path / "sub-02_NSD.hdf5"
     single = mini.source / "sub-01_NSD.hdf5"
     with h5py.File(single) as one, h5py.File(others, "w") as two:
@@ -171,6 +171,33 @@ def test_mosaic_of_artificial_images(run: Run, tmp_path: Path) -> None:
     draw([mini.source / f"stimuli/raw/00{number}.jpg" for number in range(3)])
     result = run(*typed(mini, tmp_path / "third.h5", "--json")).json
     assert result["left_out"] == {"subcortical voxels": 9}, "other data sets' pictures are named so too"
+
+
+def test_mosaic_refuses_cocos_originals_for_nsds_crops(run: Run, tmp_path: Path) -> None:
+    mini = mosaic(tmp_path / "source")
+    draw([mini.source / "stimuli/raw" / name for name in set(mini.shown)])
+    said = failing(run, mini, tmp_path / "new.h5")
+    assert "of 12 pictures are not square, as all were that were shown" in said
+    assert "--images" in said
+
+
+def test_mosaic_finds_bold5000s_own_pictures(run: Run, tmp_path: Path) -> None:
+    """COCO's have a prefix there, and NSD's crops of the same originals, or the originals, may lie beside them."""
+    mini = mosaic(tmp_path / "source")
+    (mini.source / "sub-01_NSD.hdf5").unlink()
+    stems = [f"00000000000{number}" for number in range(3)]
+    with h5py.File(mini.source / "sub-01_BOLD5000.hdf5", "w") as file:
+        for number, (stem, phase) in enumerate(zip(stems, ("train", "test", "test"), strict=True)):
+            name = f"sub-01_BOLD5000_stimulus-{stem}_phase-{phase}_rep-0"
+            file.create_dataset(f"betas/{name}", data=numbers(35, seed=number))
+            file[f"betas/{name}"].attrs["presented_stimulus_filename"] = f"{stem}.jpg"
+    for kind in ("Presented_Stimuli", "Original_Images"):
+        draw([mini.source / f"Scene_Stimuli/{kind}/COCO/COCO_train2014_{stem}.jpg" for stem in stems])
+    draw([mini.source / f"NSD/{stems[0]}.jpg"])
+    run(*typed(mini, tmp_path / "new.h5"))
+    with h5py.File(tmp_path / "new.h5") as file:
+        assert shown(file) == [f"COCO_train2014_{stem}.jpg" for stem in stems]
+        assert all("Presented_Stimuli" in path for path in file["images/path"].asstr()[:])
 
 
 def test_the_package_of_grayordinates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
