@@ -105,6 +105,10 @@ class Pictures:
     def __len__(self) -> int:
         return sum(map(len, self._named.values()))
 
+    def stems(self) -> list[str]:
+        """All names without their suffixes, in small letters and order."""
+        return sorted(self._stemmed)
+
     def find(self, name: str) -> Path | None:
         """The file of a picture; with the prefix first, and with its suffix before any other, whatever the case.
 
