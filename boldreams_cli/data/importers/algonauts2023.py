@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, logger
-from boldreams_cli.data.importing.finding import choose_subject, held_out, need, need_folder
+from boldreams_cli.data.importing.finding import Pictures, choose_subject, held_out, need, need_folder
 from boldreams_cli.data.importing.recording import Asked, Importer, Recording, rows_in_memory
 from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.files import reading
@@ -49,10 +49,11 @@ def read(asked: Asked) -> Recording:
     responses = {side: folder / f"training_split/training_fmri/{SIDES[side]}_training_fmri.npy" for side in SIDES}
     betas = [_array(path, 2) for path in responses.values()]
     pictures = asked.images or need_folder(folder / "training_split/training_images", "download training_images")
-    shown = sorted(path.name for path in pictures.glob("train-*.png"))
+    # The trials are in the order of the data set's own names, by whose hashes some are held out too.
+    shown = [f"{stem}.png" for stem in Pictures(pictures).stems() if stem.startswith("train-")]
     if not len(shown) == len(betas[0]) == len(betas[1]):
         raise BoldreamsError(
-            f"{pictures} holds {len(shown)} pictures train-*.png, {responses['L']} {len(betas[0])} rows and "
+            f"{pictures} holds {len(shown)} pictures train-*, {responses['L']} {len(betas[0])} rows and "
             f"{responses['R']} {len(betas[1])}; there must be as many of each"
         )
     vertex = [_vertices(folder, side, array.shape[1]) for side, array in zip(SIDES, betas, strict=True)]

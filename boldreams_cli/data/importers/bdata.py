@@ -24,11 +24,13 @@ from boldreams_cli.data.units import MESHES, VertexUnits, VoxelUnits
 from boldreams_cli.files import reading
 
 TRAIN, TEST = 1, 2  # DataType of one file that holds both; 3 is imagery
-NAMES = ("stimulus_name", "stimulus_id", "image_index")  # of the column that says the picture, the best first
+LISTED = "image_index"  # the picture's number in the list of its phase, training or test, each counted from 1
+NAMES = ("stimulus_name", "stimulus_id", LISTED)  # of the column that says the picture, the best first
 VOXELS, VERTICES = "VoxelData", "VertexData"
 XYZ, IJK = ("voxel_x", "voxel_y", "voxel_z"), ("voxel_i", "voxel_j", "voxel_k")
+MARKS = ("session", "trial_id")  # columns of what else is known of a trial; some write Session
 LEFT, RIGHT, INDEX = "VertexLeft", "VertexRight", "vertex_index"  # as bdpy writes surfaces of fMRIPrep, from 0
-NO_AREAS = {VOXELS, VERTICES, *XYZ, *IJK, LEFT, RIGHT, INDEX}
+NO_AREAS = {VOXELS, VERTICES, *XYZ, *IJK, LEFT, RIGHT, INDEX, "voxel_id", "subject_id"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Part:
     shown : (T,) names of pictures.
     test : (T,) bool.
     sessions : (T,) from 1, None where they are not known.
+    trials : (T,) numbers of the trials through the whole experiment, where the file has them.
     """
 
     path: Path
@@ -57,6 +60,7 @@ class Part:
     shown: list[str]
     test: NDArray[np.bool_]
     sessions: NDArray[np.int64] | None
+    trials: NDArray[np.float64] | None
     left_out: int
 
     def places(self, keys: tuple[str, ...]) -> NDArray[np.float64] | None:
@@ -160,6 +164,13 @@ def _files(asked: Asked) -> tuple[str, dict[Path, bool | None], int]:
     if set(taken.values()) not in ({None}, {True, False}):
         what = "Training" if False not in taken.values() else "Test"
         raise BoldreamsError(f"there is no {source}/{subject}_*{what}*.h5; download it")
+    for test in (False, True):
+        if len(several := [path.name for path, phase in taken.items() if phase is test]) > 1:
+            what = "test" if test else "training"
+            raise BoldreamsError(
+                f"{source} has {len(several)} files of {what} of {subject}, whose trials may be the same: "
+                f"{', '.join(several)}; keep one of them there"
+            )
     rest = [path.name for path in own if path not in taken]
     logger.debug("neither training nor test by their names, so not taken: %s", listing(rest))
     return subject, dict(sorted(taken.items(), key=lambda item: (bool(item[1]), item[0]))), len(rest)
@@ -193,12 +204,15 @@ def _part(path: Path, test: bool | None) -> Part:
         kinds = np.full(len(file[data]), TEST if test else TRAIN) if test is not None else _kinds(columns, column)
         ids = column(name)
         rows = np.flatnonzero(np.isin(kinds, (TRAIN, TEST)) & np.isfinite(ids))
-        shown = _names(file, name, ids[rows])
-        sessions = column("Session")[rows].astype(np.int64) if len(columns.get("Session", ())) == 1 else None
+        shown = _names(file, name, ids[rows], kinds[rows] == TEST)
+        marks = {key.lower(): column(key)[rows] for key in columns if key.lower() in MARKS and len(columns[key]) == 1}
     if not len(rows):
         raise BoldreamsError(f"{path} holds no row of training or test with a picture")
     return Part(
-        path, data, values, kind, columns[kind], rows, shown, kinds[rows] == TEST, sessions, len(kinds) - len(rows)
+        *(path, data, values, kind, columns[kind], rows, shown, kinds[rows] == TEST),
+        sessions=marks["session"].astype(np.int64) if "session" in marks else None,
+        trials=marks.get("trial_id"),
+        left_out=len(kinds) - len(rows),
     )
 
 
@@ -211,18 +225,52 @@ def _kinds(columns: dict[str, NDArray[np.int64]], column: Any) -> NDArray[np.flo
     return column("DataType")
 
 
-def _names(file: h5py.File, key: str, ids: NDArray[np.float64]) -> list[str]:
-    """Names of pictures: by the file's own table; ImageNet's numbers (1518878.005958 is n01518878_5958) without one."""
+def _names(file: h5py.File, key: str, ids: NDArray[np.float64], test: NDArray[np.bool_]) -> list[str]:
+    """Names of pictures: by the file's own table, or that of a phase beside it; else ImageNet's numbers are names.
+
+    1518878.005958 is n01518878_5958.
+    """
     table = file.get(f"vmap/{key}")
     if table is not None:
         named = {float(number): text(name[()]) for number, name in table.items()}
         if lacking := set(ids.tolist()) - named.keys():
             raise ValueError(f"/vmap/{key} has no name for {_written(min(lacking))}")
         return [named[number] for number in ids.tolist()]
+    if key == LISTED and (listed := _listed(Path(file.filename), ids, test)) is not None:
+        return listed
     return [
         _written(number) if number.is_integer() else f"n{int(number):08d}_{round(number % 1 * 1e6)}"
         for number in ids.tolist()
     ]
+
+
+def _listed(path: Path, ids: NDArray[np.float64], test: NDArray[np.bool_]) -> list[str] | None:
+    """Names of pictures by their numbers in the lists of training and test, which lie beside the file as tables.
+
+    None where there are no tables, and one file has training and test under numbers of their own.
+    """
+    folder, phases = path.parent, sorted(set(test.tolist()))
+    found = {
+        phase: [table for table in folder.glob("stimulus_*.tsv") if _phase(table.stem) is phase] for phase in phases
+    }
+    if len(phases) == 2 and not any(found.values()) and not set(ids[test].tolist()) & set(ids[~test].tolist()):
+        return None
+    named: dict[tuple[bool, float], str] = {}
+    for phase, tables in found.items():
+        what = "Test" if phase else "Training"
+        if len(tables) != 1:
+            there = f"{len(tables)} are there, keep one" if tables else "put it there"
+            raise BoldreamsError(
+                f"{path}: {LISTED} numbers the pictures of {what.lower()} by a list of their own, so names need "
+                f"{folder}/stimulus_*{what}*.tsv, the name in the first column and the number in the last; {there}"
+            )
+        with reading(tables[0]):
+            rows = [line.split("\t") for line in tables[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+            named |= {(phase, float(row[-1])): row[0].strip() for row in rows}
+    pairs = list(zip(test.tolist(), ids.tolist(), strict=True))
+    if lacking := [number for phase, number in pairs if (phase, number) not in named]:
+        raise BoldreamsError(f"{path}: the tables {folder}/stimulus_*.tsv have no name for {LISTED} {min(lacking):g}")
+    return [named[pair] for pair in pairs]
 
 
 def _written(number: float) -> str:
@@ -231,12 +279,17 @@ def _written(number: float) -> str:
 
 
 def _sessions(parts: list[Part]) -> NDArray[np.int64] | None:
-    """Sessions of all parts, counted on from part to part: each file begins with 1."""
+    """Sessions of all parts, counted on from part to part, as each file begins with 1.
+
+    Not so where the parts number their trials together, each once: they are one experiment's, and so are its sessions.
+    """
+    numbers = [part.trials for part in parts if part.trials is not None]
+    together = len(numbers) == len(parts) and len(np.unique(trials := np.concatenate(numbers))) == len(trials)
     found: list[NDArray[np.int64]] = []
     for part in parts:
         if part.sessions is None or part.sessions.min() < 1:
             return None
-        found.append(part.sessions + (found[-1].max() if found else 0))
+        found.append(part.sessions + (found[-1].max() if found and not together else 0))
     return np.concatenate(found)
 
 

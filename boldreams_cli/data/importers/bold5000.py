@@ -22,6 +22,7 @@ from boldreams_cli.files import check_declared, reading
 
 BETAS = "GLMbetas-TYPED-FITHRF-GLMDENOISE-RR"
 DEGREES = 4.6  # that the pictures spanned (Chang and others, 2019)
+AGREE = 0.9  # of a brain mask, the least share that varies over trials
 TEST = "repeated_stimuli_113_list.txt"
 PRESENTED = "Presented_Stimuli"  # cropped as they were shown; Original_Images has others of the same names
 SPELLINGS = {"LO": "LOC", "RRSC": "RSC"}  # of masks of some subjects
@@ -173,12 +174,26 @@ def _lines(path: Path) -> list[str]:
 
 def _blocks(sessions: dict[int, Path], mask: NDArray[np.bool_]) -> Iterator[NDArray[np.float32]]:
     """Betas session by session. The affine of these files is no one's: that of the brain mask holds."""
-    for path in sessions.values():
+    for number, path in enumerate(sessions.values()):
         with reading(path):
             volumes = np.asanyarray(nibabel.load(path).dataobj)
         rows = rows_in_memory(int(mask.sum()))
         for first in range(0, volumes.shape[3], rows):
-            yield np.ascontiguousarray(volumes[..., first : first + rows][mask].T, np.float32)
+            block = np.ascontiguousarray(volumes[..., first : first + rows][mask].T, np.float32)
+            if number == first == 0 and len(block) > 1:
+                _compare(block, path)
+            yield block
+
+
+def _compare(block: NDArray[np.float32], path: Path) -> None:
+    """Say it where a brain mask holds many voxels of which the betas say nothing: it may lie elsewhere than they do."""
+    told = int((np.isfinite(block).all(axis=0) & (block != block[0]).any(axis=0)).sum())
+    if told < AGREE * block.shape[1]:
+        logger.warning(
+            "%d of the %d voxels of the brain mask vary in %s, the others are constant or no numbers: the mask may be "
+            "of another subject or lie elsewhere; compare them, or give another with --template",
+            *(told, block.shape[1], path),
+        )
 
 
 def _areas(

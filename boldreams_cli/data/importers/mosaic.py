@@ -21,8 +21,13 @@ from boldreams_cli.files import reading
 TRIAL = re.compile(r"(?P<subject>.+?)_stimulus-(?P<stem>.+)_phase-(?P<phase>[a-z]+)_rep-(?P<rep>\d+)")
 PHASES = ("train", "test", "artificial")
 # Two data sets' tests hold images that are no photographs, z-scored in a session of their own: NSD-synthetic's, and
-# shapes and letters. Newer files call their phase "test" as well; the names of pictures tell them apart.
-ARTIFICIAL = {"NSD": re.compile(r"\d{3}\.\w+"), "deeprecon": re.compile(r".+\.tiff?", re.IGNORECASE)}
+# shapes and letters. Newer files call their phase "test" as well; the names of pictures tell them apart. Merged files
+# may have lost the suffix: deeprecon's photographs are ImageNet's, so there what is not named as those is none.
+ARTIFICIAL = {
+    "NSD": re.compile(r"\d{3}(\.\w+)?"),
+    "deeprecon": re.compile(r".+\.tiff?|(?!n\d+_\d+$)[^.]+", re.IGNORECASE),
+}
+ROOT = "/"  # where one subject's file has its trials, and one that was merged by names those of all
 CEILINGS: dict[str, CeilingKind] = {"1": "single-trial", "avg": "test-set"}  # n, how many trials were averaged
 
 
@@ -62,8 +67,8 @@ def read(asked: Asked) -> Recording:
     """
     path, group, subject = _subject(asked)
     with reading(path), h5py.File(path, "r") as file:
-        found = _look(file[group])
-    surface = cortex(asked.template)
+        found = _look(file[group], subject if group == ROOT else None)
+    surface, dataset = cortex(asked.template), _dataset(subject)
     count = len(surface.vertex)
     if found.length < count:
         raise BoldreamsError(
@@ -80,6 +85,9 @@ def read(asked: Asked) -> Recording:
         zscored=True,
         source=str(path),
         pictures=asked.images or path.parent,
+        prefer="Presented_Stimuli" if dataset == "BOLD5000" else "",
+        prefix="COCO_train2014_" if dataset == "BOLD5000" else "",  # that MOSAIC took from the names of its pictures
+        square=dataset == "NSD",  # crops under the names of COCO's originals
         areas={name: area[keep] for name, area in surface.areas.items() if area[keep].any()},
         ceiling=found.ceiling[0][columns] if found.ceiling else None,
         ceiling_kind=found.ceiling[1] if found.ceiling else None,
@@ -102,20 +110,37 @@ def _subject(asked: Asked) -> tuple[Path, str, str]:
     for path in paths:
         with reading(path), h5py.File(path, "r") as file:
             if "betas" in file:
-                there[path.stem.split("_crc32-")[0]] = path, "/"
+                # A subject's own file says more than one that was merged by the names of trials.
+                here = dict.fromkeys(_named(file) or {path.stem.split("_crc32-")[0]}, (path, ROOT))
+                there = here | there if len(here) > 1 else there | here
             groups = {name: node for name, node in file.items() if isinstance(node, h5py.Group)}
             there.update({name: (path, name) for name, node in groups.items() if "betas" in node})
     subject = choose_subject(there, asked.subject, f"{asked.source}/sub-01_NSD.hdf5, ... with a group betas")
     return *there[subject], subject
 
 
+def _dataset(subject: str) -> str:
+    """The short name of a subject's data set: NSD of ``sub-01_NSD``."""
+    return subject.rsplit("_", 1)[-1]
+
+
+def _named(file: h5py.File) -> set[str]:
+    """The subjects whose trials lie at the root of a file, by their names."""
+    betas = file["betas"]
+    names = betas if isinstance(betas, h5py.Group) else file.get("nan_indices", ())
+    return {match["subject"] for name in names if (match := TRIAL.fullmatch(name))}
+
+
 @dataclass(frozen=True)
 class Trial:
-    """One trial: its name, which says picture, phase and repeat, the picture's file, and where it has no number."""
+    """One trial: its name, which says picture, phase and repeat, the picture's file, and where it has no number.
+
+    ``missing`` is None where the file does not say it.
+    """
 
     name: str
     picture: str
-    missing: NDArray[np.int64]
+    missing: NDArray[np.int64] | None
 
     @property
     def parts(self) -> re.Match[str]:
@@ -129,21 +154,28 @@ class Trial:
     def artificial(self) -> bool:
         """Whether the picture is no photograph."""
         parts = self.parts
-        pattern = ARTIFICIAL.get(parts["subject"].rsplit("_", 1)[-1])
+        pattern = ARTIFICIAL.get(_dataset(parts["subject"]))
         named = pattern is not None and parts["phase"] == "test" and pattern.fullmatch(self.picture) is not None
         return parts["phase"] == "artificial" or named
 
 
-def _look(group: h5py.Group) -> Found:
-    """Read names, attributes and noise ceilings; no betas."""
+def _look(group: h5py.Group, subject: str | None) -> Found:
+    """Read names, attributes and noise ceilings; betas only where nothing else says which of them are no numbers.
+
+    Parameters
+    ----------
+    subject : whose trials to take where the group may hold others', by their names; None takes all.
+    """
     betas = group["betas"]
-    trials, length = _of_one(betas) if isinstance(betas, h5py.Group) else _of_merged(group)
-    taken = [row for row, trial in enumerate(trials) if not trial.artificial]
+    trials, length = _of_one(betas, subject) if isinstance(betas, h5py.Group) else _of_merged(group)
+    own = [row for row, trial in enumerate(trials) if _is_of(trial.name, subject)]
+    taken = [row for row in own if not trials[row].artificial]
     if not taken:
         raise ValueError("it holds no trial of a photograph")
     missing = np.zeros(length, bool)
     for row in taken:
-        missing[trials[row].missing] = True
+        said = trials[row].missing
+        missing[~np.isfinite(np.ravel(betas[trials[row].name])) if said is None else said] = True
     return Found(
         rows=[trials[row].name for row in taken] if isinstance(betas, h5py.Group) else np.array(taken),
         shown=[trials[row].picture for row in taken],
@@ -151,19 +183,27 @@ def _look(group: h5py.Group) -> Found:
         length=length,
         damaged=missing,
         ceiling=_ceiling(group, length),
-        artificial=len(trials) - len(taken),
+        artificial=len(own) - len(taken),
         degrees=_degrees(group),
     )
 
 
-def _of_one(betas: h5py.Group) -> tuple[list[Trial], int]:
+def _is_of(name: str, subject: str | None) -> bool:
+    """Whether a trial is of this subject; one whose name says nothing is, so that it is found out."""
+    match = TRIAL.fullmatch(name)
+    return subject is None or match is None or match["subject"] == subject
+
+
+def _of_one(betas: h5py.Group, subject: str | None) -> tuple[list[Trial], int]:
     """Trials of a group that has an array for each."""
     trials, lengths = [], set()
-    for name, node in betas.items():
-        if node.ndim > 2:
+    for name in (name for name in betas if _is_of(name, subject)):
+        node = betas[name]
+        if node.size != max(node.shape, default=0):
             raise ValueError(f"betas/{name} has shape {node.shape}; it must be the grayordinates of one trial")
         lengths.add(node.size)
-        trials.append(Trial(name, _picture(name, node.attrs), _indices(node.attrs.get("nan_indices", ()))))
+        indices = node.attrs.get("nan_indices")
+        trials.append(Trial(name, _picture(name, node.attrs), None if indices is None else _indices(indices)))
     if len(lengths) != 1:
         raise ValueError(f"betas must be arrays of one length, not of {listing(sorted(lengths))}")
     return trials, int(lengths.pop())

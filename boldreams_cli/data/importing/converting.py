@@ -15,6 +15,7 @@ from boldreams_cli.data import importers
 from boldreams_cli.data.importing.finding import Pictures
 from boldreams_cli.data.importing.recording import Asked, Importer, Recording
 from boldreams_cli.data.neutral.writing import write
+from boldreams_cli.data.pictures import check_picture
 
 
 def convert(
@@ -104,7 +105,7 @@ def _found(name: str, asked: Asked) -> tuple[Importer, Recording]:
 
 def _pictures(found: Recording, skip_missing: bool) -> tuple[list[str], dict[str, Path], NDArray[np.bool_]]:
     """Name of the picture of each trial, the file of each, and which trials have one."""
-    pictures = Pictures(found.pictures, found.prefer)
+    pictures = Pictures(found.pictures, found.prefer, found.prefix)
     paths = {name: path for name in dict.fromkeys(found.shown) if (path := pictures.find(name)) is not None}
     missing = [name for name in dict.fromkeys(found.shown) if name not in paths]
     said = f"{len(missing)} of {len(missing) + len(paths)} pictures are not in {found.pictures}: {listing(missing, 3)}"
@@ -113,6 +114,12 @@ def _pictures(found: Recording, skip_missing: bool) -> tuple[list[str], dict[str
         raise BoldreamsError(f"{said}; give the folder that holds them with --images{more}")
     if missing:
         logger.warning("%s; their trials are left out", said)
+    oblong = [path for path in paths.values() if len(set(check_picture(path))) > 1] if found.square else []
+    if oblong:
+        raise BoldreamsError(
+            f"{len(oblong)} of {len(paths)} pictures are not square, as all were that were shown: {oblong[0]}; "
+            "give the folder that holds them as they were cropped with --images"
+        )
     first: dict[Path, str] = {}  # of names that mean one file, the first one is its picture's
     for name, path in paths.items():
         first.setdefault(path, name)

@@ -88,11 +88,11 @@ class Pictures:
     Parameters
     ----------
     folder : links to other folders in it are not followed.
-    prefer : see `Recording`.
+    prefer, prefix : see `Recording`.
     """
 
-    def __init__(self, folder: Path, prefer: str = "") -> None:
-        self.folder, self.prefer = folder, prefer
+    def __init__(self, folder: Path, prefer: str = "", prefix: str = "") -> None:
+        self.folder, self.prefer, self.prefix = folder, prefer, prefix
         self._named: dict[str, list[Path]] = defaultdict(list)
         self._stemmed: dict[str, list[Path]] = defaultdict(list)
         for base, folders, files in os.walk(folder):
@@ -105,14 +105,22 @@ class Pictures:
     def __len__(self) -> int:
         return sum(map(len, self._named.values()))
 
+    def stems(self) -> list[str]:
+        """All names without their suffixes, in small letters and order."""
+        return sorted(self._stemmed)
+
     def find(self, name: str) -> Path | None:
-        """The file of a picture; with its suffix first, then with any, whatever the case.
+        """The file of a picture; with the prefix first, and with its suffix before any other, whatever the case.
 
         Raises
         ------
         ChoiceError
             If there are several.
         """
+        named = self._called(self.prefix + name) if self.prefix else None
+        return named or self._called(name)
+
+    def _called(self, name: str) -> Path | None:
         found = self._named.get(name.lower()) or self._stemmed.get(stem(name).lower(), [])
         if len(found) > 1:  # names that differ by case alone are told apart where they are written so
             found = [path for path in found if name in (path.name, stem(path.name))] or found

@@ -52,6 +52,8 @@ class Recording:
     source : what was read, for people.
     pictures : the folder to look for pictures in.
     prefer : name of a folder whose pictures are meant where several have the name of one shown.
+    prefix : of the names of some pictures' files, which are looked for first.
+    square : whether all pictures shown were square, so that others of the same names are not those.
     sessions : (trials,), from 1.
     areas : name -> (units,) bool.
     ceiling : (units,) in percent, with its kind.
@@ -68,6 +70,8 @@ class Recording:
     source: str
     pictures: Path
     prefer: str = ""
+    prefix: str = ""
+    square: bool = False
     sessions: NDArray[np.integer] | None = None
     areas: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     ceiling: NDArray[np.floating] | None = None

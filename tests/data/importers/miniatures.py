@@ -30,12 +30,13 @@ class Miniature:
     options: Sequence[object] = field(default_factory=tuple)
 
 
-def draw(paths: Sequence[Path], seed: int = 0) -> None:
+def draw(paths: Sequence[Path], seed: int = 0, square: bool = False) -> None:
     """Pictures of mixed sizes."""
     rng = np.random.default_rng(seed)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        size = (*rng.integers(24, 40, 2), 3)
+        height, width = rng.integers(24, 40, 2)
+        size = (height, height if square else width, 3)
         Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(path)
 
 
@@ -235,7 +236,7 @@ def mosaic(root: Path, left: int = 14, right: int = 12, voxels: int = 9) -> Mini
     """One subject's file; a vertex has no number in one trial, another in one of an artificial image."""
     root.mkdir(parents=True, exist_ok=True)
     stems = [f"COCO_{i:05d}" for i in range(12)]
-    draw([root / "stimuli/raw" / f"{stem}.png" for stem in stems])
+    draw([root / "stimuli/raw" / f"{stem}.png" for stem in stems], square=True)
     # Tests come first, artificial images last, as in the project's files: there are no sorted names.
     trials = [(stem, "test", rep) for stem in stems[2::-1] for rep in range(3)]
     trials += [(stem, "train", 0) for stem in stems[3:]]
@@ -287,6 +288,16 @@ def merge_in_chunks(single: Path, merged: Path, group: str = "sub-01_NSD") -> No
             indices.create_dataset(name, data=one["betas"][name].attrs["nan_indices"])
         one.copy("noiseceilings", new)
         new.attrs.update(one.attrs)
+
+
+def merge_by_names(singles: Sequence[Path], merged: Path) -> None:
+    """As the project's package merges files: the arrays of all trials in one group, and nothing else of the files."""
+    with h5py.File(merged, "w") as file:
+        betas = file.create_group("betas")
+        for path in singles:
+            with h5py.File(path) as one:
+                for name, node in one["betas"].items():
+                    betas.create_dataset(name, data=node[:])
 
 
 MAKERS = (algonauts2023, things, bold5000, bdata, mosaic)

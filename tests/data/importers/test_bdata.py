@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import h5py
 import nibabel
 import numpy as np
+import pytest
 
 from tests.conftest import Run
 
@@ -171,6 +173,71 @@ def test_bdata_without_places_is_a_table(run: Run, tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3), np.uint8), AFFINE), volume)
     done = run(*typed(mini, tmp_path / "other.h5", "--template", volume), code=2)
     assert "leave out --template" in done.err
+
+
+@pytest.mark.parametrize("phase", ["Training", "Test"])
+def test_bdata_of_two_versions_of_one_file(run: Run, tmp_path: Path, phase: str) -> None:
+    """Taken both, every trial would count twice, and its noise as what repeats agree on."""
+    mini = bdata(tmp_path / "source")
+    path = mini.source / f"sub-01_NaturalImage{phase}.h5"
+    shutil.copy(path, mini.source / f"{path.stem}_v2.h5")
+    said = failing(run, mini, tmp_path / "new.h5")
+    assert f"2 files of {phase.lower()} of sub-01" in said
+    assert f"{path.name}, {path.stem}_v2.h5; keep one" in said
+
+
+def test_bdata_of_pictures_by_lists_of_each_phase(run: Run, tmp_path: Path) -> None:
+    """Where image_index is all there is, tables beside the files say the names; training and test share numbers."""
+    mini = bdata(tmp_path / "source")
+    names: dict[str, list[str]] = {"Training": mini.shown[:12], "Test": mini.shown[12:15]}
+    for phase in names:
+        with h5py.File(mini.source / f"sub-01_NaturalImage{phase}.h5", "a") as file:
+            keys = [key.decode().replace("stimulus_name", "image_index") for key in file["metadata/key"][:]]
+            del file["metadata/key"], file["vmap/stimulus_name"]
+            file["metadata/key"] = [key.encode() for key in keys]
+    said = failing(run, mini, tmp_path / "new.h5")
+    assert "image_index numbers the pictures of training by a list of their own" in said
+    assert "stimulus_*Training*.tsv" in said
+    for phase, shown_then in names.items():
+        lines = [f"{Path(name).stem}\t{1e6 + i}\t{i}" for i, name in enumerate(shown_then, start=1)]
+        (mini.source / f"stimulus_NaturalImage{phase}.tsv").write_text("\n".join(lines) + "\n")
+    run(*typed(mini, tmp_path / "new.h5"))
+    with h5py.File(tmp_path / "new.h5") as file:
+        assert shown(file) == mini.shown
+        np.testing.assert_array_equal(file["trial/test"][:], mini.test)
+    (mini.source / "stimulus_NaturalImageTest.tsv").write_text("\n".join(lines[:2]))
+    assert "have no name for image_index 3" in failing(run, mini, tmp_path / "other.h5")
+    (mini.source / "stimulus_OtherTest.tsv").write_text("\n".join(lines))
+    assert "2 are there, keep one" in failing(run, mini, tmp_path / "other.h5")
+
+
+def test_bdata_of_one_file_whose_training_and_test_share_numbers(run: Run, tmp_path: Path) -> None:
+    draw([tmp_path / f"{i}.png" for i in (1, 2)])
+    labels = {"DataType": np.array([1, 1, 2]), "image_index": np.array([1, 2, 1])}
+    write_bdata(tmp_path / "Subject1.h5", numbers(3, 4), labels, {"ROI_V1": np.ones(4)})
+    command = ("import", "bdata", tmp_path / "Subject1.h5", "-o", tmp_path / "new.h5")
+    assert "by a list of their own" in run(*command, code=1).err
+
+
+def test_bdata_of_an_experiment_that_was_split(run: Run, tmp_path: Path) -> None:
+    """As THINGS becomes bdata: small letters, one numbering of trials and sessions, numbers of voxels and subjects."""
+    mini = bdata(tmp_path / "source")
+    for number, path in enumerate(sorted(mini.source.glob("*NaturalImage*.h5"))):  # the test's first
+        with h5py.File(path, "a") as file:
+            rows, (count, width) = file["dataset"][:], file["metadata/value"].shape
+            keys = [key.decode().replace("Session", "session") for key in file["metadata/key"][:]]
+            values = np.full((count + 3, width + 1), np.nan)
+            values[:count, :width], values[count, -1] = file["metadata/value"][:], 1
+            values[count + 1, :24], values[count + 2, :24] = 1, np.arange(24) == 1
+            del file["dataset"], file["metadata/key"], file["metadata/value"]
+            file["dataset"] = np.column_stack([rows, np.arange(len(rows)) * 2 + number])
+            file["metadata/key"] = [key.encode() for key in (*keys, "trial_id", "subject_id", "voxel_id")]
+            file["metadata/value"] = values
+    run(*typed(mini, tmp_path / "new.h5"))
+    with h5py.File(tmp_path / "new.h5") as file:
+        np.testing.assert_array_equal(file["trial/session"][:], [1] * 5 + [2] * 7 + [1] * 5 + [2] * 4)
+        assert set(file["areas"]) == {"HVC", "V1"}
+        np.testing.assert_array_equal(file["betas"][:], mini.betas)
 
 
 def test_bdata_files_that_do_not_fit(run: Run, tmp_path: Path) -> None:

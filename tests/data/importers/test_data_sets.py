@@ -56,6 +56,20 @@ def test_algonauts_takes_one_subjects_folder_too(run: Run, tmp_path: Path) -> No
         assert file.attrs["subject"] == "algonauts-subj02"
 
 
+def test_algonauts_pictures_at_any_depth_with_any_suffix(run: Run, tmp_path: Path) -> None:
+    mini = algonauts2023(tmp_path / "source")
+    run(*typed(mini, tmp_path / "new.h5"))
+    for number, name in enumerate(mini.shown):
+        (folder := tmp_path / f"elsewhere/{number % 3}").mkdir(parents=True, exist_ok=True)
+        path = mini.source / "subj01/training_split/training_images" / name
+        path.rename(folder / (name.replace(".png", ".JPG") if number % 2 else name.upper()))
+    run(*typed(mini, tmp_path / "other.h5", "--images", tmp_path / "elsewhere"))
+    with h5py.File(tmp_path / "new.h5") as one, h5py.File(tmp_path / "other.h5") as other:
+        for key in ("trial/image", "trial/test", "images/name", "betas"):
+            np.testing.assert_array_equal(one[key][:], other[key][:])
+        assert [Path(name).stem.lower() for name in shown(other)] == [Path(name).stem for name in mini.shown]
+
+
 def test_algonauts_files_that_do_not_fit(run: Run, tmp_path: Path) -> None:
     mini = algonauts2023(tmp_path / "source")
     folder = mini.source / "subj01"
@@ -168,6 +182,18 @@ def test_bold5000_lies_in_its_brain_mask(run: Run, tmp_path: Path) -> None:
         each = {"LHEarlyVis": 2, "RHEarlyVis": 2, "LHLOC": 2, "LOC": 2, "RHRSC": 2, "RSC": 2}
         assert counts == {"EarlyVis": 4, **each}, "misspelt masks have the name of the others"
         assert not file["betas"].attrs["zscored"]
+
+
+def test_bold5000_betas_that_lie_elsewhere_than_the_brain_mask(run: Run, tmp_path: Path) -> None:
+    """Their affine says nothing, so a mask of another subject, or one that is flipped, is seen by the numbers alone."""
+    mini = bold5000(tmp_path / "source")
+    assert "brain mask" not in run(*typed(mini, tmp_path / "new.h5")).err
+    path = mini.source / "CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-01.nii.gz"
+    volumes = np.asarray(nibabel.load(path).dataobj).copy()
+    volumes[1, 1:3], volumes[1, 3] = 0, np.nan
+    nibabel.save(nibabel.Nifti1Image(volumes, np.eye(4)), path)
+    said = run(*typed(mini, tmp_path / "other.h5")).err
+    assert f"9 of the 18 voxels of the brain mask vary in {path}" in said
 
 
 def test_bold5000_sessions_that_are_not_there(run: Run, tmp_path: Path) -> None:

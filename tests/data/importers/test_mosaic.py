@@ -16,6 +16,7 @@ from tests.conftest import Run
 from .miniatures import (
     cifti,
     draw,
+    merge_by_names,
     merge_in_chunks,
     mosaic,
     numbers,
@@ -106,6 +107,49 @@ def test_mosaic_merged_in_another_order_is_refused(run: Run, tmp_path: Path) -> 
     assert not (tmp_path / "new.h5").exists()
 
 
+def test_mosaic_merged_by_the_names_of_trials(run: Run, tmp_path: Path) -> None:
+    """As the data set's own package does: all subjects' trials in one group, and nothing more than their names."""
+    mini, merged, others = mosaic(tmp_path / "source"), tmp_path / "merged.hdf5", tmp_path / "sub-02_NSD.hdf5"
+    single = mini.source / "sub-01_NSD.hdf5"
+    with h5py.File(single) as one, h5py.File(others, "w") as two:
+        names = [name for name in one["betas"] if not name.split("-")[2].startswith(("107", "042"))]
+        for number, name in enumerate(one["betas"]):
+            two[f"betas/{name.replace('sub-01', 'sub-02')}"] = numbers(35, seed=100 + number)
+    merge_by_names([single, others], merged)
+    command = ("import", "mosaic", merged, "--images", mini.source, *mini.options, "-o", tmp_path / "new.h5", "--json")
+    assert "there: sub-01_NSD, sub-02_NSD" in run(*command, code=2).err
+    said = run(*command, "--subject", "sub-01_NSD").json
+    assert said["left_out"] == {
+        "subcortical voxels": 9,
+        "vertices without a number": 1,
+        "trials of artificial images": 3,
+    }
+    order = np.argsort(names)  # of the new group
+    with h5py.File(tmp_path / "new.h5") as file:
+        assert file.attrs["subject"] == "mosaic-sub-01_NSD"
+        np.testing.assert_array_equal(file["betas"][:], mini.betas[order])
+        np.testing.assert_array_equal(file["trial/test"][:], mini.test[order])
+        assert shown(file) == [mini.shown[row] for row in order]
+    assert run(*command, "--subject", 2, "--overwrite").json["units"] == 26, "the other's vertices are whole"
+    merge_by_names([single], merged)
+    assert run(*command, "--overwrite").json["subject"] == "mosaic-sub-01_NSD", "by the trials, not by the file's name"
+    merge_by_names([others], mini.source / "z.hdf5")
+    merge_by_names([single, others], mini.source / "zz.hdf5")
+    said = run("import", "mosaic", mini.source, "--subject", 1, *command[3:], "--overwrite").json
+    assert said["ceiling"] == "single-trial", "of the subject's own file, which says more"
+
+
+def test_mosaic_of_letters_and_shapes_without_their_suffix(run: Run, tmp_path: Path) -> None:
+    mini, merged = mosaic(tmp_path / "source"), tmp_path / "merged.hdf5"
+    trials = [("n01443537_22563", "train"), ("n01621127_19020", "test"), ("alphabet_C", "test"), ("red-disk", "test")]
+    with h5py.File(merged, "w") as file:
+        for number, (stem, phase) in enumerate(trials):
+            file[f"betas/sub-03_deeprecon_stimulus-{stem}_phase-{phase}_rep-0"] = numbers(35, seed=number)
+    draw([mini.source / f"{stem}.JPEG" for stem, _ in trials[:2]])
+    command = ("import", "mosaic", merged, "--images", mini.source, *mini.options, "-o", tmp_path / "new.h5", "--json")
+    assert run(*command).json["left_out"]["trials of artificial images"] == 2
+
+
 def test_mosaic_of_artificial_images(run: Run, tmp_path: Path) -> None:
     """They are of another session and another kind: neither test nor reason to leave out a vertex."""
     mini = mosaic(tmp_path / "source")
@@ -127,6 +171,33 @@ def test_mosaic_of_artificial_images(run: Run, tmp_path: Path) -> None:
     draw([mini.source / f"stimuli/raw/00{number}.jpg" for number in range(3)])
     result = run(*typed(mini, tmp_path / "third.h5", "--json")).json
     assert result["left_out"] == {"subcortical voxels": 9}, "other data sets' pictures are named so too"
+
+
+def test_mosaic_refuses_cocos_originals_for_nsds_crops(run: Run, tmp_path: Path) -> None:
+    mini = mosaic(tmp_path / "source")
+    draw([mini.source / "stimuli/raw" / name for name in set(mini.shown)])
+    said = failing(run, mini, tmp_path / "new.h5")
+    assert "of 12 pictures are not square, as all were that were shown" in said
+    assert "--images" in said
+
+
+def test_mosaic_finds_bold5000s_own_pictures(run: Run, tmp_path: Path) -> None:
+    """COCO's have a prefix there, and NSD's crops of the same originals, or the originals, may lie beside them."""
+    mini = mosaic(tmp_path / "source")
+    (mini.source / "sub-01_NSD.hdf5").unlink()
+    stems = [f"00000000000{number}" for number in range(3)]
+    with h5py.File(mini.source / "sub-01_BOLD5000.hdf5", "w") as file:
+        for number, (stem, phase) in enumerate(zip(stems, ("train", "test", "test"), strict=True)):
+            name = f"sub-01_BOLD5000_stimulus-{stem}_phase-{phase}_rep-0"
+            file.create_dataset(f"betas/{name}", data=numbers(35, seed=number))
+            file[f"betas/{name}"].attrs["presented_stimulus_filename"] = f"{stem}.jpg"
+    for kind in ("Presented_Stimuli", "Original_Images"):
+        draw([mini.source / f"Scene_Stimuli/{kind}/COCO/COCO_train2014_{stem}.jpg" for stem in stems])
+    draw([mini.source / f"NSD/{stems[0]}.jpg"])
+    run(*typed(mini, tmp_path / "new.h5"))
+    with h5py.File(tmp_path / "new.h5") as file:
+        assert shown(file) == [f"COCO_train2014_{stem}.jpg" for stem in stems]
+        assert all("Presented_Stimuli" in path for path in file["images/path"].asstr()[:])
 
 
 def test_the_package_of_grayordinates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
