@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     "--readout",
     default="separable",
     metavar="NAME",
+    excludes=["recipe"],
     help="The readout: separable (the paper's); ridge on pooled maps; local, ridge near a field; stacked, many ridges; "
     "gaussian fields; or attention, fields that depend on the image.",
 )
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     "--recipe",
     default=None,
     metavar="paper|fast",
+    only_beside=options.WITH_RECIPES,
     help="The published training, or a better conditioned one of the same model (default: paper).",
 )
 @options.readout_options
@@ -103,6 +105,7 @@ def fit(
     from boldreams_cli.machine import float32_products
 
     where, precision = options.pick_device(device), given["precision"] or "fp32"
+    given = options.that_readouts_have(given, readout, recipe, entry(inputs.backbone).reads)
     asked = {OF_OPTIONS[name]: value for name, value in given.items()}
     chosen = choose_readout(readout, recipe, entry(inputs.backbone).reads, asked, dict(more))
     check_precision(precision, where.type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,15 +113,23 @@ def minimal(
         answer.save()
     lines = [line for answer in answers for line in _lines(answer)]
     for row in over:
-        known = {name: value["percent"] for name, value in row["rois"].items()}
+        count = len(row["subjects"])
+        known = {name: f"{_percent(value['percent'])}{_of(value, count)}" for name, value in row["rois"].items()}
         lines.append(f"{row['backbone']}, over subjects {', '.join(map(str, row['subjects']))}, the largest p_min:")
-        lines.append("  " + ", ".join(f"{name} {_percent(percent)}" for name, percent in known.items()))
+        lines.append("  " + ", ".join(f"{name} {said}" for name, said in known.items()))
     if len(answers) == 1:
         output.show(answers[0].summary(), *lines)
     else:
         found = [answer.summary() for answer in answers]
         files = [file for one in found for file in one["files"]]
         output.show({"margin": margins[0], "subjects": found, "over_subjects": over, "files": files}, *lines)
+
+
+def _of(over: Mapping[str, Any], subjects: int) -> str:
+    """What restricts an answer over subjects."""
+    said = [f"of {over['subjects']} of {subjects} subjects"] if over["subjects"] < subjects else []
+    said += ["not resolvable"] if not over["resolvable"] else []
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _lines(answer: Answer) -> list[str]:

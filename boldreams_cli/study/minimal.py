@@ -26,6 +26,7 @@ from boldreams_cli.plots.models.minimal import Panel, curves
 from boldreams_cli.study.procedures import (
     Procedure,
     choose_procedure,
+    differing,
     find_procedures,
     held_out_losses,
     models_of_seeds,
@@ -105,6 +106,7 @@ class Answer:
             "recipe": one.recipe,
             "finetuned": one.finetuned,
             "seed": one.seed,
+            "way": fingerprint(one.way),
             "margin": self.question.margins[0],
             "reference": self.reference,
             "reference_by": VALIDATION if self.question.reference == VALIDATION else "fixed",
@@ -356,11 +358,10 @@ def over_subjects(answers: Sequence[Answer]) -> list[dict[str, Any]]:
         mine = [one for one in answers if one.procedure.backbone == backbone]
         if len(mine) < 2:
             continue
-        kinds = {one.procedure.kind for one in mine}
-        if len(kinds) > 1:
+        if unlike := differing([one.procedure for one in mine]):
             raise ChoiceError(
-                f"subjects of {backbone} were fitted in different ways: {listing(sorted(kinds))}; choose with --recipe "
-                "or --readout, or one --subject"
+                f"subjects of {backbone} were fitted in different ways: {listing(unlike)}; choose with --recipe or "
+                "--readout, or one --subject, or fit them alike"
             )
         margins = [
             {"margin": margin, "rois": _over(mine, place)} for place, margin in enumerate(mine[0].question.margins)

@@ -14,8 +14,8 @@ from boldreams_cli.data.opening import is_data_file
 from boldreams_cli.data.prepared.choosing import at_hand, names_of, responses_for, root_of
 from boldreams_cli.data.subjects import Subject, folder_of
 from boldreams_cli.features import clip
-from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.choosing import the_store, with_images
+from boldreams_cli.features.store import made_with
 from boldreams_cli.features.store.feature_store import FeatureStore, folder_name, stores
 from boldreams_cli.files import fingerprint
 from boldreams_cli.study.cells.manifest import Study
@@ -70,7 +70,7 @@ class Need:
 
     def _made(self, study: Study, store: FeatureStore) -> dict[str, str]:
         """Options that a store was made with, but for defaults: other ones would fill a second store."""
-        spec, found = store.spec, {}
+        spec = store.spec
         if spec["keep"] is not None:
             there = [cell.subject for cell in study.cells if cell.backbone == self.backbone]
             subjects = [subject for subject in dict.fromkeys(there) if isinstance(subject, int)]
@@ -85,11 +85,8 @@ class Need:
             raise ChoiceError(
                 f"{store.path} is of the CLIP {name}, which a sweep does not extract; run boldreams {line}"
             )
-        if store.layers.keys() != entry(self.backbone).layers.keys():
-            found["--layers"] = ",".join(store.layers)
-        if "map" in spec["preprocessing"]:
-            found["--map"] = spec["preprocessing"]["map"]
-        return found if spec["dtype"] == "float16" else found | {"--dtype": spec["dtype"]}
+        chosen = made_with.options(spec, store.weights, store.layers)
+        return {name: chosen[name] for name in ("--layers", "--map", "--dtype") if name in chosen}
 
     def _extract(
         self, study: Study, store: FeatureStore | None, subjects: Sequence[Subject], made: Mapping[str, str]

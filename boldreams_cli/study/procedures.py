@@ -19,6 +19,8 @@ from boldreams_cli.encoding.result import LOG, read_log
 from boldreams_cli.files import fingerprint, read_json
 
 HOW_TO_CHOOSE = "--readout --recipe --finetune --rf --seed, or --model with one of its models"
+# Settings that are a subject's own: its data, the maps of its images, and what follows from how many these are.
+OWN = ("responses", "store", "edition", "stimuli", "pixels", "epochs", "steps")
 HELD_OUT = ("held_out_loss", "left_out_loss", "validation_loss")  # columns of log.csv, of training images alone
 
 
@@ -47,6 +49,11 @@ class Procedure:
         """Hash of all but percent and seed."""
         way = [self.subject, self.backbone, self.readout, self.recipe, self.finetuned]
         return fingerprint([*way, dict(self.settings)])
+
+    @property
+    def way(self) -> dict[str, Any]:
+        """What fits of other subjects must have alike, for their percents to be compared."""
+        return {"kind": self.kind} | {name: value for name, value in self.settings.items() if name not in OWN}
 
     @property
     def converged(self) -> bool:
@@ -107,6 +114,18 @@ def _procedure(spec: ModelSpec) -> Procedure:
             "layers": list(spec.layers),
         },
     )
+
+
+def differing(procedures: Sequence[Procedure]) -> list[str]:
+    """Which settings are not alike in fits of several subjects, with their values where these are short."""
+    ways = [one.way for one in procedures]
+    found = []
+    for name in dict.fromkeys(name for way in ways for name in way):
+        values = {fingerprint(way.get(name)): way.get(name) for way in ways}
+        if len(values) > 1:
+            short = all(not isinstance(value, Mapping) and len(str(value)) < 20 for value in values.values())
+            found.append(f"{name} {' and '.join(map(str, values.values()))}" if short else name)
+    return found
 
 
 def choose_procedure(candidates: Sequence[Procedure], reference: float | None) -> Procedure:

@@ -216,6 +216,21 @@ def test_over_subjects_the_largest_suffices_in_all(run: Run, made: Path) -> None
 
 
 @pytest.mark.usefixtures("rendered")
+def test_subjects_that_were_fitted_in_different_ways_are_not_joined(run: Run, made: Path) -> None:
+    for percent in (100, 10):
+        make(made, 0.6, percent, subject=2, grid=9)
+        make(made, 0.6, percent, subject=3, grid=5, epochs=7)
+    done = run("minimal", "--cache", made, "--subject", 2, "--subject", 3, code=2)
+    assert "subjects of alexnet were fitted in different ways: grid 9 and 5; choose with" in done.err
+    assert "--subject" in done.err
+    for percent in (100, 10):
+        shutil.rmtree(next(made.glob(f"models/subj02/*/percent-{percent}-*")))
+        make(made, [0.6, 0.6, -0.1, -0.1], percent, subject=2, grid=5, epochs=6)
+    said = run("minimal", "--cache", made, "--subject", 2, "--subject", 3).out.splitlines()[-1]
+    assert "all - (not resolvable)" in said, "epochs may differ; an area of no accuracy has no answer"
+
+
+@pytest.mark.usefixtures("rendered")
 def test_too_few_images_are_said(run: Run, tmp_path: Path) -> None:
     for percent in (100, 10):
         make(tmp_path, 0.6, percent, noise=3)

@@ -1,6 +1,7 @@
 """What is wrong is said in one line with the remedy, and nothing is left half-written."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def test_missing_images_and_other_stimuli_are_exit_3(
     run("extract", "--backbone", "alexnet", "--weights", weights, "--subject", 2, "--cache", tmp_path / "second")
     done = run("fit", "--subject", 1, "--cache", tmp_path / "second", code=3)
     assert "lacks 30 of 30 images" in done.err
+    command = f"--backbone alexnet --weights {shlex.quote(str(weights))} for that subject"
+    assert command in done.err, "with other weights it would fill another store"
 
 
 def test_truncated_betas_leave_nothing(run: Run, experiment: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -107,6 +108,30 @@ def test_what_is_typed_wins_over_variables_of_what_it_excludes(monkeypatch: pyte
     monkeypatch.setenv("BOLDREAMS_QUIET", "1")
     assert context("info")["quiet"]
     assert not context("info", "-v")["quiet"]
+
+
+def test_variables_do_not_defeat_the_readout_that_was_typed(
+    run: Run, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOLDREAMS_RECIPE", "fast")
+    assert context("fit")["recipe"] == context("fit", "--readout", "separable")["recipe"] == "fast"
+    assert context("fit", "--readout", "ridge")["recipe"] is None
+    assert context("score", "--readout", "ridge")["recipe"] is None
+    monkeypatch.setenv("BOLDREAMS_READOUT", "ridge")
+    for command in ("fit", "score"):
+        assert context(command, "--recipe", "paper")["readout"] in ("separable", None)
+    fitted = ("--backbone", "alexnet", "--percent", 1, "--subject", 1, "--cache", own, "--readout", "ridge")
+    done = run("fit", *fitted, BOLDREAMS_EPOCHS=7, BOLDREAMS_RECIPE="fast", BOLDREAMS_GRID=3)
+    assert "BOLDREAMS_EPOCHS is not read: --readout ridge has no such setting" in done.err
+    (model,) = own.glob("models/subj01/alexnet/percent-1-ridge-*/spec.json")
+    assert json.loads(model.read_text())["training"]["grid"] == 3
+    assert "--readout ridge has no --epochs" in run("fit", *fitted, "--epochs", 7, code=2).err
+
+
+def test_all_names_of_an_option_have_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOLDREAMS_FIT_SEED", "4")
+    assert context("score")["fit_seed"] == context("dream")["fit_seed"] == 4
+    assert context("score", "--seed", "2")["fit_seed"] == 2
 
 
 def test_values_of_a_repeatable_option_are_not_parted_at_blanks(monkeypatch: pytest.MonkeyPatch) -> None:

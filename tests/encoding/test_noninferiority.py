@@ -85,6 +85,13 @@ def test_no_accuracy_no_answer(accuracy: float) -> None:
     assert (found.percent, found.resolvable) == (None, False)
 
 
+def test_a_margin_of_all_accuracy_answers_nothing() -> None:
+    found = answer({100: 0.05, 50: 0.01, 10: -0.02}, noise=0.001, spread=0.06)
+    assert found.margin > 1
+    assert (found.percent, found.resolvable) == (None, False)
+    assert answer({100: 0.5, 10: 0.5}, noise=0.001, spread=0.2).percent == 10
+
+
 def test_over_subjects_the_largest() -> None:
     few = answer({100: 0.6, 50: 0.598, 10: 0.599}, noise=0.001)
     more = answer({100: 0.6, 50: 0.598, 10: 0.5}, noise=0.001)

@@ -15,7 +15,7 @@ from boldreams_cli.commands.options.data import (
     the_subject,
 )
 from boldreams_cli.commands.options.environment import Command, command, option
-from boldreams_cli.commands.options.fits import InputChoice, input_options, readout_options
+from boldreams_cli.commands.options.fits import InputChoice, input_options, readout_options, that_readouts_have
 from boldreams_cli.commands.options.machine import device_option, memory_option, pick_device, seed_option
 from boldreams_cli.commands.options.models import ModelChoice, model_options, moved_weights_option
 from boldreams_cli.commands.options.output import Output, output_options
@@ -28,6 +28,7 @@ from boldreams_cli.commands.options.types import (
     RECIPE,
     SEED,
     SUBJECT,
+    WITH_RECIPES,
     CommaList,
     NamedValue,
     Real,
@@ -40,6 +41,7 @@ __all__ = [
     "RECIPE",
     "SEED",
     "SUBJECT",
+    "WITH_RECIPES",
     "CommaList",
     "Command",
     "InputChoice",
@@ -74,5 +76,6 @@ __all__ = [
     "subject_option",
     "subjects_there",
     "target_options",
+    "that_readouts_have",
     "the_subject",
 ]

@@ -7,9 +7,10 @@ An option that was typed wins over every variable, of its own and of the options
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -53,7 +54,12 @@ SEVERAL = {
 
 def long_name(parameter: click.Parameter) -> str:
     """The option without its dashes, e.g. ``nsd-root``."""
-    return next(name for name in parameter.opts if name.startswith("--")).removeprefix("--")
+    return long_names(parameter)[0]
+
+
+def long_names(parameter: click.Parameter) -> list[str]:
+    """The option and its other names, without dashes."""
+    return [name.removeprefix("--") for name in parameter.opts if name.startswith("--")]
 
 
 def variables(command: str, option: str) -> list[str]:
@@ -75,24 +81,35 @@ class ShellOption(click.Option):
     ----------
     excludes : long names of options beside which this one makes no sense. Once one of them was typed, this option's
         variables are not read.
+    only_beside : long names of options, and the values beside which alone this one makes sense. Once one was typed with
+        another value, this option's variables are not read.
     separators : characters that part the values of a repeatable option in its variable; never blanks, which paths
         and captions have.
     """
 
-    def __init__(self, *args: Any, excludes: Sequence[str] = (), separators: str = "\n" + os.pathsep, **more: Any):
+    def __init__(
+        self,
+        *args: Any,
+        excludes: Sequence[str] = (),
+        only_beside: Mapping[str, Sequence[str]] | None = None,
+        separators: str = "\n" + os.pathsep,
+        **more: Any,
+    ):
         super().__init__(*args, **more)
-        self.excludes = tuple(excludes)
+        self.excludes, self.only_beside = tuple(excludes), only_beside or {}
         self.separators = r" ,\s" if isinstance(self.type, SubjectName) else re.escape(separators)
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """As click's, the command's own variable first; none where an option that excludes this one was typed."""
+        """As click's, the command's own variable first; none where this one makes no sense beside what was typed."""
         typed = {
-            long_name(parameter)
+            long_name(parameter): ctx.params.get(parameter.name or "")
             for parameter in ctx.command.params
             if isinstance(parameter, ShellOption)
             and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
         }
-        if typed & set(self.excludes):
+        if typed.keys() & set(self.excludes):
+            return None
+        if any(name in typed and typed[name] not in values for name, values in self.only_beside.items()):
             return None
         names = sorted(self.envvar or (), key=len, reverse=True)
         return next((os.environ[name] for name in names if os.environ.get(name)), None)
@@ -131,7 +148,8 @@ class ShellCommand(click.Command):
         self.examples = tuple(examples)
         for parameter in self.params:
             if isinstance(parameter, ShellOption):
-                parameter.envvar = variables(self.name or "", long_name(parameter))
+                named = [variables(self.name or "", name) for name in long_names(parameter)]
+                parameter.envvar = list(itertools.chain(*named))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, whose errors of the parser itself do not say of which command they are."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from boldreams_cli.commands.options.data import (
     cache_option,
@@ -103,6 +104,25 @@ def input_options(command: Command) -> Command:
         command(*args, inputs=inputs, **kwargs)
 
     return run
+
+
+def that_readouts_have(given: dict[str, Any], readout: str, recipe: str | None, reads: str) -> dict[str, Any]:
+    """Settings of a readout, without those of variables of the environment that it does not have, which is said."""
+    from dataclasses import fields
+
+    from boldreams_cli.console import logger
+    from boldreams_cli.encoding.readouts.settings import OF_OPTIONS, choose_readout
+
+    known = {field.name for field in fields(choose_readout(readout, recipe, reads, {}).settings)}
+    context, kept = click.get_current_context(), dict(given)
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if kept.get(name) is None or OF_OPTIONS[name] in known:
+            continue
+        if context.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
+            logger.info("%s is not read: --readout %s has no such setting", parameter.get_error_hint(context), readout)
+            kept[name] = None
+    return kept
 
 
 def readout_options(command: Command) -> Command:

@@ -11,7 +11,7 @@ import click
 
 from boldreams_cli.commands.options.data import cache_option
 from boldreams_cli.commands.options.environment import Command, option
-from boldreams_cli.commands.options.types import PERCENT, READOUT, RECIPE, SEED, SUBJECT
+from boldreams_cli.commands.options.types import PERCENT, READOUT, RECIPE, SEED, SUBJECT, WITH_RECIPES
 from boldreams_cli.console import ChoiceError, logger
 from boldreams_cli.data.subjects import Subject
 
@@ -116,8 +116,20 @@ def model_options(command: Command) -> Command:
     @selector("--percent", type=PERCENT, help="The model's share of the filters.")
     @selector("--subject", type=SUBJECT, help="The model's subject, as 1, 01 or subj01, or its name.")
     @selector("--finetune/--no-finetune", "finetuned", help="A finetuned model, or one that is not.")
-    @selector("--readout", type=READOUT, metavar="NAME", help="The model's readout; no default, unlike that of fit.")
-    @selector("--recipe", type=RECIPE, metavar="NAME", help="The model's recipe; no default, unlike that of fit.")
+    @selector(
+        "--readout",
+        type=READOUT,
+        metavar="NAME",
+        excludes=["model", "recipe"],
+        help="The model's readout; no default, unlike that of fit.",
+    )
+    @selector(
+        "--recipe",
+        type=RECIPE,
+        metavar="NAME",
+        only_beside=WITH_RECIPES,
+        help="The model's recipe; no default, unlike that of fit.",
+    )
     @selector("--rf", type=click.Choice(["shared", "layer"]), help="The model's receptive fields.")
     @selector(*seed, "fit_seed", type=SEED, help="The seed that the model was fitted with.")
     @option(

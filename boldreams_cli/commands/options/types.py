@@ -130,5 +130,6 @@ class SolverField(click.ParamType):
 SUBJECT = SubjectName()
 PERCENT = Percent()
 READOUT, RECIPE = SolverField("readout"), SolverField("recipe")
+WITH_RECIPES = {"readout": ("separable",)}  # options, and values, beside which a recipe makes sense
 BYTES = ByteCount()
 SEED = click.IntRange(0, 2**32 - 1)  # what every generator of random numbers takes

@@ -15,12 +15,22 @@ from numpy.typing import NDArray
 from boldreams_cli.files import reading
 
 HEADER, TAG = 128, 8
+MAGIC = b"\x00\x01IM"  # version and byte order, at the end of the header
 MATRIX, COMPRESSED = 14, 15  # types of elements
 NUMERIC_CLASSES = range(6, 16)
 COMPLEX = 0x0800
 DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 LARGEST = 1 << 28  # bytes of one array; NSD's largest has 640 kB
 PREFIX = 4096  # of a compressed array: enough for its name
+
+
+def is_v5(path: Path) -> bool:
+    """Whether a file begins as one of MATLAB v5 does, not as one of v7.3, which is HDF5; False where there is none."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(HEADER)[124:128] == MAGIC
+    except OSError:
+        return False
 
 
 def read_arrays(path: Path, names: tuple[str, ...], missing: str) -> dict[str, NDArray[Any]]:
@@ -68,7 +78,7 @@ class _Element:
 
 
 def _elements(data: bytes) -> Iterator[_Element]:
-    if len(data) < HEADER + TAG or data[124:128] != b"\x00\x01IM":
+    if len(data) < HEADER + TAG or data[124:128] != MAGIC:
         raise ValueError("it has no header of MATLAB v5, little-endian")
     place = HEADER
     while place < len(data):

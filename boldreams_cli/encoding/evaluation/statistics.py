@@ -81,10 +81,11 @@ def image_error(influences: NDArray[np.floating]) -> Any:
 
     Returns
     -------
-    float, or (k,) float64; NaN for fewer than two images.
+    float, or (k,) float64; NaN for fewer than three images: the r of two is 1 or -1, whatever they are, and no image
+    has an influence on it.
     """
     values = np.asarray(influences, dtype=np.float64)
-    if len(values) < 2:
+    if len(values) < 3:
         return np.full(values.shape[1:], np.nan)[()]
     return values.std(axis=0, ddof=1) / np.sqrt(len(values))
 
@@ -101,9 +102,9 @@ def interval(estimate: float, error: float, images: int, level: float = 0.95) ->
 
     Returns
     -------
-    low, high; NaN where the error is or for fewer than two images.
+    low, high; NaN where the error is or for fewer than three images.
     """
-    if images < 2:
+    if images < 3:
         return float("nan"), float("nan")
     reach = float(scipy.stats.t.ppf((1 + level) / 2, images - 1)) * error
     return float(estimate - reach), float(estimate + reach)

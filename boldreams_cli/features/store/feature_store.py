@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, MismatchError, StopFlag, listing
-from boldreams_cli.features.store import shards, store_arrays
+from boldreams_cli.features.store import made_with, shards, store_arrays
 from boldreams_cli.features.store.older_store import FORMAT as OLDER
 from boldreams_cli.features.store.older_store import older_done
 from boldreams_cli.files import fingerprint
@@ -228,8 +228,8 @@ class FeatureStore:
         if not there.all():
             raise MismatchError(
                 f"{self.path.name} lacks {np.count_nonzero(~there)} of {len(wanted)} images "
-                f"(id {listing(wanted[~there], 3)}); run boldreams extract --backbone {self.spec['backbone']} "
-                "for that subject and those sessions"
+                f"(id {listing(wanted[~there], 3)}); run "
+                f"{made_with.command(self.spec, self.weights, self.layers)} for that subject and those sessions"
             )
         return rows
 

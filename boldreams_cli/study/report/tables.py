@@ -139,16 +139,16 @@ def minimal(held: Holdings, assets: Assets) -> Section:
 
 def _over_subjects(studies: Sequence[Study]) -> Table | None:
     """Of questions that were asked of several subjects, the percent that suffices in all: the largest."""
-    asked: dict[tuple[str, ...], dict[Any, Mapping[str, Any]]] = defaultdict(dict)
+    asked: dict[tuple[tuple[str, ...], Any], dict[Any, Mapping[str, Any]]] = defaultdict(dict)
     # Of several answers to one question the newest stands.
     for study in sorted(studies, key=lambda study: (study.folder / "minimal.json").stat().st_mtime):
         said = study.said
         chosen = said.get("reference_by") == "validation"
         reference = "best on held-out images" if chosen else _share(said.get("reference"))
         asked_for = (str(said.get("backbone")), _kind(said), _percent(said.get("margin")), reference)
-        asked[asked_for][said.get("subject")] = said["rois"]
+        asked[asked_for, said.get("way")][said.get("subject")] = said["rois"]
     rows: list[dict[str, Any]] = []
-    for question, answers in asked.items():
+    for (question, _), answers in asked.items():
         if len(answers) < 2:
             continue
         for area in dict.fromkeys(area for rois in answers.values() for area in rois):

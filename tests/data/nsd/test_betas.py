@@ -137,10 +137,22 @@ def test_wrong_shape_dataset_or_type(experiment: Experiment, tmp_path: Path) -> 
         header(tmp_path / "absent.hdf5")
 
 
-def test_old_matlab_file_is_explained(tmp_path: Path) -> None:
-    scipy.io.savemat(tmp_path / "betas_session01.mat", {"betas": np.zeros((7, 6, 5, 2), np.int16)})
-    with pytest.raises(BoldreamsError, match=r"must be MATLAB v7\.3"):
-        header(tmp_path / "betas_session01.mat")
+@pytest.mark.parametrize("packed", [False, True])
+def test_matlab_v5_is_read_with_its_own_order_of_axes(tmp_path: Path, packed: bool) -> None:
+    path, raw = tmp_path / "betas_session01.mat", RNG.integers(-900, 900, (*SHAPE, TRIALS)).astype(np.int16)
+    scipy.io.savemat(path, {"other": np.ones(3), "betas": raw}, do_compression=packed)
+    assert header(path) == (SHAPE, TRIALS)
+    np.testing.assert_allclose(read_session(path, VOXELS, SHAPE), raw[tuple(VOXELS.T)].T / 300, rtol=1e-6)
+    for wrong, said in (
+        ({"beta": raw}, r"no array betas \(X, Y, Z, trials\)"),
+        ({"betas": raw / 300}, "float64 betas"),
+    ):
+        scipy.io.savemat(path, wrong)
+        with pytest.raises(BoldreamsError, match=said):
+            header(path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(BoldreamsError, match="truncated or damaged"):
+        header(path)
 
 
 def test_zscore_agrees_with_scipy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,17 @@ def test_wrong_dataset(tmp_path: Path) -> None:
         Stimuli(path)
 
 
+def test_a_subsets_file_of_few_images_among_all_is_read(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(1, 255, (425, 425, 3)).astype(np.uint8)
+    with h5py.File(tmp_path / "s.hdf5", "w") as file:
+        images = file.create_dataset("imgBrick", (73_000, 425, 425, 3), np.uint8, chunks=(1, 425, 425, 3))
+        images[72_999] = image
+    with Stimuli(tmp_path / "s.hdf5") as stimuli:
+        np.testing.assert_array_equal(stimuli.read([72_999])[0], image)
+        with pytest.raises(BoldreamsError, match="image 5 is black throughout"):
+            stimuli.read([5])
+
+
 def test_missing_and_truncated(experiment: Experiment, tmp_path: Path) -> None:
     with pytest.raises(BoldreamsError, match=r"there is no .*absent.hdf5; download absent.hdf5 or correct --nsd-root"):
         Stimuli(tmp_path / "absent.hdf5")

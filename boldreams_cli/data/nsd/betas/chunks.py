@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, StopFlag, listing
+from boldreams_cli.data.nsd.matlab import is_v5, read_arrays
 from boldreams_cli.files import check_declared, reading
 
 UNITS_PER_PERCENT = 300  # NSD stores percent signal change x 300 as int16
@@ -22,8 +23,7 @@ KEPT = "finished sessions are kept"
 
 def reading_betas(path: Path) -> AbstractContextManager[None]:
     """Turn what libraries raise while they read betas into one error that names the file."""
-    hint = "betas in .mat form must be MATLAB v7.3, that is HDF5; " if path.suffix == ".mat" else ""
-    return reading(path, f"{hint}delete it and download it again", "download it from NSD")
+    return reading(path, "delete it and download it again", "download it from NSD")
 
 
 def check_integers(path: Path, dtype: np.dtype[Any]) -> None:
@@ -40,7 +40,7 @@ def check_integers(path: Path, dtype: np.dtype[Any]) -> None:
 
 @contextmanager
 def opened_betas(path: Path, axes: tuple[str, ...]) -> Iterator[Any]:
-    """The dataset ``betas`` of an HDF5 or MATLAB v7.3 file.
+    """The dataset ``betas`` of an HDF5 or MATLAB v7.3 file, or the array of a MATLAB v5 file, whose axes are reversed.
 
     Parameters
     ----------
@@ -52,6 +52,13 @@ def opened_betas(path: Path, axes: tuple[str, ...]) -> Iterator[Any]:
     BoldreamsError
         If there is no such dataset, it has other axes, holds no integers or more than the file, or is damaged.
     """
+    if path.suffix == ".mat" and is_v5(path):
+        array = read_arrays(path, ("betas",), "download it from NSD").get("betas")
+        if array is None or array.ndim != len(axes):
+            raise BoldreamsError(f"{path} has no array betas ({', '.join(reversed(axes))}); download it again")
+        check_integers(path, array.dtype)
+        yield array.T
+        return
     with reading_betas(path), h5py.File(path, "r") as file:
         dataset = file.get("betas")
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != len(axes):

@@ -126,7 +126,7 @@ def read_session(
 
     Parameters
     ----------
-    path : ``betas_sessionNN`` as .nii.gz (X, Y, Z, trials), .hdf5 or MATLAB v7.3 .mat (trials, Z, Y, X).
+    path : ``betas_sessionNN`` as .nii.gz (X, Y, Z, trials), .hdf5 .mat (trials, Z, Y, X; MATLAB v5's are reversed).
     voxels : (V, 3) integer, indices x, y, z.
     shape : (X, Y, Z) that the file must have.
     stop : looked at between blocks.
@@ -182,7 +182,7 @@ def _fill_from_hdf5(betas: NDArray[np.float32], dataset: Any, voxels: NDArray[np
     NSD's own files have one chunk per voxel with all its trials: reading those trial by trial would
     touch the whole file each time, so only the voxels' own are read, or where that cannot be slabs of z.
     """
-    trials, chunks = len(betas), dataset.chunks or (1, 1, 1, 1)
+    trials, chunks = len(betas), getattr(dataset, "chunks", None) or (1, 1, 1, 1)
     offsets = np.insert(voxels[:, ::-1], 0, 0, axis=1)  # trial, z, y, x
     if chunks == (trials, 1, 1, 1) and fill_by_chunk(betas, dataset, offsets, stop):
         return

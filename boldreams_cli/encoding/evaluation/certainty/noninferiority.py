@@ -111,7 +111,8 @@ def smallest_sufficient(
     }
     sequence = [item for percent, item in tested.items() if percent <= reference]
     failed = next((place for place, item in enumerate(sequence) if not item.not_inferior), None)
-    held = sequence[:failed]
+    # A margin as large as the accuracy itself says nothing: no accuracy at all would hold it.
+    held = sequence[:failed] if used < 1 else []
     return Minimal(
         percent=held[-1].percent if held else None,
         percent_low=min(item.percent for item in sequence if item.not_worse),
