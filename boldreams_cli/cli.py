@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import keyword
 import sys
 from typing import NoReturn
@@ -107,6 +108,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     from boldreams_cli.commands.options.errors import INTERRUPTED, described, usage
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks ± or a path's letters is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = boldreams.main(arguments, prog_name="boldreams", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

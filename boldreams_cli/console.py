@@ -14,6 +14,8 @@ from types import FrameType
 from typing import Any, ClassVar
 
 logger = logging.getLogger("boldreams")
+MEANT = 4  # choices that begin as was typed, that are all named
+SHORTEST = 10  # columns of a bar, or of a note beside it
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -65,10 +67,13 @@ def quoted(value: object) -> str:
 
 
 def meant(typed: str, choices: Iterable[object]) -> str:
-    """`` (did you mean X?)`` for an error message, or nothing where no choice is near."""
+    """`` (did you mean X?)`` for an error message, or nothing where no choice is near; all of a few that begin so."""
     from difflib import get_close_matches
 
     known = {str(choice).lower(): str(choice) for choice in choices}
+    begun = [choice for name, choice in known.items() if name.startswith(typed.lower())]
+    if 1 < len(begun) <= MEANT:
+        return f" (did you mean {' or '.join(begun)}?)"
     near = get_close_matches(typed.lower(), known, n=1)
     return f" (did you mean {known[near[0]]}?)" if near else ""
 
@@ -141,26 +146,34 @@ def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
             logger.info(state.line())
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
     console = Console(stderr=True)
+    columns, title = _bar(what, total, unit, console.width)
     with Bar(*columns, console=console) as bar:
-        state._bar, state._task = bar, bar.add_task(what, total=total, note="")
+        state._bar, state._task = bar, bar.add_task(title, total=total, note="")
         LogHandler.bars.append(console)
         try:
             yield state
         finally:
             LogHandler.bars.remove(console)
     logger.debug(state.line())
+
+
+def _bar(what: str, total: int, unit: str, width: int) -> tuple[list[Any], str]:
+    """Columns of a bar and its title: count and time are always whole, and the others share what they leave."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    counted = MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn()
+    room = width - len(f"{total}/{total} {unit} 0:00:00") - 4
+    title = what if len(what) <= room - SHORTEST else f"{what[: max(0, room - SHORTEST - 1)]}…"
+    length = min(40, max(SHORTEST, (room - len(title)) // 2))
+    note = room - len(title) - length - 1
+    columns = [TextColumn("{task.description}"), BarColumn(length), *counted]
+    if note >= SHORTEST:
+        columns.append(TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, max_width=note)))
+    return columns, title
 
 
 def duration(seconds: float) -> str:

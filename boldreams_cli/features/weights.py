@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import socket
 import urllib.request
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,16 +153,15 @@ def read(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
-        said = (str(error).splitlines() or ["it is empty"])[0]
-        raise BoldreamsError(
-            f"cannot read weights from {path}: {said}. It must be a state dict saved by torch, "
-            "or safetensors; files that need pickled code to run are refused"
-        ) from error
-    except Exception as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of bytes that are no state dict it raises anything at all
         if type(error).__name__ == "SafetensorError":
             raise BoldreamsError(f"{path} is not a valid safetensors file: {error}") from error
-        raise
+        raise BoldreamsError(
+            f"cannot read weights from {path}{_why(error)}. It must be a state dict saved by torch, "
+            "or safetensors; files that need pickled code to run are refused"
+        ) from error
     for _ in range(WRAPPED):
         if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
             loaded = loaded["state_dict"]
@@ -173,6 +170,13 @@ def read(path: Path) -> dict[str, Tensor]:
     ):
         raise BoldreamsError(f"{path} holds no state dict (a mapping of names to tensors)")
     return dict(loaded)
+
+
+def _why(error: Exception) -> str:
+    """What torch says, but for its advice to run pickled code and for what its parser stumbled over."""
+    if not isinstance(error, RuntimeError | ValueError | EOFError | OSError) or "weights_only" in str(error):
+        return ""
+    return f": {(str(error).splitlines() or ['it is empty'])[0]}"
 
 
 def match(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], said: str) -> dict[str, Tensor]:

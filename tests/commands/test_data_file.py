@@ -143,6 +143,8 @@ def test_images_of_a_file_that_was_rewritten_are_those_that_it_has_now(
     pictures = file.parent / "pictures"
     changed = rewritten(file, tmp_path / "study.h5", pictures)
     common = ("predict", "--subject", "study-S1", "--percent", 50, "--cache", made, "--json")
+    (pictures / "._005.jpg").write_bytes(b"as a Mac leaves it")
+    assert len(run(*common, "--image", pictures).json["images"]) == IMAGES
     real = [np.load(run(*common, "--image", pictures / f"00{n}.jpg").json["file"])["betas"] for n in (5, 6)]
     before = np.load(run(*common, "--image", 6).json["file"])
     assert np.allclose(before["betas"], real[1], atol=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import click
 import pytest
+import rich.progress
+from rich.console import Console
 
 from boldreams_cli.cli import COMMANDS, boldreams, load
 from boldreams_cli.commands.options.environment import SEVERAL, SHARED, ShellCommand, ShellOption, long_name
 from boldreams_cli.commands.options.output import Output, output_options
-from boldreams_cli.console import SignalExit
+from boldreams_cli.console import SignalExit, _bar, meant
 from tests.conftest import COMMAND, Run
 
 
@@ -337,6 +340,36 @@ def test_a_log_line_stands_above_the_bar_and_not_on_it() -> None:
     assert f"something [odd] happened: {'x' * 90}" in lines
     assert "afterwards" in lines
     assert any("2/3 trials" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [45, 60, 80, 100, 200])
+def test_a_bars_count_and_time_are_whole_on_a_terminal_of_any_width(width: int) -> None:
+    what, note = "fit tf_efficientnet_lite0 100 %, attention", "held-out error 0.4250"
+    columns, title = _bar(what, 24_980, "trials", width)
+    console = Console(width=width, file=io.StringIO(), force_terminal=True)
+    bar = rich.progress.Progress(*columns, console=console)
+    bar.add_task(title, total=24_980, completed=12_345, note=note)
+    console.print(bar.get_renderable())
+    (line,) = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).strip("\n").split("\n")
+    assert len(line) <= width
+    assert "12345/24980 trials -:--:--" in line
+    assert line.startswith(what if width >= 100 else "fit tf_efficientnet"[: width - 45])
+    assert "━━━━" in line
+    assert note in line or width < 200
+
+
+def test_a_terminal_that_lacks_letters_is_no_reason_to_fail(own: Path) -> None:
+    command = [sys.executable, "-m", "boldreams_cli.cli", "score", "--cache", str(own)]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert rb"\xb1" in done.stdout
+
+
+def test_all_of_a_few_choices_that_begin_as_was_typed_are_named() -> None:
+    assert meant("ffa", ["V1", "FFA-1", "FFA-2", "OFA"]) == " (did you mean FFA-1 or FFA-2?)"
+    assert meant("FFA1", ["V1", "FFA-1", "FFA-2", "OFA"]) == " (did you mean FFA-1?)"
+    assert " or " not in meant("v", [f"V{number}" for number in range(9)])
+    assert meant("nothing", ["V1"]) == ""
 
 
 def test_verbose_says_what_is_read_and_how_long_it_takes(run: Run, own: Path) -> None:

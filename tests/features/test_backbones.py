@@ -152,6 +152,16 @@ def test_weights_that_do_not_do(kind: str, says: str, tmp_path: Path) -> None:
         backbones.load("alexnet", broken(tmp_path, kind))
 
 
+@pytest.mark.parametrize("content", [b"hello weights", b"import torch\n", b"\x80\x02}q\x00.", b"", b"PK\x03\x04junk"])
+def test_any_file_that_is_no_weights_is_said_without_advice_to_run_it(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+    file.write_bytes(content)
+    with pytest.raises(BoldreamsError) as caught:
+        backbones.load("alexnet", str(file))
+    assert str(file) in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+
+
 def test_pretrained_without_internet_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")

@@ -68,7 +68,7 @@ def find_images(asked: Sequence[str], root: Path | None, responses: Callable[[],
         elif item.isdecimal():
             found.append(Wanted(image_id=int(item)))
         elif path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            files = sorted(file for file in path.iterdir() if _is_picture(file))
             if not files:
                 raise ChoiceError(f"the folder {path} holds no pictures ({' '.join(SUFFIXES)})")
             found += [Wanted(file=file) for file in files]
@@ -79,6 +79,11 @@ def find_images(asked: Sequence[str], root: Path | None, responses: Callable[[],
                 f"no image {item!r}: --image takes the id or name of an image, a file, a folder, test or train"
             )
     return found
+
+
+def _is_picture(file: Path) -> bool:
+    """Whether its name is one; hidden files, as the ``._NAME`` that a Mac leaves beside NAME, are none."""
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
 
 def predict(
