@@ -112,7 +112,8 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
     Raises
     ------
     ChoiceError
-        If there is no SLURM here, an option is not to be set, or maps are to be extracted by hand.
+        If there is no SLURM here, an option is not to be set, a path is none for SLURM, or maps are to be extracted by
+        hand.
     BoldreamsError
         If sbatch refuses a script.
     """
@@ -123,6 +124,7 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
         )
     if wrong := [name for name in sbatch if name in OURS]:
         raise ChoiceError(f"--sbatch {wrong[0]} is set by the sweep itself; leave it out")
+    _check_written(study, sbatch)
     study.save()
     todo = [number for number in state.of(MISSING, FAILED) if number not in state.queued]
     queue, jobs = Queue.ask(), []
@@ -137,6 +139,20 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
     for (after, first), numbers in _arrays(study, todo, before).items():
         jobs.append(_cells(study, first, numbers, after, sbatch, limit))
     return jobs
+
+
+def _check_written(study: Study, sbatch: Mapping[str, str]) -> None:
+    """Refuse what cannot be said in a script.
+
+    SLURM takes every backslash out of the path of a log, and with one in it replaces no %a: of all tasks the same log.
+    """
+    if wrong := [name for name, value in sbatch.items() if "\n" in value]:
+        raise ChoiceError(f"--sbatch {wrong[0]} has a line break; write it in one line")
+    if re.search(r"[\\\n]", str(study.folder.absolute())):
+        raise ChoiceError(
+            f"SLURM writes no log to a path with a backslash or a line break, as {str(study.folder.absolute())!r}; "
+            "rename the folder, or use another --cache DIR"
+        )
 
 
 def _arrays(
@@ -238,11 +254,14 @@ def _submitted(script: Path, said: str, given: Mapping[str, str], line: str, cel
 
 
 def _quoted(value: str) -> str:
-    return f'"{value}"' if re.search(r"\s", value) else value
+    """A value in a script's #SBATCH line, of which SLURM takes out quotes, backslashes, and what comes after a #."""
+    if not re.search(r"""[\s'"#\\]""", value):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
 def _escaped(path: Path) -> str:
-    """A path in sbatch's patterns."""
+    """A path in sbatch's patterns, where %A, %a and so on stand for numbers."""
     return str(path.absolute()).replace("%", "%%")
 
 

@@ -1,7 +1,9 @@
 """A study as job arrays: what is submitted, with an sbatch that runs it in processes, and with a SLURM of one node."""
 
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boldreams_cli.console import BoldreamsError
+from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.data.neutral.writing import write
 from boldreams_cli.data.units import VertexUnits
 from boldreams_cli.study import slurm as module
@@ -125,6 +127,52 @@ def test_options_of_the_user_win(run: Run, submitted: Path, tmp_path: Path) -> N
     assert "%3\n" in text
     assert f'--output="{tmp_path}/a b%%c/studies/' in text
     assert "'" in text.splitlines()[-1], "the manifest's path is quoted"
+
+
+PRINTF = shutil.which("printf")
+ODD = "it's 100%a #1 \"two\" 'three'"
+
+
+def odd_study(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, list[str]]:
+    """Submit a study in a cache of an odd name whose cells say what they were called with; what they are to say."""
+    monkeypatch.setattr(module, "lacking", lambda study, todo, stop: [])
+    monkeypatch.setattr(module, "_command", lambda: f"{PRINTF} '%s\\n'")
+    grid = make_grid({"subject": (1,), "backbone": ("alexnet",), "percent": (1.0, 10.0)})
+    study = Study.make(home / ODD / "cache", "mine", grid, None, "cpu", 1)
+    (job,) = module.submit(study, look(study), {"comment": f"a\\b {ODD}"}, 5, 1, None)  # type: ignore[arg-type]
+    assert job.cells == [0, 1]
+    return study, ["sweep", "--manifest", str(study.path), "--cell"]
+
+
+def test_paths_of_any_name(jobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, said = odd_study(tmp_path, monkeypatch)
+    wait(lambda: (jobs / "1.ended").exists())
+    for number in (0, 1):
+        assert study.log(number).read_text().splitlines() == [*said, str(number)]
+    (comment,) = re.findall("^#SBATCH (--comment=.*)", (jobs / "1.sh").read_text(), re.MULTILINE)
+    assert shlex.split(comment, comments=True) == [f"--comment=a\\b {ODD}"]
+
+
+def test_paths_of_any_name_in_a_real_slurm(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, said = odd_study(tmp_path, monkeypatch)
+    told = ["squeue", "--noheader", "--format=%k"]
+    assert f"a\\b {ODD}" in subprocess.run(told, capture_output=True, text=True, check=True).stdout
+    wait(lambda: not _queue())
+    for number in (0, 1):
+        assert study.log(number).read_text().splitlines() == [*said, str(number)]
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "two\nlines"])
+def test_paths_that_slurm_cannot_write_to_are_refused(
+    submitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(module, "lacking", lambda study, todo, stop: [])
+    grid = make_grid({"subject": (1,), "backbone": ("alexnet",), "percent": (1.0,)})
+    study = Study.make(tmp_path / name / "cache", "mine", grid, None, "cpu", 1)
+    with pytest.raises(ChoiceError, match="SLURM writes no log to a path with a backslash or a line break"):
+        module.submit(study, look(study), {}, 5, 1, None)  # type: ignore[arg-type]
+    assert not list(submitted.iterdir())
+    assert not study.path.exists()
 
 
 def test_arrays_are_split_and_logs_named_by_cells(
