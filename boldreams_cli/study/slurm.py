@@ -66,14 +66,23 @@ class Queue:
     rows: list[tuple[str, str, str, str]]
 
     @classmethod
-    def ask(cls) -> Queue | None:
-        """What squeue says; None where there is none, or it does not answer."""
+    def ask(cls, needed: bool = False) -> Queue | None:
+        """What squeue says; None where there is none, or it does not answer.
+
+        Raises
+        ------
+        BoldreamsError
+            If it does not answer and its answer is `needed`: what waits would be submitted a second time.
+        """
         if shutil.which("squeue") is None:
             return None
         command = ["squeue", "--me", "--noheader", "--array", "--format=%F|%K|%T|%j"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            logger.warning("squeue does not answer (%s): only the cache is looked at", _line(done.stderr))
+            silent = f"squeue does not answer ({_line(done.stderr)})"
+            if needed:
+                raise BoldreamsError(f"{silent}: nothing is submitted, as cells may be in the queue already; try again")
+            logger.warning("%s: only the cache is looked at", silent)
             return None
         rows = [line.strip().split("|", 3) for line in done.stdout.splitlines() if line.count("|") >= 3]
         return cls([(job, index, state, name) for job, index, state, name in rows])
@@ -115,7 +124,7 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
         If there is no SLURM here, an option is not to be set, a path is none for SLURM, or maps are to be extracted by
         hand.
     BoldreamsError
-        If sbatch refuses a script.
+        If sbatch refuses a script, or there is a squeue that does not answer.
     """
     if shutil.which("sbatch") is None:
         raise ChoiceError(
@@ -125,9 +134,9 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
     if wrong := [name for name in sbatch if name in OURS]:
         raise ChoiceError(f"--sbatch {wrong[0]} is set by the sweep itself; leave it out")
     _check_written(study, sbatch)
+    queue, jobs = Queue.ask(needed=True), []
     study.save()
     todo = [number for number in state.of(MISSING, FAILED) if number not in state.queued]
-    queue, jobs = Queue.ask(), []
     before: dict[tuple[Subject, str], str] = {}
     wanted = [(need, need.words(study)) for need in lacking(study, todo, stop)]  # all, before any is submitted
     for need, words in wanted:

@@ -329,6 +329,33 @@ def test_what_squeue_says_twice_is_said_once(jobs: Path, caplog: pytest.LogCaptu
     assert "squeue does not answer (cannot reach the host): only" in caplog.text
 
 
+def test_nothing_is_submitted_while_squeue_does_not_answer(
+    run: Run, submitted: Path, tmp_path: Path, weights: Path
+) -> None:
+    """What waits in the queue would be submitted a second time."""
+    squeue, counted = submitted.parent / "tools/squeue", submitted.parent / "asked"
+    error = "slurm_load_jobs error: Unable to contact slurm controller"
+    cache = tmp_path / "cache"
+    asked = ("sweep", *GRID, "--weights", weights, "--cache", cache, "--name", "mine", "--executor", "slurm")
+    for answers in (0, 1):  # at the first question, and between two
+        squeue.write_text(
+            f"#!/bin/sh\necho >> {counted}\n[ $(/bin/cat {counted} | /usr/bin/wc -l) -le {answers} ] && exit\n"
+            f"echo '{error}' >&2\nexit 1\n"
+        )
+        squeue.chmod(0o755)
+        counted.unlink(missing_ok=True)
+        said = run(*asked, code=1)
+        assert f"squeue does not answer ({error}): nothing is submitted, as cells may be in the queue" in said.err
+        assert "try again" in said.err
+        assert (list(submitted.iterdir()), cache.joinpath("studies").exists()) == ([], False)
+    squeue.write_text("#!/bin/sh\n")
+    assert [job["cells"] for job in run(*asked, "--json").json["jobs"]] == [[], [0, 1]]
+    squeue.write_text(f"#!/bin/sh\necho '{error}' >&2\nexit 1\n")
+    looked = run("sweep", "--status", "mine", "--cache", cache, "--json", code=75)
+    assert "only the cache is looked at" in looked.err
+    assert looked.json["cells"]["missing"] == 2
+
+
 def test_index_lists() -> None:
     assert index_list([0]) == "0"
     assert index_list([5, 0, 1, 2, 7, 8]) == "0-2,5,7-8"
