@@ -85,7 +85,7 @@ def sweep(
             _plan(planned, numbers, executor == "local", options.pick_device(device), output)
         elif executor == "slurm":
             choice.excludes("--executor slurm", "cell")
-            _submit(study, arrays, stop, output)
+            _submit(replace(study, device=device, memory=memory), arrays, stop, output)  # which the jobs read
         else:
             _run(study, numbers, functools.partial(options.pick_device, device), memory, together, stop, output)
 

@@ -356,6 +356,34 @@ def test_nothing_is_submitted_while_squeue_does_not_answer(
     assert looked.json["cells"]["missing"] == 2
 
 
+def test_the_same_command_from_another_shell_changes_no_manifest(
+    run: Run, submitted: Path, tmp_path: Path, weights: Path, experiment: Path
+) -> None:
+    """Cells that wait read it when they start."""
+    cache, bare = tmp_path / "cache", {"BOLDREAMS_NSD_ROOT": "", "BOLDREAMS_DEVICE": ""}
+    study = cache / "studies/mine"
+    run("prepare", "--subject", 1, "--sessions", 1, "--cache", cache)
+    run("extract", "--backbone", "alexnet", "--weights", weights, "--subject", 1, "--sessions", 1, "--cache", cache)
+    asked = ("sweep", *GRID, "--weights", weights, "--cache", cache, "--name", "mine", "--executor", "slurm")
+    run(*asked, "--nsd-root", experiment, "--device", "cuda", "--memory", "32G", **bare)
+    first = (study / "manifest.json").read_bytes()
+    known = Study.load(study)
+    assert (known.data_root, known.device, known.memory) == (experiment, "cuda", 32 * 2**30)
+    run(*asked, **bare)
+    assert (study / "manifest.json").read_bytes() == first
+    run(*asked, **(bare | {"BOLDREAMS_DEVICE": "cpu"}))
+    run(*asked, **bare, BOLDREAMS_MEMORY="2G")
+    known = Study.load(study)
+    assert (known.data_root, known.device, known.memory) == (experiment, "cpu", 2 * 2**30)
+    run(*asked, "--memory", "4G", **bare)
+    assert Study.load(study).memory == 4 * 2**30, "the default too, where it was typed"
+    run("sweep", "--manifest", "mine", "--cache", cache, "--executor", "slurm", "--device", "cuda:0")
+    assert Study.load(study).device == "cuda:0", "what else is typed for jobs"
+    (study / "manifest.json").unlink()
+    run(*asked, **bare)
+    assert (Study.load(study).data_root, Study.load(study).device) == (None, "auto")
+
+
 def test_index_lists() -> None:
     assert index_list([0]) == "0"
     assert index_list([5, 0, 1, 2, 7, 8]) == "0-2,5,7-8"
