@@ -36,8 +36,8 @@ if not before or (home / f"{before}.ended").read_text() == "0":
         first, _, last = part.partition("-")
         tasks += range(int(first), int(last or first) + 1)
     for task in tasks:  # one at a time
-        marks = {"%%": "%", "%3a": f"{task:03d}", "%a": str(task)}
-        log = re.sub("%(%|3?a)", lambda found: marks[found[0]], options["output"])
+        log = options["output"].replace("%3a", f"{task:03d}")
+        log = "%".join(part.replace("%a", str(task)) for part in log.split("%%"))
         with Path(log).open("ab") as stream:
             environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(task)}
             process = subprocess.Popen(["bash", script], env=environment, stdout=stream, stderr=stream)

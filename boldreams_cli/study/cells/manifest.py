@@ -254,6 +254,18 @@ def stamps(files: list[Path], cache: Path) -> dict[str, Stamp]:
     return found
 
 
+def of_other_pixels(noted: dict[str, Any], cache: Path) -> bool:
+    """Whether the images that a finetuned model was trained on were made anew of others since.
+
+    Like maps, they may be deleted for room.
+    """
+    try:
+        known = read_json(cache / "stimuli" / f"{noted.get('stimuli')}.json")
+    except BoldreamsError:
+        return False
+    return isinstance(known, dict) and known.get("content") != noted["pixels"]
+
+
 def unchanged(known: dict[str, Stamp], cache: Path) -> bool:
     """Whether all files are as they were: read only where their time is another, as in a cache that was copied."""
     try:

@@ -57,7 +57,7 @@ def test_models_of_other_stimuli_are_never_called_alike() -> None:
     assert names_of([[of(1, "s"), of(10, "s"), of(10, "s", changed)]]) == [[old, old, new]]
     assert names_of([[of(1, "s"), of(10, "s", changed)]]) == [[old, new]]
     assert names_of([[of(1, "s")], [of(1, "s", changed)]]) == [[old], [new]], "subjects that share a store"
-    assert names_of([[of(1, "a"), of(1, "a", changed)], [of(1, "b")]]) == [[old, new], [""]], "data files have their own"
+    assert names_of([[of(1, "a"), of(1, "a", changed)], [of(1, "b")]]) == [[old, new], [""]], "each data file its own"
     two = [of(1, "000000000001"), of(10, "000000000002")]
     assert names_of([two, [of(1, "000000000001")], [of(1, "c")]]) == [[said, said[:-1] + "2"], [said], [""]]
     assert names_of([[two[0]], [two[1]]]) == [[""], [""]]
