@@ -85,7 +85,7 @@ def sweep(
             _plan(planned, numbers, executor == "local", options.pick_device(device), output)
         elif executor == "slurm":
             choice.excludes("--executor slurm", "cell")
-            _submit(study, arrays, stop, output)
+            _submit(replace(study, device=device, memory=memory), arrays, stop, output)  # which the jobs read
         else:
             _run(study, numbers, functools.partial(options.pick_device, device), memory, together, stop, output)
 
@@ -144,13 +144,13 @@ def _numbers(text: str | None, count: int) -> list[int]:
     return sorted(found)
 
 
-def _state(study: Study) -> State:
-    """How far a study is, by the cache and where there is one by SLURM's queue."""
+def _state(study: Study, needs_queue: bool = False) -> State:
+    """How far a study is, by the cache and where there is one by SLURM's queue, which may have to answer."""
     from boldreams_cli.study.cells.manifest import DONE
     from boldreams_cli.study.slurm import Queue
     from boldreams_cli.study.sweep import Known, look, recognise
 
-    asked, known = Queue.ask(), Known(study)
+    asked, known = Queue.ask(needs_queue), Known(study)
     queue = None if asked is None else asked.cells(study)
     state = look(study, queue, known)
     found = recognise(state)
@@ -174,7 +174,7 @@ def _submit(study: Study, arrays: Arrays, stop: StopFlag, output: Output) -> Non
     from boldreams_cli.study.cells import running
 
     running.check(study, study.device.partition(":")[0])  # of the jobs, not of this machine
-    state = _state(study)
+    state = _state(study, needs_queue=True)
     jobs = slurm.submit(study, state, arrays.sbatch, arrays.limit, arrays.shards, stop)
     lines = [
         f"job {job.id}: {f'{len(job.cells)} cells' if job.cells else 'extraction'}"

@@ -134,6 +134,13 @@ class Missing:
     run: str
 
 
+def titles(sources: Sequence[Source]) -> list[str]:
+    """For the top of each column; those that are called the same say the end of their folder's name too."""
+    counts = Counter(source.title for source in sources)
+    ends = [source.model.folder.name.rpartition("-")[2] for source in sources]
+    return [one.title + (f"\n{end}" if counts[one.title] > 1 else "") for one, end in zip(sources, ends, strict=True)]
+
+
 def gallery(
     models: Sequence[FittedModel], areas: Sequence[str], kinds: Sequence[str], folder: Path, stop: StopFlag
 ) -> Description:
@@ -158,7 +165,7 @@ def gallery(
     """
     sources = [Source.of(model) for model in models]
     named = _rows(areas, sources)
-    rows = list(named)
+    rows, named_columns = list(named), titles(sources)
     found = {kind: [_cells(kind, row, sources) for row in named.values()] for kind in kinds}
     there = {kind: sum(isinstance(c, Kept) for row in cells for c in row) for kind, cells in found.items()}
     if not any(there.values()):
@@ -185,7 +192,7 @@ def gallery(
             some = [number for number, row in enumerate(cells) if any(row)]
             across = [number for number in range(len(sources)) if any(row[number] for row in cells)]
             pictures = [[cells[down][number] for number in across] for down in some]
-            names = [sources[number].title for number in across]
+            names = [named_columns[number] for number in across]
             plots.areas_by_models(place / f"{kind}.png", pictures, [rows[number] for number in some], names, kind)
         names = [str(model.folder) for model in models]
         return {"models": names, "areas": rows, "there": there, "missing": missing}

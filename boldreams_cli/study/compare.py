@@ -162,7 +162,7 @@ def check_comparable(a: FittedModel, b: FittedModel, cache: Path) -> None:
     ChoiceError
         If they are one model.
     MismatchError
-        If they are of other subjects, responses or test images; the message says which.
+        If they are of other subjects, responses, test images or stimuli; the message says which.
     """
     if a.folder.resolve() == b.folder.resolve():
         raise ChoiceError(f"{a.folder} would be compared with itself; give two models")
@@ -172,6 +172,9 @@ def check_comparable(a: FittedModel, b: FittedModel, cache: Path) -> None:
             "give two models of one subject"
         )
     if a.spec.responses == b.spec.responses:
+        pixels = [model.spec.training.get("pixels") for model in (a, b) if model.spec.finetuned]
+        if len(set(pixels) - {None}) > 1:  # of frozen ones the store's edition says it
+            raise MismatchError(f"{named(a)} was trained on other stimuli than {named(b)}: fit both again")
         return
     stores = [cache / "responses" / store_name(m.spec.subject, m.spec.responses) for m in (a, b)]
     others = [name for name in ("sessions", "mask") if getattr(a.spec, name) != getattr(b.spec, name)]

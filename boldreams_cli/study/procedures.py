@@ -70,8 +70,14 @@ class Procedure:
 
     @property
     def title(self) -> str:
-        """Subject, backbone and kind, for people."""
-        return f"subject {self.subject}, {self.backbone}, {self.kind}"
+        """Subject, backbone and kind, for people, and whether its maps were made anew of other stimuli."""
+        anew = f", stimuli {said_of_edition(self.edition)}" if self.edition else ""
+        return f"subject {self.subject}, {self.backbone}, {self.kind}{anew}"
+
+    @property
+    def edition(self) -> str:
+        """Of the maps that its models read, as in a spec."""
+        return str(self.settings.get("edition", ""))
 
     def fit_command(self, percent: float, seed: int) -> str:
         """The command line that fits another of its models, where settings are the defaults."""
@@ -81,6 +87,11 @@ class Procedure:
             f"boldreams fit --subject {self.subject} --backbone {self.backbone} --percent {percent:g}{way}"
             f"{' --finetune' if self.finetuned else ''}{f' --seed {seed}' if seed else ''}"
         )
+
+
+def said_of_edition(edition: str) -> str:
+    """Which stimuli an edition of maps was made of, for people."""
+    return f"changed ({edition[:6]})" if edition else "original"
 
 
 def find_procedures(cache: Path, **selectors: Any) -> list[Procedure]:
@@ -112,6 +123,7 @@ def _procedure(spec: ModelSpec) -> Procedure:
             "store": spec.store,
             "responses": spec.responses,
             "layers": list(spec.layers),
+            **({"edition": spec.edition} if spec.edition else {}),  # of most none: their key is as it was before
         },
     )
 
@@ -166,7 +178,16 @@ def choose_procedure(candidates: Sequence[Procedure], reference: float | None) -
             f"{chosen.fit_command(reference, chosen.seed)}` and score it, or fix another of {_percents(chosen)}, "
             f"e.g. --reference {max(chosen.models):g}"
         )
+    if left := [one for one in candidates if _but_stimuli(one) == _but_stimuli(chosen) and one.key != chosen.key]:
+        said = listing(f"stimuli {said_of_edition(one.edition)}: {_percents(one)}" for one in left)
+        logger.warning("%s: models of other stimuli are left out: %s", chosen.title, said)
     return chosen
+
+
+def _but_stimuli(one: Procedure) -> Procedure:
+    """The same whatever the edition of its maps, and without models."""
+    settings = {name: value for name, value in one.settings.items() if name != "edition"}
+    return replace(one, settings=settings, models={})
 
 
 def _percents(one: Procedure) -> str:
@@ -183,9 +204,19 @@ def _described(several: Sequence[Procedure]) -> list[str]:
     shown = [name for name in differ if name not in ("solver", "preprocessing", "layers")]
     return [
         f"{one.kind}, seed {one.seed}: {_percents(one)}; "
-        + ", ".join(f"{name} {one.settings[name]}" for name in shown if name in one.settings)
+        + ", ".join(f"{name} {value}" for name, value in _told(one, shown))
         + f" (--model {min(one.models.items())[1].name})"
         for one in several
+    ]
+
+
+def _told(one: Procedure, names: Sequence[str]) -> list[tuple[str, Any]]:
+    """Some settings, as people are told."""
+    told = dict(one.settings) | {"edition": one.edition}
+    return [
+        ("stimuli", said_of_edition(told[name])) if name == "edition" else (name, told[name])
+        for name in names
+        if name in told
     ]
 
 

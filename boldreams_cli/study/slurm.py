@@ -66,14 +66,23 @@ class Queue:
     rows: list[tuple[str, str, str, str]]
 
     @classmethod
-    def ask(cls) -> Queue | None:
-        """What squeue says; None where there is none, or it does not answer."""
+    def ask(cls, needed: bool = False) -> Queue | None:
+        """What squeue says; None where there is none, or it does not answer.
+
+        Raises
+        ------
+        BoldreamsError
+            If it does not answer and its answer is `needed`: what waits would be submitted a second time.
+        """
         if shutil.which("squeue") is None:
             return None
         command = ["squeue", "--me", "--noheader", "--array", "--format=%F|%K|%T|%j"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            logger.warning("squeue does not answer (%s): only the cache is looked at", _line(done.stderr))
+            silent = f"squeue does not answer ({_line(done.stderr)})"
+            if needed:
+                raise BoldreamsError(f"{silent}: nothing is submitted, as cells may be in the queue already; try again")
+            logger.warning("%s: only the cache is looked at", silent)
             return None
         rows = [line.strip().split("|", 3) for line in done.stdout.splitlines() if line.count("|") >= 3]
         return cls([(job, index, state, name) for job, index, state, name in rows])
@@ -112,9 +121,10 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
     Raises
     ------
     ChoiceError
-        If there is no SLURM here, an option is not to be set, or maps are to be extracted by hand.
+        If there is no SLURM here, an option is not to be set, a path is none for SLURM, or maps are to be extracted by
+        hand.
     BoldreamsError
-        If sbatch refuses a script.
+        If sbatch refuses a script, or there is a squeue that does not answer.
     """
     if shutil.which("sbatch") is None:
         raise ChoiceError(
@@ -123,9 +133,10 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
         )
     if wrong := [name for name in sbatch if name in OURS]:
         raise ChoiceError(f"--sbatch {wrong[0]} is set by the sweep itself; leave it out")
+    _check_written(study, sbatch)
+    queue, jobs = Queue.ask(needed=True), []
     study.save()
     todo = [number for number in state.of(MISSING, FAILED) if number not in state.queued]
-    queue, jobs = Queue.ask(), []
     before: dict[tuple[Subject, str], str] = {}
     wanted = [(need, need.words(study)) for need in lacking(study, todo, stop)]  # all, before any is submitted
     for need, words in wanted:
@@ -137,6 +148,20 @@ def submit(study: Study, state: State, sbatch: Mapping[str, str], limit: int, sh
     for (after, first), numbers in _arrays(study, todo, before).items():
         jobs.append(_cells(study, first, numbers, after, sbatch, limit))
     return jobs
+
+
+def _check_written(study: Study, sbatch: Mapping[str, str]) -> None:
+    """Refuse what cannot be said in a script.
+
+    SLURM takes every backslash out of the path of a log, and with one in it replaces no %a: of all tasks the same log.
+    """
+    if wrong := [name for name, value in sbatch.items() if "\n" in value]:
+        raise ChoiceError(f"--sbatch {wrong[0]} has a line break; write it in one line")
+    if re.search(r"[\\\n]", str(study.folder.absolute())):
+        raise ChoiceError(
+            f"SLURM writes no log to a path with a backslash or a line break, as {str(study.folder.absolute())!r}; "
+            "rename the folder, or use another --cache DIR"
+        )
 
 
 def _arrays(
@@ -238,11 +263,14 @@ def _submitted(script: Path, said: str, given: Mapping[str, str], line: str, cel
 
 
 def _quoted(value: str) -> str:
-    return f'"{value}"' if re.search(r"\s", value) else value
+    """A value in a script's #SBATCH line, of which SLURM takes out quotes, backslashes, and what comes after a #."""
+    if not re.search(r"""[\s'"#\\]""", value):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
 def _escaped(path: Path) -> str:
-    """A path in sbatch's patterns."""
+    """A path in sbatch's patterns, where %A, %a and so on stand for numbers."""
     return str(path.absolute()).replace("%", "%%")
 
 

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 from boldreams_cli.console import BoldreamsError, StopFlag, logger
 from boldreams_cli.data.subjects import Subject, folder_of
 from boldreams_cli.study.cells.grid import Cell
-from boldreams_cli.study.cells.manifest import DONE, FAILED, MISSING, RUNNING, STARTED, Study, retimed, unchanged
+from boldreams_cli.study.cells.manifest import (
+    DONE,
+    FAILED,
+    MISSING,
+    RUNNING,
+    STARTED,
+    Study,
+    of_other_pixels,
+    retimed,
+    unchanged,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +51,8 @@ class Known:
             return None
         if "store" in noted and self._edition(noted["store"]) not in (None, noted["edition"]):
             return None  # maps were made anew of other stimuli
+        if "pixels" in noted and of_other_pixels(noted, self.study.cache):
+            return None  # and so were the images of a finetuned model
         wanted = self._responses(self.study.cells[number].subject)
         return noted if wanted in (None, noted["responses"]) else None
 

@@ -67,3 +67,14 @@ def test_a_sweep_fits_cells_again_whose_maps_are_of_other_stimuli(run: Run, own:
     (new,) = run(*sweep).json["models"]
     assert new["model"] != old["model"]
     assert run(*sweep).json["models"] == [new]
+
+
+def test_a_prediction_is_made_again_once_the_maps_are_of_other_stimuli(run: Run, own: Path, root: Path) -> None:
+    model = run(*FIT, "--cache", own, "--nsd-root", root).json["model"]
+    asked = ("predict", "--model", model, "--cache", own, "--nsd-root", root, "--json")
+    file = Path(run(*asked).json["file"])
+    before = file.stat().st_mtime_ns
+    run(*asked)
+    assert file.stat().st_mtime_ns == before, "it is kept"
+    made_anew_of_others(own)
+    assert Path(run(*asked).json["file"]).stat().st_mtime_ns != before

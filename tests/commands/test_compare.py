@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+
+from boldreams_cli.console import MismatchError
+from boldreams_cli.encoding.model.spec import FittedModel
+from boldreams_cli.study.compare import check_comparable
 
 from ..conftest import Run
 
@@ -101,3 +106,16 @@ def test_models_that_cannot_be_compared_are_refused(run: Run, mine: Path, two: t
     assert "with itself" in run("compare", two[0], two[0].name, "--cache", mine, code=2).err
     assert "no model 'nothing'" in run("compare", two[0], "nothing", "--cache", mine, code=2).err
     assert sorted((mine / "studies").rglob("*")) == before, "nothing is written"
+
+
+def test_finetuned_models_of_other_pixels_are_not_compared(mine: Path, two: tuple[Path, Path]) -> None:
+    model = FittedModel.load(two[0])
+
+    def tuned(name: str, pixels: str) -> FittedModel:
+        spec = replace(model.spec, finetuned=True, training=model.spec.training | {"pixels": pixels})
+        return FittedModel(two[0].with_name(name), spec, model.weights)
+
+    check_comparable(tuned("a", "old"), tuned("b", "old"), mine)
+    check_comparable(tuned("a", "old"), model, mine)
+    with pytest.raises(MismatchError, match="alexnet/a was trained on other stimuli than subj01/alexnet/b"):
+        check_comparable(tuned("a", "old"), tuned("b", "new"), mine)

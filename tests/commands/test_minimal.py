@@ -34,6 +34,7 @@ def make(
     seed: int = 0,
     loss: float | None = None,
     noise: float = 0.01,
+    edition: str = "",
     **training: Any,
 ) -> Path:
     """A folder as `fit` and `score` leave it, of the accuracy that is given for each area."""
@@ -54,10 +55,11 @@ def make(
         voxels=4,
         training={"percent": float(percent), "seed": seed, "rf": "shared", "device": "cpu", **training},
         recipe=recipe,
-        key=f"{percent}-{seed}-{training}",
-        weights_digest=f"w{percent}{seed}{recipe}",
+        key=f"{percent}-{seed}-{edition}-{training}",
+        edition=edition,
+        weights_digest=f"w{percent}{seed}{recipe}{edition}",
     )
-    tag = "".join(map(str, training.values()))
+    tag = "".join(map(str, training.values())) + edition
     folder = (
         cache / "models" / f"subj{subject:02d}" / "alexnet" / f"percent-{percent:g}-{recipe or readout}-{seed}{tag}"
     )
@@ -197,6 +199,23 @@ def test_fits_that_differ_in_more_than_percent_are_never_compared(run: Run, made
     for percent in (100, 10):
         make(made, 0.6, percent, recipe=None)
     assert run("minimal", "--cache", made, "--readout", "ridge", "--json").json["readout"] == "ridge"
+
+
+def test_models_of_other_stimuli_are_another_procedure(run: Run, made: Path) -> None:
+    """Stimuli were replaced, their maps made anew, and one percent after the other is fitted again."""
+    before = run("minimal", "--cache", made, "--json").json
+    make(made, 0.9, 10, edition="1a2b3c4d5e6f")
+    one = run("minimal", "--cache", made, "--json")
+    assert one.json == before
+    assert "models of other stimuli are left out: stimuli changed (1a2b3c): 10 %" in one.err
+    make(made, 0.6, 100, edition="1a2b3c4d5e6f")
+    refused = run("minimal", "--cache", made, code=2).err
+    assert "2 procedures" in refused
+    assert "1, 5, 10, 25, 100 %; stimuli original (--model" in refused
+    assert "10, 100 %; stimuli changed (1a2b3c) (--model" in refused
+    again = ("minimal", "--cache", made, "--model", "percent-10-fast-01a2b3c4d5e6f")
+    assert list(run(*again, "--json").json["models"]) == ["10", "100"]
+    assert "subject 1, alexnet, fast, stimuli changed (1a2b3c), seed 0: reference 100 %" in run(*again).out
 
 
 @pytest.mark.usefixtures("rendered")

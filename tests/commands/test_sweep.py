@@ -106,6 +106,12 @@ def test_finetuned_cells_lie_beside_the_others(run: Run, own: Path) -> None:
     report = run("report", "--cache", own, "--json").json
     assert not [said for said in report["warnings"] if "not done" in str(said)], "scores with more in them count"
     assert run("sweep", "--status", study, "--json").json["cells"]["done"] == 2
+    (resized,) = (own / "stimuli").glob("*.json")
+    as_made = resized.read_text()
+    resized.write_text(json.dumps(json.loads(as_made) | {"content": "of other images, resized anew"}))
+    assert run("sweep", "--status", study, "--json", code=75).json["cells"]["done"] == 1
+    resized.write_text(as_made)
+    assert run("sweep", "--status", study, "--json").json["cells"]["done"] == 2
     (tuned / "log.csv").write_text("another fit's\n")
     assert run("sweep", "--status", study, "--json", code=75).json["cells"]["done"] == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from boldreams_cli import plots
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.interpret import gallery
 from boldreams_cli.interpret.dreams import gallery as side_by_side
-from boldreams_cli.interpret.gallery import Source
+from boldreams_cli.interpret.gallery import Source, titles
 from boldreams_cli.interpret.products import Kept, Product, find_products
 from boldreams_cli.plots.pictures.grid import Cell
 from tests.conftest import Run
@@ -91,6 +92,18 @@ def made(folder: Path, kind: str, name: str, **said: object) -> Kept:
     product = Product(kind, folder / {"words": "words"}.get(kind, "attributions") / "V1", name, ("{stem}.npz",), said)
     found = product.write(lambda place, stem: written(place / f"{stem}.npz", about | said))
     return next(item for item in find_products(folder) if item.key == found["key"])
+
+
+def test_columns_of_models_that_are_called_alike_say_which(tmp_path: Path, fitted: Fitted) -> None:
+    """As of one percent before and after the stimuli were replaced."""
+    other = replace(fitted.model.spec, percent=50.0)
+    named = {"percent-10-paper-1a2b3c": fitted.model.spec, "percent-10-paper-4d5e6f": fitted.model.spec, "x-1": other}
+    sources = [Source(FittedModel(tmp_path / name, spec, fitted.model.weights), []) for name, spec in named.items()]
+    assert titles(sources) == [
+        "alexnet 10 %\npaper, subject 1\n1a2b3c",
+        "alexnet 10 %\npaper, subject 1\n4d5e6f",
+        "alexnet 50 %\npaper, subject 1",
+    ]
 
 
 def test_a_row_shows_what_most_models_have(tmp_path: Path, fitted: Fitted) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from boldreams_cli.console import StopFlag, StoppedError
 from boldreams_cli.encoding.inputs import maps
+from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.interpret import targets
 from boldreams_cli.interpret.dreams import natural
 from boldreams_cli.interpret.dreams.ascent import loop, spectra
@@ -171,6 +173,13 @@ def test_a_signal_is_heard_while_stored_images_are_searched(copied: Fitted, monk
         natural.best_natural(target, Objective("mean"), sources, After(3))  # one look is before each split
     assert not list(copied.model.folder.rglob(".natural/*.json"))
     assert natural.best_natural(target, Objective("mean"), sources, StopFlag()) is not None
+
+
+def test_each_edition_of_the_stimuli_has_its_spectrum(fitted: Fitted, tmp_path: Path) -> None:
+    for edition in ("", "1a2b3c4d5e6f", ""):
+        model = FittedModel(fitted.model.folder, replace(fitted.model.spec, edition=edition), fitted.model.weights)
+        spectra.spectrum_of(model, fitted.responses, tmp_path, fitted.root, StopFlag(), images=2)
+    assert len(list(tmp_path.rglob("*.npz"))) == 2
 
 
 def test_a_signal_is_heard_while_the_spectrum_is_measured(fitted: Fitted, tmp_path: Path) -> None:

@@ -2,13 +2,18 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 home, script = Path(os.environ["JOBS"]), Path(sys.argv[-1])
-options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", script.read_text(), re.MULTILINE))
+options = {}
+for line in re.findall(r"^#SBATCH (.*)", script.read_text(), re.MULTILINE):
+    (word,) = shlex.split(line, comments=True)  # as SLURM reads it: an unquoted # ends it, quotes must be matched
+    name, _, value = word.removeprefix("--").partition("=")
+    options[name] = value
 assert sys.argv[1:-1] == ["--parsable"]
 if "refused" in options.get("partition", ""):
     sys.exit("sbatch: error: invalid partition specified: refused")
@@ -31,7 +36,8 @@ if not before or (home / f"{before}.ended").read_text() == "0":
         first, _, last = part.partition("-")
         tasks += range(int(first), int(last or first) + 1)
     for task in tasks:  # one at a time
-        log = options["output"].replace("%3a", f"{task:03d}").replace("%a", str(task))
+        log = options["output"].replace("%3a", f"{task:03d}")
+        log = "%".join(part.replace("%a", str(task)) for part in log.split("%%"))
         with Path(log).open("ab") as stream:
             environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(task)}
             process = subprocess.Popen(["bash", script], env=environment, stdout=stream, stderr=stream)

@@ -310,17 +310,17 @@ def test_a_real_slurm(run: Run, submit: Callable[..., dict], slurm: Path, tmp_pa
     subprocess.run(["scancel", "--batch", "--signal=USR1", f"{cells['job']}_1"], check=True)  # as before the time limit
     wait(lambda: "stopped by SIGUSR1" in _text(logs[1]))
     subprocess.run(["scancel", "--full", cells["job"]], check=True)  # as where preemption cancels
-    wait(lambda: not _queue())
+    wait(lambda: not queue())
     assert status(run, study, 75)["cells"]["missing"] >= 1, "it stopped, it did not fail"
 
     (again,) = submit()["jobs"]
     assert (1 in again["cells"], again["after"]) == (True, []), "the extraction is done"
-    wait(lambda: not _queue())
+    wait(lambda: not queue())
     assert status(run, study, 0)["cells"]["done"] == 2
     assert "going on from" in _text(logs[1]), "from its checkpoint"
 
 
-def _queue() -> str:
+def queue() -> str:
     return subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout.strip()
 
 

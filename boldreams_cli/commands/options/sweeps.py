@@ -40,6 +40,7 @@ class StudyChoice:
     manifest : of a study that is there, or its folder or name.
     device, memory : to compute on, and bytes to use at most.
     typed : names of the parameters that were typed.
+    defaults : of those that were neither typed nor in the environment.
     """
 
     cache: Path
@@ -51,6 +52,7 @@ class StudyChoice:
     device: str
     memory: int
     typed: frozenset[str]
+    defaults: frozenset[str]
 
     def study(self) -> Study:
         """The study; nothing is written.
@@ -66,7 +68,8 @@ class StudyChoice:
             self.excludes("--manifest", *_of_grids())
             return Study.find(self.cache, self.manifest)
         named, grid = the_grid(self.file, self.given, self.cache, self.nsd_root)
-        return Study.make(self.cache, self.name or named, grid, self.nsd_root, self.device, self.memory)
+        machine = self.device, self.memory, self.defaults
+        return Study.make(self.cache, self.name or named, grid, self.nsd_root, *machine)
 
     def of_status(self, status: Path) -> Study:
         """The study that --status names.
@@ -125,8 +128,10 @@ def study_options(command: Command) -> Command:
         **kwargs: Any,
     ) -> None:
         context = click.get_current_context()
-        typed = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-        choice = StudyChoice(cache, nsd_root, file, given, name, manifest, device, memory, frozenset(typed))
+        source = context.get_parameter_source
+        typed = frozenset(name for name in context.params if source(name) is ParameterSource.COMMANDLINE)
+        defaults = frozenset(name for name in context.params if source(name) is ParameterSource.DEFAULT)
+        choice = StudyChoice(cache, nsd_root, file, given, name, manifest, device, memory, typed, defaults)
         command(*args, choice=choice, **kwargs)
 
     return run

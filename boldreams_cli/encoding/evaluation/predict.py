@@ -22,6 +22,7 @@ from boldreams_cli.encoding.model.full import FullModel, predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.backbones import entry
 from boldreams_cli.features.store.feature_store import FeatureStore, store_path
+from boldreams_cli.files import fingerprint
 from boldreams_cli.machine import float32_products
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -152,12 +153,23 @@ def _store_path(model: FittedModel, cache: Path) -> Path:
 def stimuli_of(model: FittedModel, cache: Path, data_root: Path | None) -> str | None:
     """Hash of what identifies the images that ids mean, in the data file or where it is gone in the cache.
 
-    None where a data set numbers its images for all subjects, or nothing is known.
+    None where a data set numbers its images for all subjects, or nothing is known. What was made anew of other stimuli
+    is in it too.
     """
-    if isinstance(model.spec.subject, int):
-        return None
-    now, known = images_of(data_root), _known_stimuli(model, cache)
-    return of_named_images(known if now is None or (known is not None and same_images(known, now)) else now)
+    anew, named = _made_anew(model, cache), None
+    if not isinstance(model.spec.subject, int):
+        now, known = images_of(data_root), _known_stimuli(model, cache)
+        named = of_named_images(known if now is None or (known is not None and same_images(known, now)) else now)
+    return fingerprint([named, anew]) if anew else named
+
+
+def _made_anew(model: FittedModel, cache: Path) -> str:
+    """Hash of the stimuli that maps, or the images of a finetuned model, were made anew of; "" where they were not."""
+    if model.spec.finetuned:
+        resized = _resized(model, cache)
+        return "" if resized is None or resized.content == model.spec.training.get("pixels") else resized.content
+    path = _store_path(model, cache)
+    return FeatureStore(path).edition if path.is_dir() else ""
 
 
 def _known_stimuli(model: FittedModel, cache: Path) -> Mapping[str, Any] | None:

@@ -9,9 +9,9 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,24 @@ class Study:
         return self.folder / MANIFEST
 
     @classmethod
-    def make(cls, cache: Path, name: str | None, grid: Grid, data_root: Path | None, device: str, memory: int) -> Study:
+    def make(
+        cls,
+        cache: Path,
+        name: str | None,
+        grid: Grid,
+        data_root: Path | None,
+        device: str,
+        memory: int,
+        defaults: Collection[str] = (),
+    ) -> Study:
         """The study of a grid; nothing is written.
+
+        Parameters
+        ----------
+        cache, name, grid : of the study.
+        data_root, device, memory : as in `Study`.
+        defaults : those of device and memory that nobody gave. Where the study is there already, its own stay, as
+            does its root where none was given: cells that wait in a queue read them when they start.
 
         Raises
         ------
@@ -82,12 +98,21 @@ class Study:
         if name in OTHERS:
             raise ChoiceError(f"studies/{name} is where `boldreams {name}` writes; choose another name (--name)")
         folder = cache / "studies" / name
-        if (folder / MANIFEST).exists() and (there := cls.load(folder / MANIFEST)).key != grid.key:
+        made = cls(folder, grid.key, tuple(grid.cells()), grid.settings, data_root, device, memory)
+        if not made.path.exists():
+            return made
+        there = cls.load(made.path)
+        if there.key != grid.key:
             raise ChoiceError(
                 f"the study {name} is of another grid, of {len(there.cells)} cells; choose another --name (what is "
                 "fitted counts in any study)"
             )
-        return cls(folder, grid.key, tuple(grid.cells()), grid.settings, data_root, device, memory)
+        return replace(
+            made,
+            data_root=there.data_root if data_root is None else data_root,
+            device=there.device if "device" in defaults else device,
+            memory=there.memory if "memory" in defaults else memory,
+        )
 
     @classmethod
     def find(cls, cache: Path, named: Path) -> Study:
@@ -227,6 +252,18 @@ def stamps(files: list[Path], cache: Path) -> dict[str, Stamp]:
         there = path.stat()
         found[path.relative_to(cache).as_posix()] = [there.st_size, there.st_mtime_ns, digest(path)]
     return found
+
+
+def of_other_pixels(noted: dict[str, Any], cache: Path) -> bool:
+    """Whether the images that a finetuned model was trained on were made anew of others since.
+
+    Like maps, they may be deleted for room.
+    """
+    try:
+        known = read_json(cache / "stimuli" / f"{noted.get('stimuli')}.json")
+    except BoldreamsError:
+        return False
+    return isinstance(known, dict) and known.get("content") != noted["pixels"]
 
 
 def unchanged(known: dict[str, Stamp], cache: Path) -> bool:

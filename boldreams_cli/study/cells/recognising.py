@@ -20,7 +20,7 @@ from boldreams_cli.encoding.model.folder import model_folder
 from boldreams_cli.encoding.model.spec import FittedModel, is_whole
 from boldreams_cli.encoding.result import LOG
 from boldreams_cli.features.choosing import the_store
-from boldreams_cli.study.cells.manifest import DONE, Study, unchanged
+from boldreams_cli.study.cells.manifest import DONE, Study, of_other_pixels, unchanged
 from boldreams_cli.study.cells.running import CAUGHT, facts, settings_of, solver_of
 
 
@@ -64,6 +64,8 @@ def _scored_again(study: Study, number: int, responses: Responses) -> dict[str, 
     """The same of a finetuned cell that was noted: all but its scores, which are still the model's, is as it was."""
     noted = study.noted(number)
     if noted.get("outcome") != DONE or noted["responses"] != responses.path.name:
+        return None
+    if "pixels" in noted and of_other_pixels(noted, study.cache):
         return None
     folder = study.cache / noted["model"]
     spec = is_whole(folder, noted["key"])

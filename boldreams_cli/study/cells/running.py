@@ -348,6 +348,10 @@ def facts(
     files += [Path(file) for file in summary["files"]]
     files += [responses.path / "zarr.json"] + ([model.folder / BACKBONE] if store is None else [])
     # Maps may be deleted for room afterwards; of those that are there, the edition says whether they are the same.
+    training = model.spec.training
+    images: dict[str, Any] = {
+        name: training[name] for name in ("stimuli", "pixels") if store is None and name in training
+    }
     maps = {} if store is None else {"store": store.path.name, "edition": model.spec.edition}
     return {
         "model": model.folder.relative_to(study.cache).as_posix(),
@@ -355,6 +359,7 @@ def facts(
         "files": stamps(list(dict.fromkeys(files)), study.cache),
         "responses": responses.path.name,
         **maps,
+        **images,
         "scores": {name: value for name, value in summary.items() if name not in ("files", "model")},
     }
 

@@ -45,6 +45,26 @@ def test_only_what_differs_at_one_percent_and_seed_is_named() -> None:
     assert names_of([layers]) == [['layers ["a", "b"]', 'layers ["a"]']]
 
 
+def test_models_of_other_stimuli_are_never_called_alike() -> None:
+    """Whatever their percent: of one store whose maps were made anew, of two stores, or finetuned on other pixels."""
+
+    def of(percent: float, store: str, edition: str = "") -> dict:
+        return spec(percent) | {"store": store} | ({"edition": edition} if edition else {})
+
+    changed = "1a2b3c4d5e6f"
+    old, new, said = "stimuli original", "stimuli changed (1a2b3c)", "store 000000000001"
+    assert names_of([[of(1, "s"), of(10, "s")]]) == [["", ""]]
+    assert names_of([[of(1, "s"), of(10, "s"), of(10, "s", changed)]]) == [[old, old, new]]
+    assert names_of([[of(1, "s"), of(10, "s", changed)]]) == [[old, new]]
+    assert names_of([[of(1, "s")], [of(1, "s", changed)]]) == [[old], [new]], "subjects that share a store"
+    assert names_of([[of(1, "a"), of(1, "a", changed)], [of(1, "b")]]) == [[old, new], [""]], "each data file its own"
+    two = [of(1, "000000000001"), of(10, "000000000002")]
+    assert names_of([two, [of(1, "000000000001")], [of(1, "c")]]) == [[said, said[:-1] + "2"], [said], [""]]
+    assert names_of([[two[0]], [two[1]]]) == [[""], [""]]
+    tuned = [spec(percent, stimuli="x", pixels=pixels * 64) for percent, pixels in ((1, "a"), (10, "b"))]
+    assert names_of([tuned, [spec(1, stimuli="y", pixels="c" * 64)]]) == [["stimuli aaaaaa", "stimuli bbbbbb"], [""]]
+
+
 @pytest.fixture(scope="module")
 def alike(run: Run, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache with models of subject 1 that differ in grid and seed, each with a dream of V1."""

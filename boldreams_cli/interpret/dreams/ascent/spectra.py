@@ -54,7 +54,8 @@ def spectrum_of(
             f"responses name; run boldreams prepare --subject {model.spec.subject}, or use fourier"
         )
     side = fast_side(int(model.spec.preprocessing["size"]))
-    stimuli = model.spec.store or model.spec.training.get("pixels", "")  # a finetuned model has no store
+    spec = model.spec
+    stimuli = spec.store + spec.edition or spec.training.get("pixels", "")  # a finetuned model has no store
     name = fingerprint([stimuli, responses.fingerprint, side, images, SEED])
     path = cache / "spectra" / f"{name}.npz"
     if path.is_file():
