@@ -21,7 +21,7 @@ from typing import Any
 
 import google_crc32c
 
-from boldreams_cli.console import BoldreamsError, size
+from boldreams_cli.console import BoldreamsError, logger, size
 from boldreams_cli.locks import Lock
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -56,6 +56,18 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def saving_work(path: Path) -> Iterator[None]:
+    """Go on where `path` cannot be written, which only spares the next command work: in a cache that may only be read.
+
+    Not for what was asked for, nor for what it is read back from.
+    """
+    try:
+        yield
+    except OSError as error:
+        logger.debug("%s is not kept: %s", path, error.strerror or error)
 
 
 def _clear(folder: Path, start: str) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, StopFlag, logger
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.files import fingerprint, read_json, write_json
+from boldreams_cli.files import fingerprint, read_json, saving_work, write_json
 from boldreams_cli.interpret.dreams.natural import KEPT
 
 
@@ -58,7 +58,8 @@ def largest_measured(voxels: NDArray[np.bool_], responses: Responses, folder: Pa
         raise BoldreamsError("the area has no finite beta of any image")
     best = int(np.nanargmax(betas))
     found = Largest(int(images[best]), float(betas[best]))
-    write_json(path, asdict(found))
+    with saving_work(path):
+        write_json(path, asdict(found))
     return found
 
 
