@@ -98,6 +98,30 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` at a place of a file; the system may take a part of it, and raises at the next."""
+    left = data.cast("B") if data.nbytes else data
+    while left.nbytes:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
+
+
+def read_all(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Fill a buffer from a place of a file.
+
+    Raises
+    ------
+    EOFError
+        If the file ends before.
+    """
+    left = buffer.cast("B") if buffer.nbytes else buffer
+    while left.nbytes:
+        read = os.preadv(descriptor, [left], offset)
+        if read == 0:
+            raise EOFError(f"it ends {size(left.nbytes)} too early")
+        left, offset = left[read:], offset + read
+
+
 def checksums(path: Path) -> tuple[int, int]:
     """CRC-32C and CRC-32 of a file's bytes.
 
