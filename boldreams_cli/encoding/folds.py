@@ -24,7 +24,7 @@ from boldreams_cli.encoding.fit import fit, model_spec, settled
 from boldreams_cli.encoding.inputs.betas import drawn_order
 from boldreams_cli.encoding.inputs.shared import Inputs
 from boldreams_cli.encoding.model.checkpoint import read_note, read_tensors, write_checkpoint
-from boldreams_cli.encoding.model.folder import held
+from boldreams_cli.encoding.model.folder import added_to
 from boldreams_cli.encoding.model.full import predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec, versions
 from boldreams_cli.encoding.model.weights import written_rows
@@ -131,7 +131,7 @@ def fit_folds(
     images = responses.train_images
     fold = deal(images, count, settings.seed)
     key, path = _key(model.spec, count), _path(model, count)
-    with held(model.folder, stop):
+    with added_to(model.folder, stop):
         if not overwrite and (there := _whole(model, count)) is not None:
             logger.info("%s is there already; --overwrite makes it again", path)
             return there
