@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import zipfile
@@ -266,6 +267,17 @@ def digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sizes_below(folder: Path) -> list[int]:
+    """Sizes of the files below a folder, links left out; what comes and goes meanwhile may be in it or not."""
+    found = []
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                facts = Path(base, name).lstat()
+                found += [facts.st_size] if stat.S_ISREG(facts.st_mode) else []
+    return found
 
 
 class Ledger:

@@ -15,6 +15,7 @@ from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError, logger
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted, pixels_of
+from boldreams_cli.encoding.model.folder import is_there
 from boldreams_cli.encoding.model.full import FullModel, store_of
 from boldreams_cli.files import fingerprint, read_json, saving_work, write_json
 from boldreams_cli.interpret.dreams.ascent.objectives import Objective
@@ -85,9 +86,15 @@ def best_natural(target: Target, objective: Objective, sources: Sources, stop: S
     except BoldreamsError as error:
         logger.warning("best natural images: none (%s)", error)
         return None
-    with saving_work(path):
-        write_json(path, {name: asdict(item) for name, item in found.items()})
+    keep(target.full.model.folder, path, {name: asdict(item) for name, item in found.items()})
     return found
+
+
+def keep(model: Path, path: Path, found: Mapping[str, Any]) -> None:
+    """Write what was found into a model's folder, where the model is still there and that may be written."""
+    if is_there(model):
+        with saving_work(path):
+            write_json(path, found)
 
 
 def _search(
