@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import zipfile
@@ -21,7 +22,7 @@ from typing import Any
 
 import google_crc32c
 
-from boldreams_cli.console import BoldreamsError, size
+from boldreams_cli.console import BoldreamsError, logger, size
 from boldreams_cli.locks import Lock
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -58,6 +59,18 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def saving_work(path: Path) -> Iterator[None]:
+    """Go on where `path` cannot be written, which only spares the next command work: in a cache that may only be read.
+
+    Not for what was asked for, nor for what it is read back from.
+    """
+    try:
+        yield
+    except OSError as error:
+        logger.debug("%s is not kept: %s", path, error.strerror or error)
+
+
 def _clear(folder: Path, start: str) -> None:
     """Delete what begins so and was left: by age, as a lock would keep HDF5 from its file."""
     for left in folder.glob(f"{glob.escape(start)}*"):
@@ -84,6 +97,30 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` at a place of a file; the system may take a part of it, and raises at the next."""
+    left = data.cast("B") if data.nbytes else data
+    while left.nbytes:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
+
+
+def read_all(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Fill a buffer from a place of a file.
+
+    Raises
+    ------
+    EOFError
+        If the file ends before.
+    """
+    left = buffer.cast("B") if buffer.nbytes else buffer
+    while left.nbytes:
+        read = os.preadv(descriptor, [left], offset)
+        if read == 0:
+            raise EOFError(f"it ends {size(left.nbytes)} too early")
+        left, offset = left[read:], offset + read
 
 
 def checksums(path: Path) -> tuple[int, int]:
@@ -230,6 +267,17 @@ def digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sizes_below(folder: Path) -> list[int]:
+    """Sizes of the files below a folder, links left out; what comes and goes meanwhile may be in it or not."""
+    found = []
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                facts = Path(base, name).lstat()
+                found += [facts.st_size] if stat.S_ISREG(facts.st_mode) else []
+    return found
 
 
 class Ledger:

@@ -10,6 +10,8 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -163,6 +165,52 @@ class Lock:
                 os.utime(self._link)
             except OSError:
                 logger.warning("cannot touch the lock %s; another machine may take it over", self._link)
+
+
+@contextmanager
+def vanishing(path: Path, what: str, stop: StopFlag) -> Iterator[None]:
+    """Hold a lock whose file is gone afterwards; wait for another holder, but not beyond a signal.
+
+    Parameters
+    ----------
+    path : of its file.
+    what : is made meanwhile, for messages.
+    stop : looked at while waiting.
+
+    Raises
+    ------
+    StoppedError
+        If a signal came.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    said = False
+    while True:
+        stream = path.open("a")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(stream.fileno()).st_ino == path.stat().st_ino:  # else its holder removed it when done
+                break
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            stop.check(f"another process makes {what}")
+            if not said:
+                logger.info("another process makes %s: waiting for it", what)
+            said = True
+            time.sleep(0.2)
+        except OSError as error:
+            stream.close()
+            if error.errno not in NO_FLOCK:
+                raise
+            with Lock(path, what, wait=True, stop=stop):  # this file system has no flock
+                yield
+            return
+        stream.close()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        stream.close()
 
 
 def _is_at(stream: IO[str], path: Path) -> bool:

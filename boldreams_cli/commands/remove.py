@@ -57,9 +57,9 @@ def _contents(folder: Path) -> str:
     from collections import Counter
 
     from boldreams_cli.console import size
+    from boldreams_cli.files import sizes_below
     from boldreams_cli.interpret.products import find_products
 
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    sizes = sizes_below(folder)
     made = Counter(product.kind for product in find_products(folder))
-    bytes_ = size(sum(path.stat().st_size for path in files))
-    return ", ".join([f"{len(files)} files, {bytes_}", *(f"{kind}: {count}" for kind, count in made.items())])
+    return ", ".join([f"{len(sizes)} files, {size(sum(sizes))}", *(f"{kind}: {count}" for kind, count in made.items())])

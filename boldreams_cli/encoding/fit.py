@@ -26,11 +26,12 @@ from boldreams_cli.encoding.model.spec import WEIGHTS, FittedModel, ModelSpec, w
 from boldreams_cli.encoding.readouts.base import Problem, Readout
 from boldreams_cli.encoding.readouts.settings import FitSettings
 from boldreams_cli.encoding.result import (
+    AGAIN,
     LOG,
     Curve,
     FitResult,
+    begin,
     chosen_text,
-    finished,
     join_curves,
     log_text,
     write_weights,
@@ -90,7 +91,7 @@ def fit(
     spec = model_spec(inputs, settings, readout)
     folder = model_folder(cache, spec)
     with held(folder, stop):
-        if not overwrite and (there := finished(folder, spec)) is not None:
+        if (there := begin(folder, spec, overwrite)) is not None:
             return there
         problem, maps = _pose(inputs, spec, settings, readout, memory)
         spans = Spans(folder, spec.key, resume, device.type)
@@ -219,6 +220,7 @@ def _save(folder: Path, spec: ModelSpec, spans: Spans, voxels: NDArray[np.int32]
     write_text(folder / LOG, log_text(curve))
     if chosen[0][1]:
         write_text(folder / "chosen.csv", chosen_text(chosen))
+    (folder / AGAIN).unlink(missing_ok=True)
     FittedModel(folder, spec).save_spec()
     spans.discard()
     return curve

@@ -24,13 +24,13 @@ from boldreams_cli.encoding.fit import fit, model_spec, settled
 from boldreams_cli.encoding.inputs.betas import drawn_order
 from boldreams_cli.encoding.inputs.shared import Inputs
 from boldreams_cli.encoding.model.checkpoint import read_note, read_tensors, write_checkpoint
-from boldreams_cli.encoding.model.folder import held
+from boldreams_cli.encoding.model.folder import added_to
 from boldreams_cli.encoding.model.full import predict_stored
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec, versions
 from boldreams_cli.encoding.model.weights import written_rows
 from boldreams_cli.encoding.readouts.base import Readout
 from boldreams_cli.encoding.readouts.settings import FitSettings
-from boldreams_cli.encoding.result import FitResult
+from boldreams_cli.encoding.result import AGAIN, FitResult, drop_left
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import digest, fingerprint, read_json, write_json
 
@@ -131,13 +131,10 @@ def fit_folds(
     images = responses.train_images
     fold = deal(images, count, settings.seed)
     key, path = _key(model.spec, count), _path(model, count)
-    with held(model.folder, stop):
-        if not overwrite and (there := _whole(model, count)) is not None:
-            logger.info("%s is there already; --overwrite makes it again", path)
-            return there
+    with added_to(model.folder, stop):
         work = path.with_suffix("")
-        if not resume:
-            shutil.rmtree(work, ignore_errors=True)
+        if (there := _begin(model, count, work, resume, overwrite)) is not None:
+            return there
         without = [responses.leaving_out(images[fold == number + 1]) for number in range(count)]
         # Refused now, rather than after hours, where a fold asks for filters that the store does not keep.
         specs = [model_spec(Inputs(store, some, device, work), settings, readout) for some in without]
@@ -149,9 +146,23 @@ def fit_folds(
                 again = partial(fit, store, some, settings, readout.__class__(readout.settings))
                 _predict(part, spec.key, store, images[fold == number], again, device, memory, stop)
         _join(path, images, fold, parts)
+        (work / AGAIN).unlink(missing_ok=True)
         _save_provenance(path, key, model.spec, fold, specs)
         shutil.rmtree(work)
     return Folds(path, count, images, fold, key)
+
+
+def _begin(model: FittedModel, count: int, work: Path, resume: bool, overwrite: bool) -> Folds | None:
+    """Predictions that are to be left as they are; else `work` is as a fit of folds may go on from."""
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    there = _whole(model, count)
+    if there is not None:
+        drop_left([work], work / AGAIN, overwrite)
+    if there is None or overwrite:
+        return None
+    logger.info("%s is there already; --overwrite makes it again", there.path)
+    return there
 
 
 def _predict(

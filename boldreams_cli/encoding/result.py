@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ from boldreams_cli.console import BoldreamsError, logger
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec, is_whole
 from boldreams_cli.encoding.model.weights import WeightsFile, written_weights
 from boldreams_cli.encoding.readouts.base import Solution
+from boldreams_cli.files import write_text
 
 LOG = "log.csv"
+AGAIN = "fitting-again"  # beside what is finished, while --overwrite makes it again
 Curve = dict[str, list[float]]  # columns of log.csv
 
 
@@ -63,8 +66,42 @@ def finished(folder: Path, spec: ModelSpec) -> FitResult | None:
     there = is_whole(folder, spec.key)
     if there is None or not (folder / LOG).is_file():
         return None
-    logger.info("%s is there already, of the same settings and data; --overwrite fits it again", folder)
     return FitResult(FittedModel(folder, there), read_log(folder / LOG), 0.0)
+
+
+def begin(folder: Path, spec: ModelSpec, overwrite: bool) -> FitResult | None:
+    """The model of that very spec where it is to be left as it is; call this while its folder is held.
+
+    What is left beside a finished model is dropped: see `drop_left`.
+    """
+    there = finished(folder, spec)
+    if there is not None:
+        drop_left([folder / "spans", *folder.glob("checkpoint*")], folder / AGAIN, overwrite)
+    if there is None or overwrite:
+        return None
+    logger.info("%s is there already, of the same settings and data; --overwrite fits it again", folder)
+    return there
+
+
+def drop_left(left: Iterable[Path], again: Path, overwrite: bool) -> None:
+    """Drop what a kill has left of the making of something finished, lest `--overwrite` goes on from its end.
+
+    Parameters
+    ----------
+    left : files and folders.
+    again : the file that is there while it is made again. Then these are of that, and the same command goes on from
+        them. Who makes it deletes that file before the last one of what is made.
+    overwrite : whether it is to be made again.
+    """
+    if again.is_file():
+        return
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if overwrite:
+        write_text(again, "")
 
 
 def write_weights(

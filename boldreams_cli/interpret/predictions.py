@@ -59,11 +59,10 @@ def product_of(
     }
     if stimuli is not None and any(image.image_id is not None for image in images):
         decides["stimuli"] = stimuli  # an id of a data file that was rewritten may mean another image
-    if file is None:
-        file = model.folder / "predictions" / f"{_name(asked, images, identity)}{SUFFIX}"
-        return Product("prediction", file.parent, file.name.removesuffix(SUFFIX), (f"{{stem}}{SUFFIX}",), decides)
-    stem = file.name.removesuffix(SUFFIX)
-    return Product("prediction", file.parent, stem, (f"{{stem}}{SUFFIX}",), decides, chosen=True)
+    chosen = file is not None
+    file = file or model.folder / "predictions" / f"{_name(asked, images, identity)}{SUFFIX}"
+    stem, files = file.name.removesuffix(SUFFIX), (f"{{stem}}{SUFFIX}",)
+    return Product("prediction", file.parent, stem, files, decides, chosen=chosen, home=model.folder)
 
 
 def _identity(image: Wanted) -> Any:

@@ -16,30 +16,28 @@ between is made good by the next who holds the lock.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, logger
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag
+from boldreams_cli.encoding.model.folder import check_there, is_there
 from boldreams_cli.encoding.model.spec import FittedModel, versions
-from boldreams_cli.files import digest, fingerprint, write_json
-from boldreams_cli.locks import Lock
+from boldreams_cli.files import digest, fingerprint, sync, write_json
+from boldreams_cli.locks import vanishing
 
 FORMAT = 1
 LONGEST = 100  # characters of a name; file systems take 255 bytes, and suffixes come after it
-STOPPED = ".stopped"
+STOPPED, MAKING = ".stopped", ".making-"
 FOLDERS = ("dreams", "attributions", "words", "predictions")
 Description = dict[str, Any]
 Make = Callable[[Path, str], Description]
@@ -109,6 +107,7 @@ class Product:
     decides : all that decides it, JSON-like.
     own_folder : whether the folder holds this product only, so that its name is the folder's.
     chosen : whether the user named the place.
+    home : folder of the model that makes it; where the product lies in it, it is not written once the model is gone.
     """
 
     kind: str
@@ -118,6 +117,7 @@ class Product:
     decides: Mapping[str, Any]
     own_folder: bool = False
     chosen: bool = False
+    home: Path | None = None
 
     @cached_property
     def key(self) -> str:
@@ -137,11 +137,17 @@ class Product:
         ------
         StoppedError
             If a signal came while waiting.
+        BoldreamsError
+            If its model was removed since it was opened.
         """
-        with _locked(self.folder / f".{self.stem}.lock", f"{self.kind} {self.folder}", stop):
-            for folder, stem in self._places():
-                _into_place(folder, stem)
-            yield
+        self._check_home()
+        try:
+            with vanishing(self.folder / f".{self.stem}.lock", f"{self.kind} {self.folder}", stop):
+                for folder, stem in self._places():
+                    _into_place(folder, stem)
+                yield
+        finally:
+            self._leave_nothing()
 
     def found(self) -> Description | None:
         """Its description if it is done, with ``files`` as paths; a product that lost a file is not."""
@@ -189,18 +195,21 @@ class Product:
         -------
         As `found`.
         """
+        self._check_home()
         folder, stem = self.place(overwrite)
-        making = folder / f".making-{stem}"
+        making = folder / f"{MAKING}{stem}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
         try:
             said = make(making, stem)
+            self._check_home()
             self._describe(making, stem, folder.name if self.own_folder else stem, said, "done")
             for path in making.iterdir():
-                _sync(path)
+                sync(path)
             self.place(overwrite)  # nobody put a file in the way in the meantime
         except BaseException:
             shutil.rmtree(making, ignore_errors=True)
+            self._check_home()  # rather than that a folder is gone
             raise
         _into_place(folder, stem)
         self.forget_stopped()
@@ -211,6 +220,7 @@ class Product:
 
     def write_stopped(self, make: Make) -> None:
         """Keep what there is of it, apart from what is finished; call this while it is `held`."""
+        self._check_home()
         self.stopped.mkdir(parents=True, exist_ok=True)
         name = self.folder.name if self.own_folder else self.stem
         self._describe(self.stopped, self.stem, name, make(self.stopped, self.stem), "stopped")
@@ -220,6 +230,22 @@ class Product:
         shutil.rmtree(self.stopped, ignore_errors=True)
         if self.stopped.parent.is_dir() and not any(self.stopped.parent.iterdir()):
             self.stopped.parent.rmdir()
+
+    def _check_home(self) -> None:
+        if self._homes:
+            check_there(self._homes[-1])
+
+    @property
+    def _homes(self) -> list[Path]:
+        """Its folder and those above it, up to the model's; none where it lies elsewhere."""
+        return [path for path in (self.folder, *self.folder.parents) if self.home and path.is_relative_to(self.home)]
+
+    def _leave_nothing(self) -> None:
+        """Where the model was removed meanwhile, take away the folders that locks and files have made anew."""
+        if self._homes and not is_there(self._homes[-1]):
+            with suppress(OSError):  # something else lies there
+                for folder in self._homes:
+                    folder.rmdir()
 
     def _describe(self, folder: Path, stem: str, name: str, said: Description, state: str) -> None:
         names = self._named(stem) if state == "done" else []
@@ -313,18 +339,32 @@ def find_products(folder: Path, checked: bool = False) -> list[Kept]:
     """
     found = []
     for wing in FOLDERS:
-        for path in sorted((folder / wing).rglob("*.json")):
-            said = described(path.parent, path.stem)
-            if said is None or any(part.startswith(".making") for part in path.parts):
-                continue
-            files = [path.parent / name for name in said["checksums"]]
-            if said["state"] != "done":
-                files = sorted(file for file in path.parent.iterdir() if file != path)
-            whole = not damage(path.parent, said) if checked else all(file.is_file() for file in files)
-            state = said["state"] if whole else "damaged"
-            place = path.parent if path.parent.name == said["name"] else path.parent / said["name"]
-            found.append(Kept(said["kind"], said["name"], said["key"], state, said["made"], place, files, said))
-    return sorted(found, key=lambda item: (item.kind, item.name, item.date))
+        # Folders come and go while products are made, which os.walk passes over.
+        for base, folders, names in os.walk(folder / wing):
+            folders[:] = [name for name in folders if not name.startswith(MAKING)]
+            paths = [Path(base, name) for name in names if name.endswith(".json")]
+            found += [kept for path in paths if (kept := _kept(path, checked)) is not None]
+    return sorted(found, key=lambda item: (item.kind, item.name, item.date, item.place))
+
+
+def _kept(path: Path, checked: bool) -> Kept | None:
+    """The product of a provenance file; None where it is none of ours, or is gone since it was listed."""
+    folder, said = path.parent, described(path.parent, path.stem)
+    while said is not None:
+        if said["state"] == "done":
+            files = [folder / name for name in said["checksums"]]
+            whole = not damage(folder, said) if checked else all(file.is_file() for file in files)
+        else:
+            names = next(os.walk(folder), ("", [], []))[2]
+            files, whole = sorted(folder / name for name in names if name != path.name), True
+        state = said["state"] if whole else "damaged"
+        place = folder if folder.name == said["name"] else folder / said["name"]
+        kept = Kept(said["kind"], said["name"], said["key"], state, said["made"], place, files, said)
+        now = said if whole else described(folder, path.stem)
+        if now == said:
+            return kept
+        said = now  # it was made anew, or removed, while its files were looked at
+    return None
 
 
 def _is(path: Path, checksum: str) -> bool:
@@ -336,7 +376,7 @@ def _is(path: Path, checksum: str) -> bool:
 
 def _into_place(folder: Path, stem: str) -> None:
     """Rename a product that was made whole into its place; go on where a kill ended that; drop what is half made."""
-    making = folder / f".making-{stem}"
+    making = folder / f"{MAKING}{stem}"
     if not making.is_dir():
         return
     new = described(making, stem)
@@ -347,50 +387,8 @@ def _into_place(folder: Path, stem: str) -> None:
         for name in [*new["checksums"], f"{stem}.json"]:
             if (making / name).exists():
                 (making / name).replace(folder / name)
-        _sync(folder)
+        sync(folder)
     shutil.rmtree(making)
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-@contextmanager
-def _locked(path: Path, what: str, stop: StopFlag) -> Iterator[None]:
-    """Hold a lock file that is gone afterwards; wait for another holder, but not beyond a signal."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    said = False
-    while True:
-        stream = path.open("a")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(stream.fileno()).st_ino == path.stat().st_ino:  # else its holder removed it when done
-                break
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            stop.check(f"another process makes {what}")
-            if not said:
-                logger.info("another process makes %s: waiting for it", what)
-            said = True
-            time.sleep(0.2)
-        except OSError as error:
-            stream.close()
-            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
-                raise
-            with Lock(path, what, wait=True, stop=stop):  # this file system has no flock
-                yield
-            return
-        stream.close()
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        stream.close()
 
 
 def hashed(array: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -214,6 +215,44 @@ def test_remove_says_what_goes_and_deletes_only_that(run: Run, copied: Path) -> 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_remove_beside_a_dream_and_after_a_kill(run: Run, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, kept = (Path(models(run, copied)[name]["model"]) for name in ("ridge 10", "separable 10"))
+    killed = gone.with_name(f".removed-{gone.name}-1")
+    (killed / "dreams").mkdir(parents=True)
+    (gone / "dreams/V1/.making-dream").mkdir(parents=True)
+    real = os.scandir
+
+    def scandir(path: object = ".") -> object:
+        if Path(str(path)).name == ".making-dream":
+            (gone / "dreams/V1/.making-dream").rmdir()
+        return real(path)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        run("remove", gone, "--cache", copied, "--yes")
+    assert not gone.exists()
+    assert not killed.exists()
+    assert kept.exists()
+
+
+@pytest.mark.parametrize("typed", [".", "a link", "a link in the cache"])
+def test_a_model_is_one_whatever_it_is_typed_by(
+    run: Run, copied: Path, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    folder = Path(models(run, copied)["ridge 10"]["model"])
+    links = {"a link": copied.parent / "best", "a link in the cache": folder.with_name("best")}
+    for link in links.values():
+        link.symlink_to(folder)
+    monkeypatch.chdir(folder)
+    name = links.get(typed, ".")
+    cache = ("--cache", copied)
+    assert run("score", "--model", name, *cache, "--overwrite", "--json").json["model"] == str(folder)
+    assert folder.with_name(f".{folder.name}.lock").is_file()
+    assert not [path for path in copied.parent.rglob("*.lock") if "best" in path.name]
+    assert run("remove", name, folder.name, "--yes", *cache, "--json").json == {"removed": [str(folder)]}
+    assert not folder.exists()
 
 
 def test_remove_asks(run: Run, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,6 +266,30 @@ def test_validation_images_are_training_images_and_never_test_images(
         hold_out(np.arange(4), 0.99, 0)
 
 
+def test_overwrite_starts_anew_and_goes_on_from_itself(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "boldreams")
+    with pytest.raises(StoppedError):
+        run(small, tmp_path, stop=StopAt(2))
+    (checkpoint,) = tmp_path.rglob("checkpoint.safetensors")
+    left = checkpoint.read_bytes()
+    first = run(small, tmp_path)
+    assert caplog.text.count("going on from") == 1
+    checkpoint.write_bytes(left)  # as after a kill at the very end
+    run(small, tmp_path)
+    assert not checkpoint.exists()
+    checkpoint.write_bytes(left)
+    with pytest.raises(StoppedError):
+        run(small, tmp_path, stop=StopAt(2), overwrite=True)
+    assert caplog.text.count("going on from") == 1, "it starts anew"
+    run(small, tmp_path)
+    assert checkpoint.exists(), "a fit that finds itself done leaves what another has begun"
+    assert_same(first, run(small, tmp_path, overwrite=True))
+    assert caplog.text.count("going on from") == 2
+    assert not [path for path in first.model.folder.iterdir() if path.name.startswith(("checkpoint", "fitting-again"))]
+
+
 def test_the_epoch_with_the_best_validation_is_kept_and_training_ends_early(small: Small, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=30, rate=2e-2, backbone_rate=1e-3, validation_fraction=0.3, early_stop=2)
     with pytest.raises(StoppedError):

@@ -35,10 +35,11 @@ def run(
     ready: Ready, tmp_path: Path, memory: int = 4 * GB, stop: StopFlag | None = None, **settings: object
 ) -> FitResult:
     adam = {"epochs": 2, "rate": 1e-3} | {k: settings.pop(k) for k in ("epochs", "rate") if k in settings}
+    more = {k: settings.pop(k) for k in ("overwrite",) if k in settings}
     chosen = FitSettings(**({"percent": 10} | settings))
     readout = Separable(AdamSettings(**adam))
     stop = StopFlag() if stop is None else stop
-    return fit(ready.store, ready.responses, chosen, readout, tmp_path, CPU, memory, stop)
+    return fit(ready.store, ready.responses, chosen, readout, tmp_path, CPU, memory, stop, **more)
 
 
 class Live(nn.Module):

@@ -173,6 +173,22 @@ def test_stopped_and_resumed_by_fold(
     assert len(fitted) == 4, "all are there"
     cross(ready, model, overwrite=True)
     assert len(fitted) == 7
+    work = found.path.with_suffix("")
+
+    def killed(path: Path, **_: Any) -> None:
+        if path == work:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cross(ready, model, overwrite=True)
+    assert list(work.glob("fold-*.safetensors")), "as of a kill at the end"
+    cross(ready, model, overwrite=True)
+    assert len(fitted) == 13, "it is no beginning of another"
+    work.mkdir()
+    cross(ready, model)
+    assert not work.exists()
 
 
 def test_stopped_inside_a_fold(ready: Ready, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from boldreams_cli.console import StoppedError
 from boldreams_cli.encoding.model.folder import find_models, remove, resolve
 from boldreams_cli.encoding.readouts import separable
+from boldreams_cli.encoding.spans import Spans
 from tests.stopping import StopAt
 
 from .conftest import Ready
@@ -49,6 +50,56 @@ def test_another_memory_in_between_and_a_damaged_span(
     for name, values in whole.weights.fields.items():
         torch.testing.assert_close(rest.weights.fields[name], values, rtol=0, atol=0)
     torch.testing.assert_close(rest.weights.bias, whole.weights.bias, rtol=0, atol=0)
+
+
+def killed_at_the_end(ready: Ready, cache: Path, **more: object) -> Path:
+    """A fit that ends when its spec is written, as by a kill."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Spans, "discard", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(ready, cache, **more)  # type: ignore[arg-type]
+    (row,) = find_models(cache)
+    assert list(row.folder.glob("spans/solved-*"))
+    return row.folder
+
+
+def test_what_a_kill_leaves_beside_a_finished_model_goes(ready: Ready, tmp_path: Path) -> None:
+    folder = killed_at_the_end(ready, tmp_path)
+    (folder / "checkpoint.safetensors").write_bytes(b"of another kind of fit")
+    before = (folder / "weights.safetensors").read_bytes()
+    run(ready, tmp_path)
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(("spans", "checkpoint"))]
+    assert (folder / "weights.safetensors").read_bytes() == before
+
+
+def test_overwrite_starts_anew_and_goes_on_from_itself(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(separable, "INNER_BYTES", 2**15)
+    solved: list[int] = []
+    real = separable.Separable.solve
+    monkeypatch.setattr(
+        separable.Separable, "solve", lambda self, problem, *rest: (solved.append(1), real(self, problem, *rest))[1]
+    )
+    folder = killed_at_the_end(ready, tmp_path, memory=LITTLE)
+    spans = len(solved)
+    assert spans > 1
+    solved.clear()
+    with pytest.raises(StoppedError):
+        run(ready, tmp_path, memory=LITTLE, stop=StopAt(20), overwrite=True)
+    done = len(list(folder.glob("spans/solved-*")))
+    assert 0 < done < spans, "from the beginning"
+    run(ready, tmp_path, memory=LITTLE)
+    assert len(list(folder.glob("spans/solved-*"))) == done, "a fit that finds itself done leaves it"
+    solved.clear()
+    run(ready, tmp_path, memory=LITTLE, overwrite=True)
+    assert len(solved) == spans - done, "the same command goes on"
+    assert not {"spans", "fitting-again"} & {path.name for path in folder.iterdir()}
+    solved.clear()
+    killed_at_the_end(ready, tmp_path, memory=LITTLE, overwrite=True)
+    assert len(solved) == spans
+    run(ready, tmp_path, memory=LITTLE, overwrite=True)
+    assert len(solved) == 2 * spans, "of a kill at the end nothing is taken for new"
 
 
 def test_two_at_once_make_one_model_and_it_can_be_named_and_removed(ready: Ready, tmp_path: Path) -> None:

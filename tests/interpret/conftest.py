@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from boldreams_cli import cli
+from boldreams_cli import cli, files
 from boldreams_cli.data.prepared.preparing import complete_stores
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.layout import make_groups
@@ -65,6 +68,22 @@ def copied(fitted: Fitted, tmp_path: Path) -> Fitted:
     cache = tmp_path / "cache"
     shutil.copytree(fitted.cache.with_name("as-made"), cache)
     return Fitted(fitted.root, cache, FittedModel.load(find_models(cache)[0].folder), fitted.full, fitted.responses)
+
+
+@pytest.fixture
+def only_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Let nothing below a folder be written, as on a file system that is mounted to be read."""
+    written_whole = files.written_whole
+
+    def forbid(folder: Path) -> None:
+        def written(path: Path) -> AbstractContextManager[Path]:
+            if path.is_relative_to(folder):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return written_whole(path)
+
+        monkeypatch.setattr(files, "written_whole", written)
+
+    return forbid
 
 
 def by_hand(

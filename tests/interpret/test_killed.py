@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,19 @@ def test_output_keeps_what_is_not_ours(run: Run, fitted: Fitted, tmp_path: Path)
     theirs = run("dream", "--roi", "V1", "--steps", 1, "--output", tmp_path / "theirs", "--cache", fitted.cache, code=2)
     assert "dream-1.png was not made by boldreams" in theirs.err
     assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["dream-1.png"]
+
+
+def test_a_dream_from_a_cache_that_may_only_be_read(
+    run: Run, copied: Fitted, tmp_path: Path, only_read: Callable[[Path], None]
+) -> None:
+    before = sorted(copied.cache.rglob("*"))
+    common = (*DREAM, "--cache", copied.cache, "--nsd-root", copied.root, "--parameterization", "maco")
+    only_read(copied.cache)
+    done = run(*common, "--output", tmp_path / "dreams")
+    assert done.json["best_natural"]["train"]
+    assert (tmp_path / "dreams/dream.npz").is_file()
+    assert "not kept" not in done.err
+    assert sorted(copied.cache.rglob("*")) == before
 
 
 def test_a_killed_attribution_goes_on_with_the_next_image(run: Run, copied: Fitted) -> None:

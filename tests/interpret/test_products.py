@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
 
 import pytest
 
-from boldreams_cli.console import ChoiceError, StopFlag, StoppedError
+from boldreams_cli import locks
+from boldreams_cli.console import BoldreamsError, ChoiceError, StopFlag, StoppedError
 from boldreams_cli.interpret import products
 from boldreams_cli.interpret.products import Description, Product, find_products, spelled
 
@@ -245,6 +249,90 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(10)
     assert made == ["made"]
+
+
+def test_products_are_found_while_others_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of what is being made vanish between their listing and their reading."""
+    kept(product(tmp_path / "dreams/V1"), "one")
+    stopped = product(tmp_path / "dreams/V2")
+    with stopped.held(StopFlag()):
+        stopped.write_stopped(make("half"))
+    making = tmp_path / "dreams/V3/.making-dream"
+    making.mkdir(parents=True)
+    real = os.scandir
+    gone: list[str] = []
+
+    def scandir(path: object = ".") -> object:
+        if Path(str(path)).name.startswith((".making", stopped.stopped.name)):
+            gone.append(Path(str(path)).name)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return real(path)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        assert [item.state for item in find_products(tmp_path)] == ["done"]
+    assert gone == [stopped.stopped.name], "what is being made is not looked into"
+    assert [item.state for item in find_products(tmp_path)] == ["done", "stopped"]
+
+
+def test_a_product_that_is_replaced_while_it_is_looked_at_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = product(tmp_path / "dreams/V1", chosen=True)
+    kept(one, "one")
+    other = product(tmp_path / "dreams/V1", 2, files=("c.txt",), chosen=True)
+    real, looks = products.described, []
+
+    def described(folder: Path, stem: str) -> Description | None:
+        found = real(folder, stem)
+        looks.append(stem)
+        if len(looks) == 1:
+            monkeypatch.setattr(products, "described", real)
+            with other.held(StopFlag()):
+                other.write(lambda place, _: (place / "c.txt").write_text("c") and {}, overwrite=True)
+        return found
+
+    monkeypatch.setattr(products, "described", described)
+    (found,) = find_products(tmp_path)
+    assert (found.state, [path.name for path in found.files]) == ("done", ["c.txt"])
+    (tmp_path / "dreams/V1/c.txt").unlink()
+    assert [item.state for item in find_products(tmp_path)] == ["damaged"]
+
+
+@pytest.mark.parametrize("when", ["before", "while it waits", "while it is made", "when it is stopped"])
+def test_what_is_made_with_a_model_that_was_removed_leaves_nothing(tmp_path: Path, when: str) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "spec.json").write_text("{}")
+    one = product(model / "dreams/V1", home=model)
+    shutil.rmtree(model) if when == "before" else None
+
+    def write(folder: Path, stem: str) -> Description:
+        shutil.rmtree(model)
+        folder.mkdir(parents=True)  # as writers of files do
+        return make("late")(folder, stem)
+
+    def begin() -> None:
+        with one.held(StopFlag()):
+            if when == "while it is made":
+                one.write(write)
+            shutil.rmtree(model)
+            one.write_stopped(make("half")) if when == "when it is stopped" else one.write(make("whole"))
+
+    with pytest.raises(BoldreamsError, match="was removed meanwhile"):
+        begin()
+    assert not model.exists()
+    elsewhere = product(tmp_path / "mine/V1", home=model, chosen=True)
+    assert kept(elsewhere, "one")["state"] == "done", "what was made before is not lost"
+
+
+@pytest.mark.parametrize("number", locks.NO_FLOCK)
+def test_a_file_system_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert kept(product(tmp_path / "V1"), "one")["state"] == "done"
 
 
 def test_names_in_a_provenance_file_cannot_lead_elsewhere(tmp_path: Path) -> None:

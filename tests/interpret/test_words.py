@@ -21,7 +21,7 @@ from boldreams_cli.encoding.model.weights import ReadoutWeights
 from boldreams_cli.features import clip
 from boldreams_cli.features import weights as weight_files
 from boldreams_cli.interpret.products import Product
-from boldreams_cli.interpret.words import cloud, comparison, matching
+from boldreams_cli.interpret.words import cloud, comparison, matching, vocabulary
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 from tests import tiny_clip
 
@@ -87,6 +87,17 @@ def test_cosine_and_contrast(tiny: clip.Clip, pictures: list[np.ndarray], tmp_pa
     torch.testing.assert_close(cloud.scores(matcher, features), cosines.mean(0), rtol=1e-5, atol=1e-6)
     contrast = cloud.scores(matcher, features[:1], features[1:])
     torch.testing.assert_close(contrast, cosines[0] - cosines[1:].mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_words_of_a_cache_that_may_only_be_read(
+    tiny: clip.Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vocabularies").write_text("in the way")
+    found = matching.embed_vocabulary(tiny, NOUNS, tmp_path)
+    assert torch.equal(found, tiny.embed_texts(NOUNS.words, ""))
+    monkeypatch.setattr(vocabulary, "brown", lambda raw: (["dogs", "dog"], {"dogs": "dog"}))
+    assert vocabulary.find("brown", tmp_path) == vocabulary.find("brown", tmp_path / "other")
+    assert vocabulary.find("brown", tmp_path / "other").singulars == {"dogs": "dog"}
 
 
 def test_vocabulary_is_embedded_once(tiny: clip.Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

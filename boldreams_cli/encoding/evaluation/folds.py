@@ -24,6 +24,7 @@ from boldreams_cli.encoding.evaluation.statistics import (
     within_groups,
 )
 from boldreams_cli.encoding.folds import Folds, load_folds, provenance, there_are
+from boldreams_cli.encoding.model.folder import check_there
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.files import read_json
 
@@ -107,6 +108,7 @@ def _score(folds: Folds, responses: Responses, folder: Path) -> dict[str, Any]:
     areas = memberships(responses.areas)
     with timed(f"correlations of {len(folds.images)} images that were left out"):
         r, influences = correlate(folds, responses, areas)
+    check_there(folder)
     files = [path.name for path in write_map(folder, f"correlation-folds-{folds.count}", responses.units, r)]
     ceiling = np.sqrt(noise_ceiling(responses.ncsnr, responses.repeats(folds.images)))
     rows = {

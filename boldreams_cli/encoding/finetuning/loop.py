@@ -30,7 +30,7 @@ from boldreams_cli.encoding.model.spec import BACKBONE, WEIGHTS, FittedModel, Mo
 from boldreams_cli.encoding.numerics.contraction import learning_rate
 from boldreams_cli.encoding.readouts.base import Solution
 from boldreams_cli.encoding.readouts.separable import batch_order
-from boldreams_cli.encoding.result import LOG, Curve, log_text, write_weights
+from boldreams_cli.encoding.result import AGAIN, LOG, Curve, log_text, write_weights
 from boldreams_cli.features import weights as weight_files
 from boldreams_cli.features.backbones import Backbone
 from boldreams_cli.files import write_text, written_whole
@@ -297,6 +297,7 @@ class Trainer:
             self._restore_best(at)
             logger.info("epoch %d has the lowest validation loss; the last epoch is in %s", at.best + 1, LAST)
         write_text(self.folder / LOG, log_text(self.curve(at)))
+        (self.folder / AGAIN).unlink(missing_ok=True)
         self._save(self.folder)
         for path in self.folder.glob("checkpoint*.safetensors"):
             path.unlink()

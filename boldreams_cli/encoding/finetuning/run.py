@@ -32,7 +32,7 @@ from boldreams_cli.encoding.finetuning.start import Source, prepare
 from boldreams_cli.encoding.inputs.trials import ImageTrials
 from boldreams_cli.encoding.model.folder import held, model_folder
 from boldreams_cli.encoding.model.spec import FittedModel
-from boldreams_cli.encoding.result import LOG, FitResult, finished, read_log
+from boldreams_cli.encoding.result import LOG, FitResult, begin, finished, read_log
 
 
 @dataclass
@@ -98,7 +98,9 @@ def finetune(
         with process.first():
             if process.leads:
                 stack.enter_context(held(folder, stop))
-            there = None if overwrite else finished(folder, start.spec)
+                there = begin(folder, start.spec, overwrite)
+            else:
+                there = None if overwrite else finished(folder, start.spec)
         if there is not None:
             return FinetuneResult(FittedModel.load(folder), read_log(folder / LOG), 0.0)
         held_out, scratch = settings.validation_fraction, source.cache / "scratch"

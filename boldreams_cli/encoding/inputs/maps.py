@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, logger, size
 from boldreams_cli.encoding.inputs.layout import MapLayout, in_shards, read_groups
+from boldreams_cli.encoding.inputs.scratch import Scratch
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
 from boldreams_cli.machine import MAPS, room
@@ -137,10 +136,7 @@ class ResidentMaps:
 
 
 class ScratchMaps:
-    """Maps decoded once into a file without a name, which vanishes with the process, and read image by image.
-
-    Read with pread rather than mapped, so that they do not count as this process's memory.
-    """
+    """Maps decoded once into a file without a name, which vanishes with the process, and read image by image."""
 
     def __init__(
         self,
@@ -162,21 +158,22 @@ class ScratchMaps:
                 f"{size(free_bytes(folder))} free for them; use a smaller --percent, more --memory, or a larger disk"
             )
         logger.info("maps of %s do not fit --memory: they go through a scratch file in %s", size(needed), folder)
-        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (lives as long as the training)
+        self.file = Scratch(folder, needed, "the maps")
         for images in in_shards(rows, store.rows_per_shard, self.image_bytes, SCRATCH_BLOCK_BYTES):
             self._write(store, rows, images)
+        self.file.written()
 
     def _write(self, store: FeatureStore, rows: NDArray[np.int64], images: NDArray[np.int64]) -> None:
         offset = 0
         for values, block in zip(self.values, read_groups(store, rows[images], self.layouts), strict=True):
             for image, maps in zip(images, block, strict=True):
-                os.pwrite(self.file.fileno(), maps.numpy().data, int(image) * self.image_bytes + offset)
+                self.file.write(maps.numpy().data, int(image) * self.image_bytes + offset)
             offset += values * self.dtype.itemsize
 
     def _read(self, images: NDArray[np.int64]) -> tuple[Tensor]:
         buffer = np.empty((len(images), sum(self.values)), dtype=self.dtype)
         for position, image in enumerate(images):
-            os.preadv(self.file.fileno(), [buffer[position].data], int(image) * self.image_bytes)
+            self.file.read(buffer[position].data, int(image) * self.image_bytes)
         return (torch.from_numpy(buffer),)
 
     def batches(self, order: Sequence[NDArray[np.int64]]) -> Iterator[list[Tensor]]:

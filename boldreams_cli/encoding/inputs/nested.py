@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
@@ -17,6 +15,7 @@ from boldreams_cli.console import logger, size
 from boldreams_cli.encoding.inputs.layout import Group, MapLayout
 from boldreams_cli.encoding.inputs.maps import ResidentMaps, ScratchMaps, map_bytes, open_maps
 from boldreams_cli.encoding.inputs.pooled import Block, Pool, StoredPool, on_grid
+from boldreams_cli.encoding.inputs.scratch import Scratch
 from boldreams_cli.features.store.feature_store import FeatureStore
 from boldreams_cli.files import free_bytes
 from boldreams_cli.machine import threads
@@ -114,7 +113,8 @@ class KeptPool:
     def __init__(self, source: Pool, images: int, layout: MapLayout, grid: int, scratch: Path | None) -> None:
         self.layout, self.images = layout, images
         self.nodes = on_grid(layout, grid).group.pixels
-        self._file = None if scratch is None else tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
+        needed = images * self._image_bytes
+        self._file = None if scratch is None else Scratch(scratch, needed, "the pooled maps")
         self._sums = torch.empty(2, images, layout.count, dtype=torch.float64)
         self._maps = torch.empty(images if scratch is None else 0, layout.count, self.nodes)
         for block in source.blocks(layout):
@@ -123,7 +123,9 @@ class KeptPool:
                 self._maps[torch.from_numpy(block.images)] = block.maps
             else:
                 for image, maps in zip(block.images, block.maps.contiguous().numpy(), strict=True):
-                    os.pwrite(self._file.fileno(), maps.data, int(image) * self._image_bytes)
+                    self._file.write(maps.data, int(image) * self._image_bytes)
+        if self._file is not None:
+            self._file.written()
 
     @staticmethod
     def bytes(layout: MapLayout, images: int, grid: int) -> int:
@@ -159,9 +161,7 @@ class KeptPool:
             place = 0
             for part in parts:
                 piece = row[place : place + part.stop - part.start]
-                os.preadv(
-                    self._file.fileno(), [piece.data], int(image) * self._image_bytes + 4 * self.nodes * part.start
-                )
+                self._file.read(piece.data, int(image) * self._image_bytes + 4 * self.nodes * part.start)
                 place += len(piece)
         return torch.from_numpy(maps)
 

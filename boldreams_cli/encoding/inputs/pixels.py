@@ -7,7 +7,6 @@ longer than AlexNet's own forward pass.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from boldreams_cli.console import BoldreamsError, StopFlag, logger, progress, size
 from boldreams_cli.data.dataset import Dataset, Pictures, Stimuli
 from boldreams_cli.features.preprocessing import Preprocessing
-from boldreams_cli.files import fingerprint, free_bytes, locked, read_json, write_json, written_whole
+from boldreams_cli.files import fingerprint, free_bytes, locked, read_all, read_json, reading, write_json, written_whole
 
 BLOCK = 32
 
@@ -74,7 +73,8 @@ class ResizedImages:
         """(n, 3, size, size) of n images, all of which must be here, in the order asked."""
         pixels = np.empty((len(image_ids), *self.shape[1:]), dtype=np.uint8)
         for row, place in zip(pixels, np.searchsorted(self.images, image_ids), strict=True):
-            os.preadv(self._file.fileno(), [row.data], self._first + int(place) * self._bytes)
+            with reading(self.path, f"delete it and {self.path.stem}.json, and run the command again"):
+                read_all(self._file.fileno(), row.data, self._first + int(place) * self._bytes)
             if self.sums and not self._compared[place]:
                 if google_crc32c.extend(0, row) != self.sums[int(place)]:
                     raise BoldreamsError(

@@ -6,8 +6,6 @@ the images have, what else lies in it, how many are read at a time and where the
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from boldreams_cli.console import BoldreamsError, logger, size
 from boldreams_cli.encoding.inputs.layout import HOST, Group, MapLayout, in_shards, read_groups
+from boldreams_cli.encoding.inputs.scratch import Scratch
 from boldreams_cli.encoding.numerics.compression import compressed
 from boldreams_cli.encoding.numerics.contraction import contract
 from boldreams_cli.encoding.numerics.fields import interpolation_along, summed_along
@@ -211,7 +210,8 @@ class PooledMaps:
         self.images, self.device = images, device
         self.layout = on_grid(layout, grid)
         self.pool = torch.kron(*pixel_shares(layout.group, grid))
-        self._file = None if scratch is None else tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
+        needed = 4 * images * self.values
+        self._file = None if scratch is None else Scratch(scratch, needed, "the pooled maps")
         shape = (images if scratch is None else 0, *self.layout.shape)
         self._maps = torch.empty(shape, device=device if there else HOST)
         self.scale = self._take(pool, layout)
@@ -250,7 +250,7 @@ class PooledMaps:
             return self._maps.flatten(1)[:, some].to(self.device)
         block = np.empty((self.images, some.stop - some.start), dtype=np.float32)
         for image, row in enumerate(block):
-            os.preadv(self._file.fileno(), [row.data], 4 * (image * self.values + some.start))
+            self._file.read(row.data, 4 * (image * self.values + some.start))
         scale, centre = (tensor.flatten()[some] for tensor in (self._scale, self.centre))
         return torch.from_numpy(block).div_(scale).sub_(centre).to(self.device)
 
@@ -277,6 +277,8 @@ class PooledMaps:
         for images, some, pooled in pool.blocks(layout):
             sums[:, sent(torch.from_numpy(images), place)] = sent(some, place)
             self._keep(images, pooled.transpose(1, 2) if self.layout.pixels_first else pooled)
+        if self._file is not None:
+            self._file.written()
         total, squares = (part.sum(0) for part in sums.cpu())
         return _deviation(total, squares, self.images * layout.group.pixels)
 
@@ -286,13 +288,13 @@ class PooledMaps:
             self._maps[sent(torch.from_numpy(images), place)] = sent(pooled, place)
             return
         for image, maps in zip(images, pooled.contiguous().numpy(), strict=True):
-            os.pwrite(self._file.fileno(), maps.data, 4 * int(image) * self.values)
+            self._file.write(maps.data, 4 * int(image) * self.values)
 
     def _read_file(self, images: NDArray[np.int64]) -> Tensor:
         assert self._file is not None
         maps = np.empty((len(images), *self.layout.shape), dtype=np.float32)
         for image, row in zip(images, maps, strict=True):
-            os.preadv(self._file.fileno(), [row.data], 4 * int(image) * self.values)
+            self._file.read(row.data, 4 * int(image) * self.values)
         return torch.from_numpy(maps)
 
     def _scaled(self, maps: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from boldreams_cli.console import BoldreamsError, logger, size
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.inputs.betas import BETA_COLUMNS, TrainingBetas, hold_out
 from boldreams_cli.encoding.inputs.pixels import ResizedImages
+from boldreams_cli.encoding.inputs.scratch import Scratch
 from boldreams_cli.files import free_bytes
 from boldreams_cli.transfers import read_ahead
 
@@ -65,10 +65,11 @@ class ImageTrials:
                 f"{size(free_bytes(scratch))} free for them; use more --memory or a larger disk"
             )
         logger.info("the betas take %s, more than half of --memory; they are put into a file", size(needed))
-        with tempfile.TemporaryFile(dir=scratch) as file:
-            betas = np.memmap(file, np.float32, "w+", shape=shape)
+        file = Scratch(scratch, needed, "the betas", less="")
+        betas = file.mapped(shape)
         for start in range(0, self.voxels, BETA_COLUMNS):
             betas[:, start : start + BETA_COLUMNS] = train.trials(train.columns[start : start + BETA_COLUMNS])
+        file.written()
         return betas
 
     def batches(self, order: Sequence[NDArray[Any]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from boldreams_cli.locks import Lock
 
 HOW_TO_CHOOSE = "--backbone --percent --subject --finetune --readout --recipe --rf --fit-seed or --model DIR"
 REMOVED = ".removed-"
+SPEC = "spec.json"
 
 
 def model_folder(cache: Path, spec: ModelSpec) -> Path:
@@ -37,14 +38,43 @@ def model_folder(cache: Path, spec: ModelSpec) -> Path:
 
 @contextmanager
 def held(folder: Path, stop: StopFlag | None = None) -> Iterator[None]:
-    """Hold a model's folder while it is made or removed, after whoever holds it now.
+    """Hold a model's folder while it is made or removed, after whoever holds it now; by any path it is the same lock.
 
     Raises
     ------
     StoppedError
         If a signal came while waiting.
     """
-    with Lock(folder.with_name(f".{folder.name}.lock"), str(folder), wait=True, stop=stop):
+    real = folder.resolve()
+    with Lock(real.with_name(f".{real.name}.lock"), str(folder), wait=True, stop=stop):
+        yield
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a folder holds a model; what is made with one is written only beside it."""
+    return (folder / SPEC).is_file()
+
+
+def check_there(folder: Path) -> None:
+    """Raise BoldreamsError where a model that was opened is gone: written now, its folder would be no command's."""
+    if not is_there(folder):
+        raise BoldreamsError(f"{folder} was removed meanwhile, so nothing was written there; fit the model again")
+
+
+@contextmanager
+def added_to(folder: Path, stop: StopFlag | None = None) -> Iterator[None]:
+    """Hold the folder of a finished model while something is put beside it.
+
+    Raises
+    ------
+    StoppedError
+        If a signal came while waiting.
+    BoldreamsError
+        If the model was removed since it was opened.
+    """
+    check_there(folder)  # the lock's own file would make the folder of folders anew
+    with held(folder, stop):
+        check_there(folder)
         yield
 
 
@@ -215,21 +245,27 @@ def resolve(cache: Path, text: str, option: str = "--model") -> Path:
     ChoiceError
         If no model or more than one is meant.
     """
-    if (Path(text).expanduser() / "spec.json").is_file():
-        return Path(text).expanduser()
+    if is_there(Path(text).expanduser()):
+        return _as_listed(Path(text).expanduser(), cache)
     rows = find_models(cache)
     asked = text.rstrip("/").removeprefix(f"{cache / 'models'}/")
     names = {row.folder: _names(row.folder) for row in rows}
     exact = [row for row in rows if asked in names[row.folder]]
     matching = exact or [row for row in rows if any(name.startswith(asked) for name in names[row.folder])]
     if len(matching) == 1:
-        return matching[0].folder
+        return _as_listed(matching[0].folder, cache)
     if not matching:
         there = listing(str(row.folder.relative_to(cache / "models")) for row in rows)
         raise ChoiceError(f"no model {text!r}{option and f' ({option})'}; there: {there}")
     lines = "\n".join(table(matching, cache))
     typed = f"{option} {text}".strip()
     raise ChoiceError(f"{typed} may be {len(matching)} models; write more of the name\n{lines}")
+
+
+def _as_listed(folder: Path, cache: Path) -> Path:
+    """The one path of a model's folder, whatever link or ``.`` it was typed by: as lists have it, or in full."""
+    real, home = folder.resolve(), cache.resolve()
+    return cache / real.relative_to(home) if real.is_relative_to(home) else real
 
 
 def _names(folder: Path) -> tuple[str, ...]:
@@ -245,9 +281,21 @@ def remove(folder: Path) -> None:
     ChoiceError
         If the folder holds no model.
     """
-    if not (folder / "spec.json").is_file():
-        raise ChoiceError(f"{folder} holds no fitted model (no spec.json)")
+    if not is_there(folder):
+        raise ChoiceError(f"{folder} holds no fitted model (no {SPEC})")
+    folder = folder.resolve()
+    aside = folder.with_name(f"{REMOVED}{folder.name}-{os.getpid()}")
     with held(folder):
-        aside = folder.with_name(f"{REMOVED}{folder.name}-{os.getpid()}")
-        folder.rename(aside)
-        shutil.rmtree(aside)
+        if is_there(folder):  # or another process removed it
+            folder.rename(aside)
+        _delete(aside)
+        for left in folder.parent.glob(f"{REMOVED}*"):  # by a kill
+            with suppress(OSError):  # another user's
+                _delete(left)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder that another process may be deleting too."""
+    while folder.is_dir():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)

@@ -20,7 +20,7 @@ from boldreams_cli.encoding.inputs.layout import Group
 from boldreams_cli.encoding.inputs.pooled import pixel_shares
 from boldreams_cli.encoding.numerics.attention import AttentionReader
 from boldreams_cli.encoding.numerics.contraction import GroupReader, template
-from boldreams_cli.files import written_whole
+from boldreams_cli.files import write_all, written_whole
 
 
 @dataclass
@@ -128,10 +128,7 @@ class WeightsFile:
         edges = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         for start, stop in zip(edges, [*edges[1:], len(rows)], strict=True):
             data = array[start:stop].reshape(-1).view(np.uint8).data
-            offset = position + int(rows[start]) * each
-            while len(data):
-                written = os.pwrite(self.descriptor, data, offset)
-                data, offset = data[written:], offset + written
+            write_all(self.descriptor, data, position + int(rows[start]) * each)
 
 
 @contextmanager

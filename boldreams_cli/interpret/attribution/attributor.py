@@ -129,7 +129,8 @@ class Attributor:
             "versions": versions_that_matter(),
         }
         files = ("{stem}.npz", "{stem}.png", "{stem}.pdf")
-        return Product("attribution", folder / self.folder_name(area), name, files, decides, chosen=chosen)
+        place = folder / self.folder_name(area)
+        return Product("attribution", place, name, files, decides, chosen=chosen, home=self.full.model.folder)
 
     def best_test_images(self, cache: Path, data_root: Path | None, count: int, stop: StopFlag) -> list[Job]:
         """The test images that excite each target most, best first: by prediction from the store, or from pixels.

@@ -71,7 +71,8 @@ def _pages(attributor: Attributor, folder: Path, area: int, images: Images) -> l
     found = []
     for number, part in enumerate(parts, 1):
         stem = "sheet" if len(parts) == 1 else f"sheet-{number:03d}"
-        product = Product("sheet", place, stem, files, {"images": [key for key, _, _ in part]})
+        of = {"images": [key for key, _, _ in part]}
+        product = Product("sheet", place, stem, files, of, home=attributor.full.model.folder)
         page = f", page {number} of {len(parts)}" if len(parts) > 1 else ""
         found.append(_Page(product, part, title_of(attributor, area) + page, unit_of(attributor, area)))
     return found

@@ -57,6 +57,7 @@ def compare(
             "contrast": {area: profiles[area].contrast.tolist() for area in chosen},
             "versions": versions_that_matter(),
         },
+        home=model.folder,
     )
     with product.held(stop):
         found = product.found()

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from boldreams_cli.console import BoldreamsError, StopFlag, logger
 from boldreams_cli.data.responses import Responses
-from boldreams_cli.files import fingerprint, read_json, write_json
-from boldreams_cli.interpret.dreams.natural import KEPT
+from boldreams_cli.files import fingerprint, read_json
+from boldreams_cli.interpret.dreams.natural import KEPT, keep
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def largest_measured(voxels: NDArray[np.bool_], responses: Responses, folder: Pa
         raise BoldreamsError("the area has no finite beta of any image")
     best = int(np.nanargmax(betas))
     found = Largest(int(images[best]), float(betas[best]))
-    write_json(path, asdict(found))
+    keep(folder, path, asdict(found))
     return found
 
 

@@ -15,8 +15,9 @@ from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError, logger
 from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation.predict import Wanted, pixels_of
+from boldreams_cli.encoding.model.folder import is_there
 from boldreams_cli.encoding.model.full import FullModel, store_of
-from boldreams_cli.files import fingerprint, read_json, write_json
+from boldreams_cli.files import fingerprint, read_json, saving_work, write_json
 from boldreams_cli.interpret.dreams.ascent.objectives import Objective
 from boldreams_cli.interpret.products import of_model
 from boldreams_cli.interpret.targets import Target
@@ -62,7 +63,7 @@ def best_natural(target: Target, objective: Objective, sources: Sources, stop: S
     """The best training and test image, by prediction from the store; None (and a warning) without one.
 
     Those of a finetuned model are predicted from their pixels. Found once for a model, target and objective, and kept
-    in the model's folder.
+    in the model's folder, where that may be written.
 
     Returns
     -------
@@ -85,8 +86,15 @@ def best_natural(target: Target, objective: Objective, sources: Sources, stop: S
     except BoldreamsError as error:
         logger.warning("best natural images: none (%s)", error)
         return None
-    write_json(path, {name: asdict(item) for name, item in found.items()})
+    keep(target.full.model.folder, path, {name: asdict(item) for name, item in found.items()})
     return found
+
+
+def keep(model: Path, path: Path, found: Mapping[str, Any]) -> None:
+    """Write what was found into a model's folder, where the model is still there and that may be written."""
+    if is_there(model):
+        with saving_work(path):
+            write_json(path, found)
 
 
 def _search(

@@ -128,6 +128,7 @@ class Request:
             decides=decides,
             own_folder=True,
             chosen=self.folder is not None,
+            home=self.model.folder,
         )
 
 

@@ -21,7 +21,7 @@ from boldreams_cli.features import backbones
 from boldreams_cli.features import weights as weight_files
 from boldreams_cli.features.clip import Clip
 from boldreams_cli.features.preprocessing import Preprocessing
-from boldreams_cli.files import fingerprint, written_whole
+from boldreams_cli.files import fingerprint, saving_work, written_whole
 from boldreams_cli.interpret.words.vocabulary import Vocabulary
 
 PICTURES_IN_A_PASS = 8
@@ -201,6 +201,6 @@ def _kept(path: Path, compute: Callable[[], Tensor]) -> Tensor:
         except (SafetensorError, KeyError) as error:
             raise BoldreamsError(f"{path} is damaged ({error}); delete it, it will be made again") from error
     values = compute().contiguous()
-    with written_whole(path) as temporary:
+    with saving_work(path), written_whole(path) as temporary:
         save_file({"features": values}, temporary)
     return values

@@ -208,6 +208,7 @@ def _keep(request: Request, found: _Words, overwrite: bool) -> Description:
             "seed": means.seed,
             "versions": versions_that_matter(),
         },
+        home=model.folder if model is not None else None,
     )
 
     def make(folder: Path, stem: str) -> Description:
@@ -229,7 +230,8 @@ def _together(request: Request, found: Sequence[_Words], kept: Sequence[Descript
     titles = [words.title for words in found]
     stem = spelled("+".join(dict.fromkeys(words.place for words in found)), request.named(found[0].kind))
     decides = {"of": [there["key"] for there in kept], "titles": titles, "versions": versions_that_matter()}
-    product = Product("words-together", request.home / "together", stem, ("{stem}.png", "{stem}.pdf"), decides)
+    files, home = ("{stem}.png", "{stem}.pdf"), request.model.folder if request.model is not None else None
+    product = Product("words-together", request.home / "together", stem, files, decides, home=home)
 
     def make(folder: Path, stem: str) -> Description:
         panels = [

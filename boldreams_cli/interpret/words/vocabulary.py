@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from boldreams_cli.console import BoldreamsError, ChoiceError, logger
-from boldreams_cli.files import fingerprint, write_text
+from boldreams_cli.files import fingerprint, saving_work, write_text
 
 SIZE = 10_000
 BROWN_FILE = re.compile(r"c[a-r]\d\d")
@@ -84,14 +84,16 @@ def find(asked: str, cache: Path, raw: bool = False) -> Vocabulary:
 def _brown(cache: Path, raw: bool) -> Vocabulary:
     """Brown's nouns, from the list in the cache: one a line, of a plural the singular behind a tab."""
     kept = cache / "vocabularies" / (f"brown-{SIZE}.txt" if raw else f"brown-nouns-{SIZE}.txt")
-    if not kept.is_file():
+    if kept.is_file():
+        lines = [line.split("\t") for line in _lines(kept)]
+        words, singulars = [line[0] for line in lines], {line[0]: line[1] for line in lines if len(line) == 2}
+    else:
         words, singulars = brown(raw)
-        write_text(
-            kept, "".join(f"{word}\t{singulars[word]}\n" if word in singulars else f"{word}\n" for word in words)
-        )
-    lines = [line.split("\t") for line in _lines(kept)]
-    singulars = {line[0]: line[1] for line in lines if len(line) == 2}
-    return Vocabulary("brown-raw" if raw else "brown", tuple(line[0] for line in lines), "brown", singulars)
+        with saving_work(kept):
+            write_text(
+                kept, "".join(f"{word}\t{singulars[word]}\n" if word in singulars else f"{word}\n" for word in words)
+            )
+    return Vocabulary("brown-raw" if raw else "brown", tuple(words), "brown", singulars)
 
 
 def _lines(path: Path) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from boldreams_cli.encoding.readouts.stacked import StackedSettings
 from boldreams_cli.features.choosing import the_store
 from boldreams_cli.features.ranking import filter_count
 from boldreams_cli.features.store.feature_store import FeatureStore
+from boldreams_cli.files import sizes_below
 from boldreams_cli.study.cells.costs import Task, products
 from boldreams_cli.study.cells.grid import Cell
 from boldreams_cli.study.cells.manifest import Study
@@ -125,14 +125,14 @@ class Sizes:
         responses = Responses.open(prepared(study, subject))
         store = the_store(study.cache, backbone, study.settings.get("features"), names_of(responses.request))
         share = len(responses.train_images) / max(1, len(store.images))
-        layers = {name: share * _folder_bytes(store.path / "layers" / name / "maps") for name in store.layers}
+        layers = {name: share * sum(sizes_below(store.path / "layers" / name / "maps")) for name in store.layers}
         return cls(
             store,
             images=len(responses.train_images),
             trials=int((~responses.trial_test).sum()),
             voxels=len(responses.voxels),
             layer_bytes=layers,
-            beta_bytes=_folder_bytes(responses.path / "betas"),
+            beta_bytes=sum(sizes_below(responses.path / "betas")),
         )
 
     def map_bytes(self, percent: float) -> int:
@@ -144,10 +144,6 @@ class Sizes:
                 for name, size in self.layer_bytes.items()
             )
         )
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _passes(study: Study, numbers: Sequence[int], shared: bool) -> dict[int, int]:

@@ -31,7 +31,7 @@ from boldreams_cli.encoding.finetuning.start import Source
 from boldreams_cli.encoding.inputs.layout import MapLayout
 from boldreams_cli.encoding.inputs.maps import usable
 from boldreams_cli.encoding.inputs.shared import Inputs, KeptResponses
-from boldreams_cli.encoding.model.folder import held
+from boldreams_cli.encoding.model.folder import added_to
 from boldreams_cli.encoding.model.spec import BACKBONE, WEIGHTS, FittedModel
 from boldreams_cli.encoding.readouts.base import Readout
 from boldreams_cli.encoding.readouts.settings import OF_OPTIONS, FitSettings, check_precision, choose_readout
@@ -283,7 +283,7 @@ class Group:
             logger.info("cell %d: %s", number, cell)
             try:
                 model = self._fit(cell, memory)
-                with held(model.folder, self.stop):  # a study of other cells, or a user, may score it too
+                with added_to(model.folder, self.stop):  # a study of other cells, or a user, may score it too
                     summary = saved_summary(model)
                     if summary is None:
                         root = root_of(self.study.cache, self.subject, self.study.data_root)

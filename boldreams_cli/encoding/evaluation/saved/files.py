@@ -21,7 +21,7 @@ from boldreams_cli.encoding.evaluation import measures
 from boldreams_cli.encoding.evaluation.certainty.influences import ALL, INFLUENCES
 from boldreams_cli.encoding.evaluation.saved.identity import FORMAT, key_of
 from boldreams_cli.encoding.evaluation.scores import Scores
-from boldreams_cli.encoding.model.folder import held
+from boldreams_cli.encoding.model.folder import added_to
 from boldreams_cli.encoding.model.spec import FittedModel, ModelSpec
 from boldreams_cli.files import read_json, write_json, write_text
 
@@ -69,7 +69,7 @@ def title_of(spec: ModelSpec, test: str = "") -> str:
 
 
 def save(scores: Scores, draw: Draw = plots.accuracy, keep: Sequence[str] = ()) -> None:
-    """Write maps, tables and figures into the model's folder, and scores.json when those are there.
+    """Write maps, tables and figures into the model's folder, and scores.json when those are there; none until then.
 
     Parameters
     ----------
@@ -85,6 +85,8 @@ def save(scores: Scores, draw: Draw = plots.accuracy, keep: Sequence[str] = ()) 
     units = scores.responses.units
     said, areas, voxels, moves = (folder / named(name, test) for name in (SCORES, AREAS, VOXELS, INFLUENCES))
     scores.files = [said, areas, voxels, moves]
+    old = _read(said) or {}
+    said.unlink(missing_ok=True)  # it vouches for the others: a kill while they are replaced must leave none
     write_text(areas, _area_table(scores))
     write_text(voxels, _voxel_table(scores))
     scores.influences.save(folder, scores.key, moves.name)
@@ -101,7 +103,6 @@ def save(scores: Scores, draw: Draw = plots.accuracy, keep: Sequence[str] = ()) 
         "excluded_voxels": [scores.responses.voxels[index].tolist() for index in scores.excluded],
         **{name: getattr(scores, name) for name in ARRAYS},
     }
-    old = _read(said) or {}
     more |= {name: old[name] for name in keep if name in old and old.get("key") == scores.key}
     names = [path.relative_to(folder).as_posix() for path in scores.files]
     write_json(said, scores.summary() | more | {"files": names})
@@ -117,7 +118,7 @@ def add(model: FittedModel, name: str, found: Mapping[str, Any], digest: str) ->
     digest : of the weights that it is of; scores of others are left as they are.
     """
     path = model.folder / SCORES
-    with held(model.folder):
+    with added_to(model.folder):
         saved = read_json(path)
         if saved["weights_digest"] == digest:
             write_json(path, saved | {name: found})

@@ -17,7 +17,7 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.evaluation import folds, outside, retinotopy, score
 from boldreams_cli.encoding.evaluation.certainty import bootstrap
 from boldreams_cli.encoding.evaluation.saved import files as score_files
-from boldreams_cli.encoding.model.folder import held
+from boldreams_cli.encoding.model.folder import added_to
 from boldreams_cli.encoding.model.spec import FittedModel
 
 THERE = "the scores of these weights are there (--overwrite makes them again)"
@@ -76,7 +76,7 @@ class Scoring:
             scores = score.score(
                 *(self.model, self.responses(), self.cache, self.data_root, self.device, self.memory), *(drawn or ())
             )
-            with held(self.model.folder):
+            with added_to(self.model.folder):
                 score_files.save(scores, keep=() if self.overwrite else ["bootstrap"])
             summary = scores.summary()
         drawn_again = bootstrap.scored(self.model, draws, self.responses, self._predict)
@@ -108,6 +108,6 @@ class Scoring:
             return summary
         drawn = self.permutations or ()
         scores = outside.score_outside(self.model, responses, test, self.device, *drawn)
-        with held(self.model.folder, stop):
+        with added_to(self.model.folder, stop):
             score_files.save(scores)
         return scores.summary()

@@ -56,7 +56,7 @@ class Checker:
         decides = {"attribution": found["key"], "checks": SETTINGS}
         stem = f"{found['files'][0].stem}-check"
         files = ("{stem}.npz", "{stem}.png", "{stem}.pdf")
-        return Product("check", of.folder, stem, files, decides, chosen=of.chosen)
+        return Product("check", of.folder, stem, files, decides, chosen=of.chosen, home=of.home)
 
     def random_maps(self, pixels: Tensor, areas: Sequence[int], stop: StopFlag) -> dict[str, list[NDArray[np.float64]]]:
         """The maps (H, W) of random weights, by level, in the order of `areas`."""

@@ -14,7 +14,7 @@ from boldreams_cli.data.opening import open_dataset
 from boldreams_cli.data.responses import Responses
 from boldreams_cli.encoding.model.spec import FittedModel
 from boldreams_cli.features.preprocessing import square
-from boldreams_cli.files import DAMAGED_NPZ, fingerprint, write_npz
+from boldreams_cli.files import DAMAGED_NPZ, fingerprint, saving_work, write_npz
 from boldreams_cli.interpret.dreams.ascent.parameterization import Spectrum, fast_side, measure_spectrum
 
 IMAGES = 1000
@@ -71,8 +71,9 @@ def spectrum_of(
         )
     sample = np.sort(np.random.default_rng(SEED).permutation(responses.train_images)[:images])
     spectrum = _measure(open_dataset(data_root), sample, side, stop)
-    write_npz(path, magnitude=spectrum.magnitude, mean=spectrum.mean, images=sample)
-    logger.info("mean spectrum of %d training images: %s", len(sample), path)
+    with saving_work(path):
+        write_npz(path, magnitude=spectrum.magnitude, mean=spectrum.mean, images=sample)
+    logger.info("mean spectrum of %d training images is measured", len(sample))
     return spectrum
 
 
