@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from boldreams_cli.encoding.fit import FitResult
     from boldreams_cli.encoding.folds import Folds
 
+WITHOUT_TUNING = {"finetune": (False,)}  # beside which readouts, recipes and folds make sense
+
 
 @options.command(
     "boldreams fit --percent 10 --subject 1",
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     default="separable",
     metavar="NAME",
     excludes=["recipe"],
+    only_beside=WITHOUT_TUNING,
     help="The readout: separable (the paper's); ridge on pooled maps; local, ridge near a field; stacked, many ridges; "
     "gaussian fields; or attention, fields that depend on the image.",
 )
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     "--recipe",
     default=None,
     metavar="paper|fast",
-    only_beside=options.WITH_RECIPES,
+    only_beside=options.WITH_RECIPES | WITHOUT_TUNING,
     help="The published training, or a better conditioned one of the same model (default: paper).",
 )
 @options.readout_options
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     "--folds",
     type=click.IntRange(2),
     default=None,
+    only_beside=WITHOUT_TUNING,
     help="Predict the training images too, each by a model fitted without its fold, of so many.",
 )
 @options.option("--resume/--no-resume", default=True, help="Go on from a checkpoint of the same settings.")
@@ -104,10 +108,12 @@ def fit(
     from boldreams_cli.features.backbones import entry
     from boldreams_cli.machine import float32_products
 
-    where, precision = options.pick_device(device), given["precision"] or "fp32"
+    where = options.pick_device(device)
     given = options.that_readouts_have(given, readout, recipe, entry(inputs.backbone).reads)
     asked = {OF_OPTIONS[name]: value for name, value in given.items()}
     chosen = choose_readout(readout, recipe, entry(inputs.backbone).reads, asked, dict(more))
+    # A readout that has no such setting computes in fp32, and says so in no spec.
+    precision = (given["precision"] if tuning else getattr(chosen.settings, "precision", None)) or "fp32"
     check_precision(precision, where.type)
     _check(chosen.name, tuning, folds)
     settings, cache = FitSettings(percent, rf, seed), inputs.cache

@@ -60,9 +60,14 @@ def gallery(
         models = [FittedModel.load(row.folder) for row in find_models(choice.cache, **choice.asked)]
     if not models:
         raise ChoiceError(f"no fitted model in {choice.cache} matches; boldreams info lists those that there are")
+    if not (shown := galleries.ordered(models)):
+        raise ChoiceError(
+            f"all that match read captions, and have no dreams or attributions (of {len(models)}; their words are in "
+            "MODEL/words); choose an image backbone with --backbone"
+        )
     place = folder or choice.cache / "studies" / "gallery"
     chosen = kinds or galleries.KINDS
-    made = galleries.gallery(galleries.ordered(models), rois, chosen, place, StopFlag())
+    made = galleries.gallery(shown, rois, chosen, place, StopFlag())
     missing = [
         f"missing, {item['kind']} of {item['area']}" + (f": {item['run']}" if item["run"] else "")
         for item in made["missing"]

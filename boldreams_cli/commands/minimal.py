@@ -49,8 +49,21 @@ def _reference(context: click.Context, parameter: click.Parameter, value: str) -
     "--subject", "subjects", type=options.SUBJECT, multiple=True, help="Subject, repeatable (default: all there)."
 )
 @options.option("--backbone", "backbones", multiple=True, metavar="NAME", help="Backbone, repeatable (default: all).")
-@options.option("--readout", type=options.READOUT, metavar="NAME", help="The readout whose percents are compared.")
-@options.option("--recipe", type=options.RECIPE, metavar="NAME", help="The recipe whose percents are compared.")
+@options.option(
+    "--readout",
+    type=options.READOUT,
+    metavar="NAME",
+    excludes=["model", "recipe"],
+    help="The readout whose percents are compared.",
+)
+@options.option(
+    "--recipe",
+    type=options.RECIPE,
+    metavar="NAME",
+    excludes=["model"],
+    only_beside=options.WITH_RECIPES,
+    help="The recipe whose percents are compared.",
+)
 @options.option("--finetune/--no-finetune", "finetuned", default=None, help="Finetuned models, or those that are not.")
 @options.option("--rf", type=click.Choice(["shared", "layer"]), default=None, help="The models' receptive fields.")
 @options.option("--seed", "--fit-seed", "fit_seed", type=options.SEED, default=None, help="The seed of the fits.")

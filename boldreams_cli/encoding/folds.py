@@ -83,10 +83,11 @@ def deal(images: NDArray[np.integer], count: int, seed: int) -> NDArray[np.int32
     Raises
     ------
     ChoiceError
-        If a fold would be empty, or hold all images.
+        If a fold would hold all images, or one alone: a fold is compared around its mean.
     """
-    if not 2 <= count <= len(images):
-        raise ChoiceError(f"--folds takes a number from 2 to the {len(images)} training images, not {count}")
+    most = len(images) // 2
+    if not 2 <= count <= most:
+        raise ChoiceError(f"--folds takes a number from 2 to {most}, half of the training images, not {count}")
     fold = np.empty(len(images), dtype=np.int32)
     fold[drawn_order(images, seed, b"folds")] = np.arange(len(images)) % count + 1
     return fold

@@ -283,6 +283,10 @@ def answer(procedure: Procedure, question: Question, cache: Path) -> Answer:
         reference = question.reference
     percents = sorted(procedure.models)
     scored = dict(zip(percents, read_influences([procedure.models[p] for p in percents]), strict=True))
+    if len(scored[reference].images) < 3:
+        raise MismatchError(
+            f"{procedure.title}: two test images say nothing of a difference; at least three are needed"
+        )
     spread = _spread(procedure, reference, question.seeds, cache)
     areas: dict[str, list[Minimal]] = {}
     left_out: dict[str, str] = {}

@@ -19,8 +19,9 @@ from boldreams_cli.encoding.result import LOG, read_log
 from boldreams_cli.files import fingerprint, read_json
 
 HOW_TO_CHOOSE = "--readout --recipe --finetune --rf --seed, or --model with one of its models"
-# Settings that are a subject's own: its data, the maps of its images, and what follows from how many these are.
-OWN = ("responses", "store", "edition", "stimuli", "pixels", "epochs", "steps")
+# Settings that are a subject's own: its data, and the maps of its images. Epochs too where they follow from how many
+# images there are.
+OWN = ("responses", "store", "edition", "stimuli", "pixels", "steps")
 HELD_OUT = ("held_out_loss", "left_out_loss", "validation_loss")  # columns of log.csv, of training images alone
 
 
@@ -53,7 +54,8 @@ class Procedure:
     @property
     def way(self) -> dict[str, Any]:
         """What fits of other subjects must have alike, for their percents to be compared."""
-        return {"kind": self.kind} | {name: value for name, value in self.settings.items() if name not in OWN}
+        chosen = ("epochs",) if self.recipe == "fast" or self.readout == "attention" else ()
+        return {"kind": self.kind} | {k: value for k, value in self.settings.items() if k not in (*OWN, *chosen)}
 
     @property
     def converged(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from boldreams_cli.console import BoldreamsError, StopFlag, logger
 from boldreams_cli.data.subjects import Subject, folder_of
+from boldreams_cli.encoding.evaluation.saved.identity import FORMAT
 from boldreams_cli.study.cells.grid import Cell
 from boldreams_cli.study.cells.manifest import (
     DONE,
@@ -17,6 +18,7 @@ from boldreams_cli.study.cells.manifest import (
     RUNNING,
     STARTED,
     Study,
+    edition_of,
     of_other_pixels,
     retimed,
     unchanged,
@@ -49,6 +51,8 @@ class Known:
         noted = self.study.noted(number)
         if noted.get("outcome") != DONE or not unchanged(noted["files"], self.study.cache):
             return None
+        if noted.get("format") != FORMAT:
+            return None  # its scores are of an earlier version
         if "store" in noted and self._edition(noted["store"]) not in (None, noted["edition"]):
             return None  # maps were made anew of other stimuli
         if "pixels" in noted and of_other_pixels(noted, self.study.cache):
@@ -57,13 +61,9 @@ class Known:
         return noted if wanted in (None, noted["responses"]) else None
 
     def _edition(self, store: str) -> str | None:
-        """The edition of a store of maps, as models have it in their spec; None where the maps were deleted since."""
+        """`edition_of`, looked at once."""
         if store not in self._editions:
-            from boldreams_cli.features.store.store_arrays import edition
-            from boldreams_cli.stores import ResumableStore
-
-            path = self.study.cache / "features" / store
-            self._editions[store] = edition(ResumableStore(path)) if path.is_dir() else None
+            self._editions[store] = edition_of(self.study.cache, store)
         return self._editions[store]
 
     def _responses(self, subject: Subject) -> str | None:
@@ -209,6 +209,19 @@ def recognise(state: State) -> State:
     return State(study, cells, dict(sorted((state.noted | found).items())), why, state.queued - set(found))
 
 
+def _scored_again(study: Study, numbers: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """What is to be noted of cells that were done, and of which the scores alone are others since."""
+    noted = [number for number in numbers if study.noted(number).get("outcome") == DONE]
+    if not noted:
+        return {}
+    from boldreams_cli.study.cells.recognising import still_done
+
+    found: dict[int, dict[str, Any]] = {}
+    for (subject, _), some in groups(study, noted).items():
+        found |= still_done(study, subject, some)
+    return found
+
+
 def _candidates(cache: Path, cell: Cell) -> bool:
     from boldreams_cli.features.store.feature_store import folder_name
 
@@ -255,9 +268,12 @@ def run(
         If the study makes no sense.
     """
     known = known or Known(study)
-    todo = []
+    numbers, todo = list(numbers), []
+    again = _scored_again(study, [number for number in numbers if known.done(number) is None])
     for number in numbers:
-        if (noted := known.done(number)) is None:
+        if number in again:
+            study.note(number, DONE, **again[number])
+        elif (noted := known.done(number)) is None:
             todo.append(number)
         elif (files := retimed(noted["files"], study.cache)) != noted["files"]:
             study.note(number, **(noted | {"files": files}))  # of a copy: its files need not be read the next time

@@ -128,6 +128,13 @@ def test_variables_do_not_defeat_the_readout_that_was_typed(
     assert "BOLDREAMS_EPOCHS is not read: --readout ridge has no such setting" in done.err
     (model,) = own.glob("models/subj01/alexnet/percent-1-ridge-*/spec.json")
     assert json.loads(model.read_text())["training"]["grid"] == 3
+    ridge = ("--readout", "ridge", "--percent", 2, "--subject", 1, "--cache", own)
+    said = run("fit", *ridge, BOLDREAMS_PRECISION="tf32").err
+    assert "BOLDREAMS_PRECISION is not read" in said, "nor does it decide anything"
+    assert context("fit", "--finetune")["readout"] == "separable"
+    assert context("minimal", "--readout", "gaussian")["recipe"] is None
+    assert context("sweep", "--readout", "ridge,separable", "--recipe", "fast")["recipe"] == ("fast",)
+    assert not context("sweep", "--recipe", "paper")["readout"]
     assert "--readout ridge has no --epochs" in run("fit", *fitted, "--epochs", 7, code=2).err
 
 

@@ -195,6 +195,29 @@ def test_cells_stay_done_when_their_features_are_deleted_for_room(run: Run, mine
     again = run("sweep", *GRID, "--cache", mine, "--name", "mine", "--json")
     assert again.json["cells"]["done"] == 2
     assert "cell" not in again.err
+    run("predict", "--percent", 1, "--cache", mine)  # through the network
+
+
+def test_what_is_added_to_scores_changes_nothing_of_a_study_without_its_features(run: Run, mine: Path) -> None:
+    run("score", "--percent", 1, "--recipe", "fast", "--cache", mine, "--bootstrap", 100)
+    shutil.rmtree(mine / "features")
+    assert run("sweep", *GRID, "--cache", mine, "--name", "mine", "--json").json["cells"]["done"] == 2
+    assert run("sweep", "--status", mine / "studies/mine", "--json").json["cells"]["done"] == 2
+
+
+def test_scores_of_an_earlier_version_are_made_again(run: Run, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_sweep, "FORMAT", 999)
+    for module in ("evaluation.saved.identity", "evaluation.saved.files"):
+        monkeypatch.setattr(f"boldreams_cli.encoding.{module}.FORMAT", 999)
+    monkeypatch.setattr("boldreams_cli.study.cells.running.FORMAT", 999)
+    monkeypatch.setattr("boldreams_cli.study.report.collect.FORMAT", 999)
+    page = Path(run("report", "--cache", mine, "--json").json["file"])
+    assert "is of an earlier version" in page.read_text()
+    assert run("sweep", "--status", mine / "studies/mine", "--json", code=75).json["cells"]["missing"] == 2
+    again = run("sweep", *GRID, "--cache", mine, "--name", "mine", "--json")
+    assert again.err.count("done, mean r") == 2
+    assert json.loads(next(mine.glob("models/*/*/*/scores.json")).read_text())["format"] in (5, 999)
+    assert run("sweep", "--status", mine / "studies/mine", "--json").json["cells"]["done"] == 2
 
 
 def test_cells_side_by_side_are_those_of_fits_by_themselves(run: Run, own: Path, experiment: Path) -> None:

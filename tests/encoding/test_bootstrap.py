@@ -118,7 +118,7 @@ def test_what_others_put_into_the_scores_meanwhile_stays(
     for name in ("memberships", "image_counts", "noise_ceiling"):
         monkeypatch.setattr(bootstrap, name, lambda *_: 1.0)
     monkeypatch.setattr(bootstrap, "of_areas", others)
-    monkeypatch.setattr(score_files, "held", lambda folder: held.append(folder) or nullcontext())
+    monkeypatch.setattr(score_files, "added_to", lambda folder: held.append(folder) or nullcontext())
     path.write_text(json.dumps({"weights_digest": "mine"}))
     found = bootstrap.scored(model, 100, lambda: given, MagicMock())  # type: ignore[arg-type]
     assert found is not None

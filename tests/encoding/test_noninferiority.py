@@ -85,6 +85,12 @@ def test_no_accuracy_no_answer(accuracy: float) -> None:
     assert (found.percent, found.resolvable) == (None, False)
 
 
+def test_two_images_answer_nothing() -> None:
+    influences = {percent: np.array([0.1, -0.1]) for percent in (100.0, 10.0)}
+    found = smallest_sufficient({100.0: 0.5, 10.0: 0.4}, influences, 0.02)
+    assert (found.percent, found.percent_low, found.resolvable) == (None, 100, False)
+
+
 def test_a_margin_of_all_accuracy_answers_nothing() -> None:
     found = answer({100: 0.05, 50: 0.01, 10: -0.02}, noise=0.001, spread=0.06)
     assert found.margin > 1

@@ -70,6 +70,17 @@ def test_a_map_that_knows_no_weights_does_not_survive() -> None:
     assert randomised.survives({"readout": other, "all": other})
     assert not randomised.survives({"readout": other, "all": same})
     assert not randomised.survives({"readout": {"signed": -0.9, "absolute": 0.9}, "all": other})
+    flat = randomised.rank_correlation(edges, np.zeros_like(edges))
+    assert randomised.survives({"readout": other, "all": flat}) is None, "of a filter that is silent"
+    assert randomised.survives({"readout": same, "all": flat}) is False
+    unknown = {"survives": None, "rank_correlation": {"all": {"signed": None, "absolute": None}}}
+    assert summary({"saliency": [unknown]}) == [
+        "maps that cannot be compared with those of random weights, as one is flat: saliency (1 of 1)"
+    ]
+    assert (
+        "saliency (0 of 1;"
+        in summary({"saliency": [unknown, {"survives": False, "rank_correlation": {"all": same}}]})[0]
+    )
     lines = summary({
         "edges": [{"survives": False, "rank_correlation": {"all": same}}],
         "gradient": [{"survives": True, "rank_correlation": {"all": other}}],

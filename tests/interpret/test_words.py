@@ -39,6 +39,11 @@ def pictures() -> list[np.ndarray]:
     return [rng.integers(0, 256, (height, 40, 3), dtype=np.uint8) for height in (30, 32, 50)]
 
 
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert vocabulary.find(str(tmp_path / "words.txt"), tmp_path).words == ("cat", "dog")
+
+
 def test_texts_are_embedded_as_by_open_clip(tiny: clip.Clip) -> None:
     """Leaving the padding out changes nothing, in whatever order and company."""
     texts = [*NOUNS.words, "word " * 200, ""]

@@ -109,8 +109,10 @@ class ShellOption(click.Option):
         }
         if typed.keys() & set(self.excludes):
             return None
-        if any(name in typed and typed[name] not in values for name, values in self.only_beside.items()):
-            return None
+        for name, values in self.only_beside.items():
+            value = typed.get(name, values[0])
+            if not set(value if isinstance(value, tuple | list) else (value,)) & set(values):
+                return None
         names = sorted(self.envvar or (), key=len, reverse=True)
         return next((os.environ[name] for name in names if os.environ.get(name)), None)
 

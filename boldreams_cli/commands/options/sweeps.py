@@ -15,7 +15,7 @@ from boldreams_cli.commands.options.environment import Command, option
 from boldreams_cli.commands.options.fits import readout_options
 from boldreams_cli.commands.options.machine import device_option, memory_option
 from boldreams_cli.commands.options.stores import choose_backbone, store_option
-from boldreams_cli.commands.options.types import PERCENT, SEED, SUBJECT, CommaList
+from boldreams_cli.commands.options.types import PERCENT, SEED, SUBJECT, WITH_RECIPES, CommaList
 from boldreams_cli.console import ChoiceError
 
 if TYPE_CHECKING:
@@ -144,8 +144,18 @@ def grid_options(command: Command) -> Command:
     @option("--percent", type=CommaList(PERCENT), help="Shares of the filters (default: the paper's nine).")
     @option("--backbone", type=CommaList(click.STRING), help="Backbones (default: the one that the cache holds).")
     @option("--subject", type=CommaList(SUBJECT), help="Subjects (default: all that there are).")
-    @option("--readout", type=CommaList(click.STRING), help="Readouts, as in fit (default: separable).")
-    @option("--recipe", type=CommaList(click.STRING), help="Recipes of the separable readout (default: paper).")
+    @option(
+        "--readout",
+        type=CommaList(click.STRING),
+        excludes=["recipe"],
+        help="Readouts, as in fit (default: separable).",
+    )
+    @option(
+        "--recipe",
+        type=CommaList(click.STRING),
+        only_beside=WITH_RECIPES,
+        help="Recipes of the separable readout (default: paper).",
+    )
     @option("--finetune", type=CommaList(click.BOOL), help="Whether the backbone is trained too (default: no).")
     @option("--seed", type=CommaList(SEED), help="Seeds of all random numbers (default: 0).")
     @data_options

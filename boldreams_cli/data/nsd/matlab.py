@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boldreams_cli.console import BoldreamsError, size
 from boldreams_cli.files import reading
 
 HEADER, TAG = 128, 8
@@ -47,13 +48,18 @@ def read_arrays(path: Path, names: tuple[str, ...], missing: str) -> dict[str, N
     Raises
     ------
     BoldreamsError
-        If the file is missing, no MATLAB v5 file, or damaged, or one of the arrays is not of real numbers.
+        If the file is missing, no MATLAB v5 file, or damaged, or one of the arrays is too large or not of real numbers.
     """
     found = {}
     with reading(path, "it must be a readable MATLAB v5 file; download it again", missing):
         for element in _elements(path.read_bytes()):
             name = _name(element(PREFIX))
             if name in names:
+                if element.size > LARGEST:
+                    raise BoldreamsError(
+                        f"{path}: {name} takes {size(element.size)} in memory, too much of a MATLAB v5 file, which is "
+                        f"read whole; save it with -v7.3"
+                    )
                 found[name] = _array(element(LARGEST))
     return found
 
@@ -63,6 +69,13 @@ class _Element:
 
     def __init__(self, kind: int, content: bytes) -> None:
         self.kind, self.content = kind, content
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of its content, as it declares."""
+        if self.kind == MATRIX:
+            return len(self.content)
+        return int(struct.unpack_from("<II", zlib.decompressobj().decompress(self.content, TAG))[1])
 
     def __call__(self, limit: int) -> bytes:
         if self.kind == MATRIX:

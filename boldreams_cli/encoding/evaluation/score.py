@@ -173,6 +173,13 @@ def _permuted(
     prediction: Tensor, betas: Tensor, repeats: NDArray[np.int64], permutations: int, seed: int
 ) -> NDArray[np.float64]:
     """`permutation_p` of all voxels, which all see the same permutations, with progress."""
+    _, counts = np.unique(repeats, return_counts=True)
+    if (alone := int((counts == 1).sum())) > len(repeats) / 2:
+        logger.warning(
+            "%d of %d test images have a number of repeats that no other has, and are never exchanged: p of "
+            "--permutations says little here; leave it out for Student's t of r",
+            *(alone, len(repeats)),
+        )
     parts = []
     with progress("permute", prediction.shape[1], "voxels") as shown:
         for start in range(0, prediction.shape[1], VOXELS_IN_A_BLOCK):

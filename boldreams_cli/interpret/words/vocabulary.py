@@ -98,7 +98,7 @@ def _brown(cache: Path, raw: bool) -> Vocabulary:
 
 def _lines(path: Path) -> tuple[str, ...]:
     try:
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
     except UnicodeDecodeError as error:
         raise BoldreamsError(f"{path} is no text in UTF-8 ({error}); --vocabulary takes one word a line") from error
     words = tuple(dict.fromkeys(line for line in lines if line))

@@ -266,6 +266,15 @@ def of_other_pixels(noted: dict[str, Any], cache: Path) -> bool:
     return isinstance(known, dict) and known.get("content") != noted["pixels"]
 
 
+def edition_of(cache: Path, store: str) -> str | None:
+    """The edition of a store of maps, as models have it in their spec; None where the maps were deleted since."""
+    from boldreams_cli.features.store.store_arrays import edition
+    from boldreams_cli.stores import ResumableStore
+
+    path = cache / "features" / store
+    return edition(ResumableStore(path)) if path.is_dir() else None
+
+
 def unchanged(known: dict[str, Stamp], cache: Path) -> bool:
     """Whether all files are as they were: read only where their time is another, as in a cache that was copied."""
     try:

@@ -20,7 +20,7 @@ from boldreams_cli.encoding.model.folder import model_folder
 from boldreams_cli.encoding.model.spec import FittedModel, is_whole
 from boldreams_cli.encoding.result import LOG
 from boldreams_cli.features.choosing import the_store
-from boldreams_cli.study.cells.manifest import DONE, Study, of_other_pixels, unchanged
+from boldreams_cli.study.cells.manifest import DONE, Study, edition_of, of_other_pixels, unchanged
 from boldreams_cli.study.cells.running import CAUGHT, facts, settings_of, solver_of
 
 
@@ -31,21 +31,33 @@ def recognised(study: Study, subject: Subject, backbone: str, numbers: Sequence[
     ----------
     study : that the cells are of.
     subject, backbone : of all of them.
-    numbers : of the cells; of finetuned ones those that were noted as done before their scores were changed.
+    numbers : of the cells; of finetuned ones, and those whose maps were deleted, only such as were noted as done are
+        recognised.
     """
     found: dict[int, dict[str, Any] | None] = {}
     try:
         responses = Responses.open(prepared(study, subject))
-        tuned = [number for number in numbers if study.cells[number].finetune]
-        for number in tuned:
+        for number in numbers:
             found[number] = _scored_again(study, number, responses)
-        if len(tuned) < len(numbers):
+        rest = [number for number in numbers if found[number] is None and not study.cells[number].finetune]
+        if rest:
             store = the_store(study.cache, backbone, study.settings.get("features"), names_of(responses.request))
             inputs = Inputs(store, responses, torch.device("cpu"), study.cache / "scratch")
-            for number in sorted(set(numbers) - set(tuned)):
+            for number in rest:
                 found[number] = _fitted(study, number, inputs)
     except CAUGHT as error:  # which the run, or the plan, says of each cell
         logger.debug("subject %s, %s: %s", subject, backbone, error)
+    return {number: noted for number, noted in found.items() if noted is not None}
+
+
+def still_done(study: Study, subject: Subject, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """What is to be noted of those cells of a subject that were noted as done and are, but for other scores."""
+    try:
+        responses = Responses.open(prepared(study, subject))
+        found = {number: _scored_again(study, number, responses) for number in numbers}
+    except CAUGHT as error:
+        logger.debug("subject %s: %s", subject, error)
+        return {}
     return {number: noted for number, noted in found.items() if noted is not None}
 
 
@@ -57,16 +69,24 @@ def _fitted(study: Study, number: int, inputs: Inputs) -> dict[str, Any] | None:
     there = is_whole(folder, spec.key) if (folder / LOG).is_file() else None
     model = None if there is None else FittedModel(folder, there)
     summary = None if model is None else saved_summary(model)
-    return None if model is None or summary is None else facts(study, model, summary, inputs.responses, inputs.store)
+    return (
+        None
+        if model is None or summary is None
+        else facts(study, model, summary, inputs.responses, inputs.store.path.name)
+    )
 
 
 def _scored_again(study: Study, number: int, responses: Responses) -> dict[str, Any] | None:
-    """The same of a finetuned cell that was noted: all but its scores, which are still the model's, is as it was."""
-    noted = study.noted(number)
+    """The same of a cell that was noted: all but its scores, which are still the model's, is as it was."""
+    noted, store = study.noted(number), None
     if noted.get("outcome") != DONE or noted["responses"] != responses.path.name:
         return None
     if "pixels" in noted and of_other_pixels(noted, study.cache):
         return None
+    if not study.cells[number].finetune:  # whose maps may have been deleted since
+        store = noted.get("store")
+        if store is None or edition_of(study.cache, store) not in (None, noted["edition"]):
+            return None
     folder = study.cache / noted["model"]
     spec = is_whole(folder, noted["key"])
     model = None if spec is None else FittedModel(folder, spec)
@@ -75,7 +95,7 @@ def _scored_again(study: Study, number: int, responses: Responses) -> dict[str, 
         return None
     scored = {Path(file).relative_to(study.cache).as_posix() for file in summary["files"]}
     others = {name: stamp for name, stamp in noted["files"].items() if name not in scored}
-    return facts(study, model, summary, responses, None) if unchanged(others, study.cache) else None
+    return facts(study, model, summary, responses, store) if unchanged(others, study.cache) else None
 
 
 def prepared(study: Study, subject: Subject) -> Path:

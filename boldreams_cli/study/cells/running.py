@@ -24,6 +24,7 @@ from boldreams_cli.data.subjects import Subject
 from boldreams_cli.encoding import fit as fitting
 from boldreams_cli.encoding.evaluation import score as scoring
 from boldreams_cli.encoding.evaluation.saved.files import SCORES, Draw, save, saved_summary
+from boldreams_cli.encoding.evaluation.saved.identity import FORMAT
 from boldreams_cli.encoding.finetuning import processes
 from boldreams_cli.encoding.finetuning.run import finetune
 from boldreams_cli.encoding.finetuning.settings import FinetuneSettings
@@ -290,7 +291,7 @@ class Group:
                         scores = scoring.score(*(model, self.responses, self.study.cache, root, self.device, memory))
                         save(scores, self._draw)
                         summary = scores.summary()
-                store = None if cell.finetune else self.store
+                store = None if cell.finetune else self.store.path.name
                 self.study.note(number, DONE, **facts(self.study, model, summary, self.responses, store))
                 logger.info("cell %d: done, mean r %.4f", number, summary["r_mean"])
             except StoppedError as stopped:
@@ -305,8 +306,10 @@ class Group:
 
     def _fit(self, cell: Cell, memory: int) -> FittedModel:
         """The model of a cell, fitted unless it is there."""
-        study, precision = self.study, self.study.settings.get("precision") or "fp32"
-        with float32_products(precision, self.device):
+        study, precision = self.study, self.study.settings.get("precision")
+        if not cell.finetune:  # a readout that has no such setting computes in fp32, and says so in no spec
+            precision = getattr(solver_of(cell, study.settings).settings, "precision", None)
+        with float32_products(precision or "fp32", self.device):
             if not cell.finetune:
                 solver = solver_of(cell, study.settings)
                 return fitting.fit(
@@ -333,7 +336,7 @@ class Group:
 
 
 def facts(
-    study: Study, model: FittedModel, summary: dict[str, Any], responses: Responses, store: FeatureStore | None
+    study: Study, model: FittedModel, summary: dict[str, Any], responses: Responses, store: str | None
 ) -> dict[str, Any]:
     """What is noted of a cell that is done; `Known.done` (sweep.py) looks whether its files are still the same.
 
@@ -342,7 +345,7 @@ def facts(
     study : that the cell is of.
     model, summary : of the cell, and of its scores.
     responses : that it was fitted to.
-    store : of its maps; None where the backbone was finetuned.
+    store : name of that of its maps; None where the backbone was finetuned.
     """
     files = [model.folder / name for name in ("spec.json", WEIGHTS, LOG, SCORES)]
     files += [Path(file) for file in summary["files"]]
@@ -352,10 +355,11 @@ def facts(
     images: dict[str, Any] = {
         name: training[name] for name in ("stimuli", "pixels") if store is None and name in training
     }
-    maps = {} if store is None else {"store": store.path.name, "edition": model.spec.edition}
+    maps = {} if store is None else {"store": store, "edition": model.spec.edition}
     return {
         "model": model.folder.relative_to(study.cache).as_posix(),
         "key": model.spec.key,
+        "format": FORMAT,
         "files": stamps(list(dict.fromkeys(files)), study.cache),
         "responses": responses.path.name,
         **maps,

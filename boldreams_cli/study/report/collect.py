@@ -20,6 +20,7 @@ from boldreams_cli.data.responses import Responses
 from boldreams_cli.data.subjects import Subject as SubjectName
 from boldreams_cli.data.subjects import in_order, subject_of_store
 from boldreams_cli.encoding.evaluation.retinotopy import degrees_of
+from boldreams_cli.encoding.evaluation.saved.identity import FORMAT
 from boldreams_cli.encoding.model.folder import ModelRow, find_models
 from boldreams_cli.files import read_json
 from boldreams_cli.interpret.products import Kept, find_products
@@ -250,8 +251,8 @@ def _add_scores(model: Model, scores: Any, findings: Findings, again: str) -> No
     if scores.get("excluded"):
         said = f"{scores['excluded']} of {scores['voxels']} voxels have no correlation and are left out of all means"
         findings.warn(where, said, "scores.json names them")
-    if "r_image_se" not in scores:
-        findings.warn(where, "is of an earlier version: no errors over images", again)
+    if scores.get("format") != FORMAT:
+        findings.warn(where, "is of an earlier version, whose errors, p or q may differ from those of others", again)
     if isinstance(folds := scores.get("folds"), dict):
         model.other_tests[f"training images, {folds['folds']} folds"] = folds
     for path in sorted(where.parent.glob("scores-*.json")):

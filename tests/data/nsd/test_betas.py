@@ -13,6 +13,7 @@ import scipy.io
 import scipy.stats
 
 from boldreams_cli.console import BoldreamsError, ChoiceError
+from boldreams_cli.data.nsd import matlab
 from boldreams_cli.data.nsd.betas import chunks
 from boldreams_cli.data.nsd.betas import sessions as betas
 from boldreams_cli.data.nsd.betas.sessions import (
@@ -138,7 +139,9 @@ def test_wrong_shape_dataset_or_type(experiment: Experiment, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_matlab_v5_is_read_with_its_own_order_of_axes(tmp_path: Path, packed: bool) -> None:
+def test_matlab_v5_is_read_with_its_own_order_of_axes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
     path, raw = tmp_path / "betas_session01.mat", RNG.integers(-900, 900, (*SHAPE, TRIALS)).astype(np.int16)
     scipy.io.savemat(path, {"other": np.ones(3), "betas": raw}, do_compression=packed)
     assert header(path) == (SHAPE, TRIALS)
@@ -149,6 +152,11 @@ def test_matlab_v5_is_read_with_its_own_order_of_axes(tmp_path: Path, packed: bo
     ):
         scipy.io.savemat(path, wrong)
         with pytest.raises(BoldreamsError, match=said):
+            header(path)
+    scipy.io.savemat(path, {"betas": raw}, do_compression=packed)
+    with monkeypatch.context() as patch:
+        patch.setattr(matlab, "LARGEST", raw.nbytes // 2)
+        with pytest.raises(BoldreamsError, match=r"betas takes .* in memory.* save it with -v7\.3"):
             header(path)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(BoldreamsError, match="truncated or damaged"):

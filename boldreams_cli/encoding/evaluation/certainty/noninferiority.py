@@ -115,7 +115,7 @@ def smallest_sufficient(
     held = sequence[:failed] if used < 1 else []
     return Minimal(
         percent=held[-1].percent if held else None,
-        percent_low=min(item.percent for item in sequence if item.not_worse),
+        percent_low=min((item.percent for item in sequence if item.not_worse), default=reference),
         reference=reference,
         margin=used,
         asked=margin,

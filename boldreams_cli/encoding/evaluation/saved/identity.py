@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from boldreams_cli.encoding.model.spec import ModelSpec
 from boldreams_cli.files import fingerprint
+
+if TYPE_CHECKING:
+    from boldreams_cli.encoding.model.spec import ModelSpec
 
 FORMAT = 5  # of scores.json and the files beside it
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import torch
@@ -52,9 +53,15 @@ def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) 
     return {name: _spearman(one.ravel(), other.ravel()) for name, (one, other) in pairs.items()}
 
 
-def survives(correlations: dict[str, dict[str, float]]) -> bool:
-    """Whether the signed map is another with every kind of random weights: |rank correlation| is at most LIMIT."""
-    return all(abs(found["signed"]) <= LIMIT for found in correlations.values())
+def survives(correlations: dict[str, dict[str, float]]) -> bool | None:
+    """Whether the signed map is another with every kind of random weights: |rank correlation| is at most LIMIT.
+
+    None where that cannot be told, as a map is flat: of a filter that is silent everywhere.
+    """
+    found = [abs(level["signed"]) for level in correlations.values()]
+    if any(value > LIMIT for value in found):
+        return False
+    return None if any(math.isnan(value) for value in found) else True
 
 
 def _spearman(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ SETTINGS = {
     "curves": [curves.POINTS, curves.ORDERS],
     "infidelity": [measures.SQUARES, measures.SIDE],
     "sensitivity": [measures.COPIES, measures.RADIUS],
-    "randomised": [list(randomised.LEVELS), randomised.SEED],
+    "randomised": [list(randomised.LEVELS), randomised.SEED, "flat maps are not compared"],
 }
 
 
@@ -122,33 +123,39 @@ class Checked:
     def line(self) -> str:
         """The measures, for a title."""
         found = self.numbers
-        survived = "survives" if found["survives"] else "does NOT survive"
+        said = {True: "survives", False: "does NOT survive", None: "a flat map cannot be compared with those of"}
         return (
             f"relative infidelity {found['relative_infidelity']:.2f}, sensitivity {found['sensitivity']:.2f}; "
-            f"{survived} random weights"
+            f"{said[found['survives']]} random weights"
         )
 
 
 def summary(checks: Mapping[str, Sequence[Description]]) -> list[str]:
     """One line each: which methods' maps survive random weights, and which do not; by method, all of its checks."""
     lines = []
+    flat = {method: sum(one["survives"] is None for one in found) for method, found in checks.items()}
+    told = {method: [one for one in found if one["survives"] is not None] for method, found in checks.items()}
     for kept, said in (
         (True, "survive random weights"),
         (False, "do NOT survive random weights, which change them little"),
     ):
         named = [
             f"{method} ({_range(found)})"
-            for method, found in checks.items()
-            if all(one["survives"] for one in found) == kept
+            for method, found in told.items()
+            if found and all(one["survives"] for one in found) == kept
         ]
         if named:
             lines.append(f"maps that {said}: {', '.join(named)}")
+    if any(flat.values()):
+        named = [f"{method} ({count} of {len(checks[method])})" for method, count in flat.items() if count]
+        lines.append(f"maps that cannot be compared with those of random weights, as one is flat: {', '.join(named)}")
     return lines
 
 
 def _range(found: Sequence[Description]) -> str:
     """How alike maps of random weights are, of all images and targets."""
-    values = [abs(level["signed"] or 0) for one in found for level in one["rank_correlation"].values()]
+    levels = [level["signed"] for one in found for level in one["rank_correlation"].values()]
+    values = [abs(value) for value in levels if value is not None and math.isfinite(value)]
     kept = sum(one["survives"] for one in found)
     return (
         f"{kept} of {len(found)}; rank correlation at most {max(values):.2f} of either sign, limit {randomised.LIMIT}"
