@@ -90,10 +90,8 @@ def make_plan(backbone: Backbone, source: Source, cache: Path, dtype: str, keep_
         **({"signed": True} if signed and backbone.entry.library else {}),
     }
     path = FeatureStore.path_for(cache, spec)
-    rows = len(source.images)
-    if (path / "zarr.json").exists():
-        store = FeatureStore(path)
-        rows = len(np.setdiff1d(source.images, store.images[store.done()]))
+    store = FeatureStore(path) if (path / "zarr.json").exists() else None
+    rows = len(source.images) if store is None else _rows_to_compute(store, source)
     return Plan(
         spec=spec,
         path=path,
@@ -104,6 +102,20 @@ def make_plan(backbone: Backbone, source: Source, cache: Path, dtype: str, keep_
         free=free_bytes(path),
         chunks={name: [shard_rows(image_bytes), 1, *shape[1:]] for name, shape in layers.items()},
     )
+
+
+def _rows_to_compute(store: FeatureStore, source: Source) -> int:
+    """Rows that an extraction computes: a unit's unfinished ones together, so those of another source as well."""
+    new = np.setdiff1d(source.images, store.images)
+    done = np.append(_finished(store), np.zeros(len(new), dtype=bool))
+    units = np.arange(len(done)) // store.rows_per_shard
+    wanted = np.isin(np.append(store.images, new), source.images) & ~done
+    return int(np.count_nonzero(~done & np.isin(units, units[wanted])))
+
+
+def _finished(store: FeatureStore) -> NDArray[np.bool_]:
+    """(rows,) whether nothing of a row is to be computed."""
+    return store.done() & store.done("mean")
 
 
 def _ratio(maps: dict[str, NDArray[Any]]) -> float:
@@ -121,7 +133,16 @@ def _maps(backbone: Backbone, images: NDArray[Any], dtype: str) -> dict[str, Ten
 
 @dataclass
 class Result:
-    """What an extraction did."""
+    """What an extraction did.
+
+    Parameters
+    ----------
+    store : that it filled.
+    computed : images that this run computed, in two passes or one; those of others among them that lay unfinished in
+        the same units.
+    skipped : of the images that were asked for, those that were done before.
+    seconds : it took.
+    """
 
     store: FeatureStore
     computed: int
@@ -174,6 +195,7 @@ def extract(
     store = FeatureStore.create(cache, plan.spec, backbone.weights)
     store.add_images(source.images, stop)
     check_stimuli(store, source, stop)
+    skipped = int(np.isin(source.images, store.images[_finished(store)]).sum())
     computed = 0
     with float32_products("fp32", backbone.device):
         if plan.spec["keep"] is not None and not store.has_maps:
@@ -183,7 +205,7 @@ def extract(
     done = int(np.isin(store.images[store.done()], source.images).sum())
     if done < len(source.images):
         logger.info("%d of %d images are done; other tasks of the array have the rest", done, len(source.images))
-    return Result(store, computed, len(source.images) - computed, time.monotonic() - start)
+    return Result(store, computed, skipped, time.monotonic() - start)
 
 
 def _keep_best(store: FeatureStore, source: Source, plan: Plan) -> None:

@@ -111,6 +111,30 @@ def test_new_images_leave_old_rows_as_they_are(backbone: Backbone, source: Sourc
     )
 
 
+def test_rows_that_a_stopped_run_left_count_as_computed_and_none_as_skipped_before(
+    backbone: Backbone, source: Source, tmp_path: Path
+) -> None:
+    """A unit is computed whole, with the images of another subject that lie in it."""
+    with pytest.raises(StoppedError, match="0 images are done"):
+        run(backbone, source, tmp_path, stop=StopAt(1))
+    other = replace(source, images=np.array([60, 61, 62, 63]))
+    assert make_plan(backbone, other, tmp_path, "float16", None).rows == 12
+    found = run(backbone, other, tmp_path).summary()
+    assert (found["rows"], found["computed"], found["skipped"]) == (44, 12, 0)
+    more = replace(source, images=np.array([61, 33, 2, 62]))
+    found = run(backbone, more, tmp_path).summary()
+    assert (found["rows"], found["computed"], found["skipped"]) == (44, 16, 3)
+
+
+def test_skipped_is_what_was_done_before(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    first = run(backbone, source, tmp_path, shard=(0, 2))  # the rest is left to another task
+    assert (first.computed, first.skipped) == (24, 0)
+    with pytest.raises(StoppedError):
+        run(backbone, source, tmp_path, keep=10, stop=StopAt(4))
+    kept = run(backbone, source, tmp_path, keep=10)  # images that were ranked and not stored are not done
+    assert (kept.computed, kept.skipped) == (40, 0)
+
+
 def test_tasks_of_an_array_share_the_work(backbone: Backbone, source: Source, tmp_path: Path) -> None:
     whole = everything(run(backbone, source, tmp_path / "whole"))
     counts = [run(backbone, source, tmp_path / "parts", shard=(index, 2)).computed for index in (1, 0)]
