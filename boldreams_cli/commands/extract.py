@@ -139,7 +139,8 @@ def _described(plan: Plan) -> dict[str, object]:
         "store": str(plan.path),
         "images": plan.rows,
         "layers": plan.spec["layers"],
-        "stored_filters": plan.stored,
+        "stored_filters": {name: most for name, (_, most) in plan.stored.items()},
+        "fewest_filters": {name: fewest for name, (fewest, _) in plan.stored.items()},
         "chunks": plan.chunks,
         "raw_bytes": plan.raw_bytes,
         "expected_bytes": plan.bytes,
@@ -154,8 +155,15 @@ def _lines(plan: Plan) -> list[str]:
     lines = [f"store: {plan.path}", f"images to compute: {plan.rows}"]
     for name, shape in plan.spec["layers"].items():
         chunk = " x ".join(map(str, plan.chunks[name]))
-        lines.append(f"  {name}: {plan.stored[name]} of {shape[0]} filters, {shape[1]} x {shape[2]}, chunks {chunk}")
+        fewest, most = plan.stored[name]
+        count = f"{fewest} to {most}" if most > fewest else f"{most}"
+        lines.append(f"  {name}: {count} of {shape[0]} filters, {shape[1]} x {shape[2]}, chunks {chunk}")
+    known = all(fewest == most for fewest, most in plan.stored.values())
+    about, at_most = ("about", "") if known else ("at most about", "at most ")
     lines.append(
-        f"maps: {size(plan.raw_bytes)}, about {size(plan.bytes)} compressed ({plan.ratio:.2f} : 1 on a sample)"
+        f"maps: {at_most}{size(plan.raw_bytes)}, {about} {size(plan.bytes)} compressed "
+        f"({plan.ratio:.2f} : 1 on a sample)"
     )
+    if not known:
+        lines.append("the filters stored are those among the best of any subject: how many, the first pass finds out")
     return [*lines, f"free disk: {size(plan.free)}"]

@@ -28,29 +28,55 @@ STIMULI_AT_ONCE = 32
 
 @dataclass
 class Plan:
-    """What a run will write, before it writes anything."""
+    """What a run will write, before it writes anything.
+
+    Parameters
+    ----------
+    spec, path : of the store.
+    rows : to compute.
+    best : layer -> filters that are kept as the best of each subject.
+    stored : layer -> fewest and most filters that all subjects' best are together; equal where that is known.
+    ratio : how many times smaller the maps become.
+    free : bytes on the disk.
+    chunks : layer -> shape of a chunk.
+    """
 
     spec: dict[str, Any]
     path: Path
     rows: int
-    stored: dict[str, int]
-    raw_bytes: int
+    best: dict[str, int]
+    stored: dict[str, tuple[int, int]]
     ratio: float
     free: int
     chunks: dict[str, list[int]] = field(default_factory=dict)
 
     @property
+    def raw_bytes(self) -> int:
+        """Of all maps, at most."""
+        return self.rows * image_bytes(self.spec, {name: most for name, (_, most) in self.stored.items()})
+
+    @property
     def bytes(self) -> int:
-        """Expected on disk, with a tenth to spare."""
-        return int(self.raw_bytes / self.ratio * 1.1)
+        """Expected on disk at most, with a tenth to spare."""
+        return self._on_disk(self.raw_bytes)
 
     def check_disk(self) -> None:
-        """Raise BoldreamsError if the run will not fit on the disk."""
-        if self.bytes > self.free:
+        """Raise BoldreamsError if the run will not fit on the disk, however few filters are stored."""
+        least = self.rows * image_bytes(self.spec, {name: fewest for name, (fewest, _) in self.stored.items()})
+        if self._on_disk(least) > self.free:
             raise BoldreamsError(
-                f"the maps need about {size(self.bytes)} and {self.path.parent.parent} has {size(self.free)} free; "
-                "use --keep-percent, --cache DIR on a larger disk, or fewer subjects"
+                f"the maps need about {size(self._on_disk(least))} and {self.path.parent.parent} has "
+                f"{size(self.free)} free; use --keep-percent, --cache DIR on a larger disk, or fewer subjects"
             )
+
+    def _on_disk(self, raw: int) -> int:
+        return int(raw / self.ratio * 1.1)
+
+
+def image_bytes(spec: dict[str, Any], stored: dict[str, int]) -> int:
+    """Bytes of one image's maps of so many filters of each layer."""
+    item = np.dtype(spec["dtype"]).itemsize
+    return sum(stored[name] * height * width * item for name, (_, height, width) in spec["layers"].items())
 
 
 def make_plan(backbone: Backbone, source: Source, cache: Path, dtype: str, keep_percent: float | None) -> Plan:
@@ -72,12 +98,12 @@ def make_plan(backbone: Backbone, source: Source, cache: Path, dtype: str, keep_
     if keep_percent is not None:
         chosen_by = fingerprint(source.training)
         keep = {"percent": keep_percent, "training_images": chosen_by}
-    stored = {
+    best = {
         name: filter_count(shape[0], keep_percent if keep_percent is not None else 100)
         for name, shape in layers.items()
     }
-    item = np.dtype(dtype).itemsize
-    image_bytes = sum(stored[name] * shape[1] * shape[2] * item for name, shape in layers.items())
+    # A part of the fingerprint: of one subject's filters, whatever several keep together.
+    shard = shard_rows(image_bytes({"dtype": dtype, "layers": layers}, best))
     spec = {
         "backbone": backbone.entry.name,
         "weights_digest": backbone.digest,
@@ -86,24 +112,45 @@ def make_plan(backbone: Backbone, source: Source, cache: Path, dtype: str, keep_
         "dtype": dtype,
         "stimuli": source.identity,
         "keep": keep,
-        "shard_rows": shard_rows(image_bytes),
+        "shard_rows": shard,
         **({"signed": True} if signed and backbone.entry.library else {}),
     }
     path = FeatureStore.path_for(cache, spec)
-    rows = len(source.images)
-    if (path / "zarr.json").exists():
-        store = FeatureStore(path)
-        rows = len(np.setdiff1d(source.images, store.images[store.done()]))
+    store = FeatureStore(path) if (path / "zarr.json").exists() else None
     return Plan(
         spec=spec,
         path=path,
-        rows=rows,
-        stored=stored,
-        raw_bytes=image_bytes * rows,
+        rows=len(source.images) if store is None else _rows_to_compute(store, source),
+        best=best,
+        stored=_stored(spec, best, len(source.training), store),
         ratio=_ratio(maps),
         free=free_bytes(path),
-        chunks={name: [shard_rows(image_bytes), 1, *shape[1:]] for name, shape in layers.items()},
+        chunks={name: [shard, 1, *shape[1:]] for name, shape in layers.items()},
     )
+
+
+def _stored(
+    spec: dict[str, Any], best: dict[str, int], subjects: int, store: FeatureStore | None
+) -> dict[str, tuple[int, int]]:
+    """Layer -> fewest and most filters that are stored: of several subjects those that are among the best of any."""
+    if store is not None and store.has_maps:
+        counts = {name: len(store.filters(name)) for name in best}
+        return {name: (count, count) for name, count in counts.items()}
+    return {name: (count, min(spec["layers"][name][0], count * subjects)) for name, count in best.items()}
+
+
+def _rows_to_compute(store: FeatureStore, source: Source) -> int:
+    """Rows that an extraction computes: a unit's unfinished ones together, so those of another source as well."""
+    new = np.setdiff1d(source.images, store.images)
+    done = np.append(_finished(store), np.zeros(len(new), dtype=bool))
+    units = np.arange(len(done)) // store.rows_per_shard
+    wanted = np.isin(np.append(store.images, new), source.images) & ~done
+    return int(np.count_nonzero(~done & np.isin(units, units[wanted])))
+
+
+def _finished(store: FeatureStore) -> NDArray[np.bool_]:
+    """(rows,) whether nothing of a row is to be computed."""
+    return store.done() & store.done("mean")
 
 
 def _ratio(maps: dict[str, NDArray[Any]]) -> float:
@@ -121,7 +168,16 @@ def _maps(backbone: Backbone, images: NDArray[Any], dtype: str) -> dict[str, Ten
 
 @dataclass
 class Result:
-    """What an extraction did."""
+    """What an extraction did.
+
+    Parameters
+    ----------
+    store : that it filled.
+    computed : images that this run computed, in two passes or one; those of others among them that lay unfinished in
+        the same units.
+    skipped : of the images that were asked for, those that were done before.
+    seconds : it took.
+    """
 
     store: FeatureStore
     computed: int
@@ -174,6 +230,7 @@ def extract(
     store = FeatureStore.create(cache, plan.spec, backbone.weights)
     store.add_images(source.images, stop)
     check_stimuli(store, source, stop)
+    skipped = int(np.isin(source.images, store.images[_finished(store)]).sum())
     computed = 0
     with float32_products("fp32", backbone.device):
         if plan.spec["keep"] is not None and not store.has_maps:
@@ -183,7 +240,7 @@ def extract(
     done = int(np.isin(store.images[store.done()], source.images).sum())
     if done < len(source.images):
         logger.info("%d of %d images are done; other tasks of the array have the rest", done, len(source.images))
-    return Result(store, computed, len(source.images) - computed, time.monotonic() - start)
+    return Result(store, computed, skipped, time.monotonic() - start)
 
 
 def _keep_best(store: FeatureStore, source: Source, plan: Plan) -> None:
@@ -196,15 +253,13 @@ def _keep_best(store: FeatureStore, source: Source, plan: Plan) -> None:
             "the array have finished theirs"
         ) from error
     kept = {}
-    for name, count in plan.stored.items():
+    for name, count in plan.best.items():
         orders = [filter_order(filter_std(store.means(name, subject))) for subject in rows]
         wanted = np.unique(np.concatenate([order[:count] for order in orders]))
         joint = joint_order(orders)
         kept[name] = joint[np.isin(joint, wanted)]
-    # Several subjects' best filters are more than one's, which is what was planned for.
-    item = np.dtype(plan.spec["dtype"]).itemsize
-    image = sum(len(kept[name]) * height * width * item for name, (_, height, width) in plan.spec["layers"].items())
-    replace(plan, raw_bytes=image * plan.rows).check_disk()
+    # Several subjects' best filters may be more than the fewest, for which there was room.
+    replace(plan, stored={name: (len(filters), len(filters)) for name, filters in kept.items()}).check_disk()
     store.keep_filters(kept)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import socket
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
@@ -179,7 +179,9 @@ def _why(error: Exception) -> str:
     return f": {(str(error).splitlines() or ['it is empty'])[0]}"
 
 
-def match(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], said: str) -> dict[str, Tensor]:
+def match(
+    wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], said: str, idle: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """Bring a state dict under the network's own names.
 
     Tensors match by name, with the usual prefixes, and never by position.
@@ -189,6 +191,7 @@ def match(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], said: str) 
     wanted : the network's own state dict, for names and shapes.
     state : the weights to use.
     said : what to call them in an error.
+    idle : modules whose tensors decide no map: they are zeros where the weights have none that fit.
 
     Raises
     ------
@@ -197,6 +200,12 @@ def match(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], said: str) 
     """
     needed = {key: wanted[key] for key in decisive(wanted)}
     best = max(PREFIXES, key=lambda prefix: sum(prefix + key in state for key in needed))
+    zeros = {
+        key: torch.zeros_like(value)  # not as they were drawn, by a seed, which the digest would tell
+        for key, value in needed.items()
+        if _is_in(key, idle) and (best + key not in state or state[best + key].shape != value.shape)
+    }
+    needed = {key: value for key, value in needed.items() if key not in zeros}
     missing = [key for key in needed if best + key not in state]
     found = {key: state[best + key] for key in needed if best + key in state}
     wrong = [
@@ -210,7 +219,12 @@ def match(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], said: str) 
         raise BoldreamsError(f"weights {said} hold whole numbers in {listing(whole, 3)}; quantised weights do not fit")
     if missing:
         raise BoldreamsError(f"weights {said} lack {len(missing)} tensors that are needed: {listing(missing, 3)}")
-    return dict(wanted) | found
+    return dict(wanted) | zeros | found
+
+
+def _is_in(key: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor is of one of some modules."""
+    return any(key.startswith(f"{module}.") for module in modules)
 
 
 def decisive(state: Mapping[str, Tensor]) -> list[str]:

@@ -168,6 +168,9 @@ def test_ranking_without_a_store_is_the_stores(small: Small, tmp_path: Path) -> 
     images.content = "of other images, of which the fingerprint knows a sample"
     rank_images(backbone, images, small.responses.train_images, StopFlag())
     assert len(set(images.path.parent.glob("ranking-*")) - before) == 1
+    backbone.rectified = not backbone.rectified  # as the maps, so their order: --map, normalisation, library
+    rank_images(backbone, images, small.responses.train_images, StopFlag())
+    assert len(set(images.path.parent.glob("ranking-*")) - before) == 2
 
 
 def test_resized_stimuli_are_those_of_extract_and_kept(small: Small, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from boldreams_cli.commands.extract import _described, _lines
 from boldreams_cli.console import BoldreamsError, StopFlag, StoppedError
 from boldreams_cli.features import backbones, extraction, extraction_pass
 from boldreams_cli.features.backbones import Backbone
@@ -111,6 +112,30 @@ def test_new_images_leave_old_rows_as_they_are(backbone: Backbone, source: Sourc
     )
 
 
+def test_rows_that_a_stopped_run_left_count_as_computed_and_none_as_skipped_before(
+    backbone: Backbone, source: Source, tmp_path: Path
+) -> None:
+    """A unit is computed whole, with the images of another subject that lie in it."""
+    with pytest.raises(StoppedError, match="0 images are done"):
+        run(backbone, source, tmp_path, stop=StopAt(1))
+    other = replace(source, images=np.array([60, 61, 62, 63]))
+    assert make_plan(backbone, other, tmp_path, "float16", None).rows == 12
+    found = run(backbone, other, tmp_path).summary()
+    assert (found["rows"], found["computed"], found["skipped"]) == (44, 12, 0)
+    more = replace(source, images=np.array([61, 33, 2, 62]))
+    found = run(backbone, more, tmp_path).summary()
+    assert (found["rows"], found["computed"], found["skipped"]) == (44, 16, 3)
+
+
+def test_skipped_is_what_was_done_before(backbone: Backbone, source: Source, tmp_path: Path) -> None:
+    first = run(backbone, source, tmp_path, shard=(0, 2))  # the rest is left to another task
+    assert (first.computed, first.skipped) == (24, 0)
+    with pytest.raises(StoppedError):
+        run(backbone, source, tmp_path, keep=10, stop=StopAt(4))
+    kept = run(backbone, source, tmp_path, keep=10)  # images that were ranked and not stored are not done
+    assert (kept.computed, kept.skipped) == (40, 0)
+
+
 def test_tasks_of_an_array_share_the_work(backbone: Backbone, source: Source, tmp_path: Path) -> None:
     whole = everything(run(backbone, source, tmp_path / "whole"))
     counts = [run(backbone, source, tmp_path / "parts", shard=(index, 2)).computed for index in (1, 0)]
@@ -156,6 +181,30 @@ def test_several_subjects_keep_the_best_filters_of_each(backbone: Backbone, sour
         assert set(kept.filters(name).tolist()) == set(np.concatenate(best).tolist())
     turned = make_plan(backbone, replace(source, training=[*both[::-1], both[0]]), tmp_path, "float16", 10)
     assert turned.path == kept.path  # the order in which subjects were asked for decides nothing
+    assert turned.stored == {name: (len(kept.filters(name)),) * 2 for name in kept.layers}  # chosen already
+
+
+def test_several_subjects_may_keep_more_filters_than_one(
+    backbone: Backbone, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = replace(source, training=[IMAGES[:15], IMAGES[15:30]])
+    one, two = (make_plan(backbone, each, tmp_path, "float16", 10) for each in (source, both))
+    assert one.stored == {name: (fewest, fewest) for name, (fewest, _) in two.stored.items()}
+    assert two.stored["features.12"] == (25, 50)
+    assert two.raw_bytes == 2 * one.raw_bytes
+    assert two.spec["shard_rows"] == one.spec["shard_rows"]
+    assert make_plan(backbone, both, tmp_path, "float16", 70).stored["features.12"] == (179, 256)
+    lines, described = _lines(two), _described(two)
+    assert any("features.12: 25 to 50 of 256 filters" in line for line in lines)
+    assert (described["stored_filters"]["features.12"], described["fewest_filters"]["features.12"]) == (50, 25)
+    assert any("features.12: 25 of 256 filters" in line for line in _lines(one))
+    kept = run(backbone, both, tmp_path, keep=10).store
+    more = replace(both, images=np.arange(50))
+    there = make_plan(backbone, more, tmp_path, "float16", 10)
+    assert there.path == kept.path
+    assert there.stored["features.12"] == (len(kept.filters("features.12")),) * 2
+    monkeypatch.setattr(extraction, "free_bytes", lambda path: int(one.raw_bytes * 1.1 / one.ratio) + 1)
+    make_plan(backbone, both, tmp_path / "new", "float16", 10).check_disk()  # they may fit, if subjects agree
 
 
 def test_the_second_pass_leaves_the_means_that_filters_were_chosen_by(

@@ -97,6 +97,32 @@ def test_a_file_of_weights_is_matched_by_name_and_digests_alike(tmp_path: Path) 
     assert_close(again.network.state_dict()["conv1.0.weight"], whole.state_dict()["conv1.0.weight"])
 
 
+@pytest.mark.parametrize(("name", "head"), [("test_resnet", "fc"), ("test_vit", "head"), ("test_convnext", "head.fc")])
+def test_a_file_of_other_classes_or_of_none_gives_the_same_maps(name: str, head: str, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(3)
+    whole = timm.create_model(name).state_dict()
+    trunk = {key: value for key, value in whole.items() if not key.startswith(f"{head}.")}
+    ten = {key: value[:10] for key, value in whole.items() if key not in trunk}
+    assert len(ten) == 2
+    found = {}
+    for kind, state in {"whole": whole, "ten": trunk | ten, "none": trunk}.items():
+        torch.save(state, tmp_path / f"{kind}.pt")
+        found[kind] = backbones.load(f"timm:{name}", str(tmp_path / f"{kind}.pt"), seed=len(found))
+    assert found["whole"].digest == weight_files.digest(whole), "as in the stores that there are"
+    assert found["ten"].digest == found["none"].digest != found["whole"].digest
+    with torch.inference_mode():
+        maps = {kind: backbone(pixels(f"timm:{name}")) for kind, backbone in found.items()}
+    for layer, expected in maps["whole"].items():
+        assert_close(maps["ten"][layer], expected, rtol=0, atol=0)
+        assert_close(maps["none"][layer], expected, rtol=0, atol=0)
+    del trunk[next(iter(trunk))]
+    torch.save(trunk, tmp_path / "short.pt")
+    with pytest.raises(BoldreamsError, match="lack 1 tensors that are needed"):
+        backbones.load(f"timm:{name}", str(tmp_path / "short.pt"))
+
+
 def test_preprocessing_is_the_models_own_and_old_stores_keep_their_fingerprint() -> None:
     vit = backbones.entry("timm:test_vit").preprocessing
     assert (vit.size, vit.mean, vit.interpolation) == (160, (0.5, 0.5, 0.5), "bicubic")

@@ -41,7 +41,8 @@ def rank_images(
     StoppedError
         If a signal came.
     """
-    key = fingerprint([images.fingerprint, images.content, training, backbone.digest, backbone.layers])
+    network = [backbone.digest, backbone.layers, backbone.reading()]  # --map and normalisation decide maps as well
+    key = fingerprint([images.fingerprint, images.content, training, *network])
     path = images.path.with_name(f"ranking-{key}.safetensors")
     if not path.exists():
         with float32_products("fp32", backbone.device):

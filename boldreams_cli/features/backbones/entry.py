@@ -38,6 +38,7 @@ class Entry:
     dream : the authors' settings for dreams (steps, rate, range of scales).
     classifier : builds the whole untrained network, where it was trained on ImageNet's classes.
     renamed : brings a published file's names under the network's own; leaves those that it does not know.
+    idle : modules whose parameters decide no map: the head that a network was trained with, which a file may lack.
     reads : ``images``, or ``captions`` of them: a text tower, which `features.text` builds.
     cut : (network, layers) -> the network that gives these layers' maps; None where `stages` does.
     read : how maps come out of the network; None where each layer's module gives them.
@@ -58,6 +59,7 @@ class Entry:
     dream: Mapping[str, Any]
     classifier: Callable[[], nn.Module] | None = None
     renamed: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    idle: tuple[str, ...] = ()
     reads: str = "images"
     cut: Callable[[nn.Module, Sequence[str]], nn.Module] | None = None
     read: Read | None = None

@@ -81,7 +81,7 @@ def load(
             network = _up_to(network, [chosen.layers[layer] for layer in names])
     state, said = weight_files.find(chosen.name, chosen.source, chosen.pretrained, weights, seed)
     if state is not None:
-        network.load_state_dict(weight_files.match(network.state_dict(), chosen.renamed(state), said))
+        network.load_state_dict(weight_files.match(network.state_dict(), chosen.renamed(state), said, chosen.idle))
     weight_digest = weight_files.digest(network.state_dict())
     for module in network.modules():
         if getattr(module, "inplace", False):

@@ -111,6 +111,7 @@ def named(name: str) -> Entry:
         preprocessing=Preprocessing(size, *colours, interpolation(config["interpolation"])),
         stages=lambda: timm.create_model(name, pretrained=False),
         pretrained=lambda: _published(name),
+        idle=_head(sketch),
         classifier=(lambda: timm.create_model(name, pretrained=False)) if classes == IMAGENET_CLASSES else None,
         batch_size=8,
         dream={"steps": round(1024 * size / 224), "rate": 1e-2, "scale": (0.5, 1.0)},
@@ -118,6 +119,12 @@ def named(name: str) -> Entry:
         other_layer=lambda layer: maps.other(sketch, f"timm:{name}", layer),
         library=f"timm {timm.__version__}",
     )
+
+
+def _head(sketch: nn.Module) -> tuple[str, ...]:
+    """The modules that give classes, of which ``forward_intermediates`` calls none."""
+    named = getattr(sketch, "pretrained_cfg", {}).get("classifier") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
 
 
 def _shape(maps: Tensor) -> tuple[int, int, int]:
