@@ -97,6 +97,18 @@ def test_a_file_of_weights_is_matched_by_name_and_digests_alike(tmp_path: Path) 
     assert_close(again.network.state_dict()["conv1.0.weight"], whole.state_dict()["conv1.0.weight"])
 
 
+def test_a_networks_own_whole_numbers_are_no_quantised_weights(tmp_path: Path) -> None:
+    """Swin keeps the indices of its relative positions among its weights."""
+    network = backbones.load("torchvision:swin_t", "random:1", trainable=True)
+    state = {key: value.clone() for key, value in network.network.state_dict().items()}
+    assert not all(value.is_floating_point() for value in state.values())
+    torch.save(state, tmp_path / "weights.pt")
+    assert backbones.load("torchvision:swin_t", str(tmp_path / "weights.pt")).digest == network.digest
+    torch.save({key: value.long() for key, value in state.items()}, tmp_path / "whole.pt")
+    with pytest.raises(BoldreamsError, match="whole numbers"):
+        backbones.load("torchvision:swin_t", str(tmp_path / "whole.pt"))
+
+
 def test_preprocessing_is_the_models_own_and_old_stores_keep_their_fingerprint() -> None:
     vit = backbones.entry("timm:test_vit").preprocessing
     assert (vit.size, vit.mean, vit.interpolation) == (160, (0.5, 0.5, 0.5), "bicubic")
