@@ -73,6 +73,52 @@ def test_any_module_can_be_named_and_one_that_gives_no_maps_is_refused() -> None
         tokens(pixels("timm:test_vit"))
 
 
+def plain(name: str, path: Path) -> torch.nn.Module:
+    """A library's own network, whose batch norms are no identities; its weights are saved at `path`."""
+    import timm
+    import torchvision
+
+    library, _, model = name.partition(":")
+    torch.manual_seed(4)
+    if library == "timm":
+        network = timm.create_model(model).eval()
+    else:
+        more = {"transform_input": True} if model in ("googlenet", "inception_v3") else {}
+        network = torchvision.models.get_model(model, weights=None, **more).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values, low, high in ((module.weight, 0.5, 1.5), (module.bias, -1, 1), (module.running_mean, -1, 1)):
+                torch.nn.init.uniform_(values, low, high)
+    torch.save(network.state_dict(), path)
+    return network
+
+
+def kept(network: torch.nn.Module, layer: str, images: torch.Tensor) -> torch.Tensor:
+    """What a module gives before anything overwrites it."""
+    found = []
+    with torch.inference_mode(), network.get_submodule(layer).register_forward_hook(lambda *a: found.append(a[2] + 0)):
+        network(images)
+    return found[0]
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("timm:test_resnet", "layer1.0.bn2"), ("timm:dla34", "level2.tree1.bn2"), ("torchvision:googlenet", "conv1.bn")],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_kept_map_is_not_overwritten_in_place(name: str, layer: str, trainable: bool, tmp_path: Path) -> None:
+    """By functions, such as `x += shortcut`, as by modules."""
+    network = plain(name, tmp_path / "weights.pt")
+    backbone = backbones.load(name, str(tmp_path / "weights.pt"), layers=[layer], trainable=trainable)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = kept(network, layer, backbone.entry.preprocessing.normalise(images))
+    with torch.inference_mode():
+        found = backbone(images)[layer]
+    assert float(expected.min()) < 0
+    assert_close(found.contiguous(), expected.contiguous(), rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
 def test_rectified_maps_are_the_positive_part() -> None:
     plain = backbones.load("timm:test_convnext", "random")
     rectified = backbones.load("timm:test_convnext", "random", rectified=True)

@@ -167,7 +167,7 @@ class _Keep:
         self.name, self.maps = name, maps
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self.maps[get_ident(), self.name] = output
+        self.maps[get_ident(), self.name] = output.clone()  # what follows may overwrite it
 
 
 def children_of(model: nn.Module, without: tuple[str, ...]) -> nn.Sequential:

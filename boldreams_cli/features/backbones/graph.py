@@ -95,5 +95,14 @@ def a_node(network: nn.Module, backbone: str, name: str) -> str:
 
 
 def graph_of(network: nn.Module, layers: Sequence[str]) -> nn.Module:
-    """The network up to its last layer, giving layer -> maps; parameters keep their names."""
-    return create_feature_extractor(network, return_nodes=list(layers))
+    """The network up to its last layer, giving copies of layer -> maps; parameters keep their names."""
+    cut = create_feature_extractor(network, return_nodes=list(layers))
+    for graph in (cut.train_graph, cut.eval_graph):
+        end = next(node for node in graph.nodes if node.op == "output")
+        copies = {}
+        for name, node in end.args[0].items():
+            with graph.inserting_after(node):  # what follows may overwrite it: F.relu(x, inplace=True)
+                copies[name] = graph.call_function(torch.clone, (node,))
+        end.args = (copies,)
+    cut.recompile()
+    return cut

@@ -30,7 +30,7 @@ def outputs(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tens
         if not isinstance(output, Tensor) or output.ndim != 4:
             shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
             raise ChoiceError(f"{name} gives no maps, but {shape}; name a module that gives (filters, height, width)")
-        found[name] = output
+        found[name] = output.clone()  # what follows may overwrite it: x += shortcut
 
     handles = []
     for name in names:
