@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.features import backbones
 from boldreams_cli.features import weights as weight_files
-from boldreams_cli.features.backbones.modules import default_layers, tokens_to_maps
+from boldreams_cli.features.backbones.modules import declared_format, default_layers, filters_first, tokens_to_maps
 from boldreams_cli.features.preprocessing import IMAGENET, Preprocessing
 from boldreams_cli.features.store.feature_store import folder_name
 
@@ -117,6 +117,42 @@ def test_a_kept_map_is_not_overwritten_in_place(name: str, layer: str, trainable
         found = backbone(images)[layer]
     assert float(expected.min()) < 0
     assert_close(found.contiguous(), expected.contiguous(), rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "last"),
+    [
+        ("timm:swin_tiny_patch4_window7_224", "layers.2.blocks.5", True),
+        ("timm:swin_tiny_patch4_window7_224", "patch_embed.proj", False),
+        ("timm:maxvit_rmlp_pico_rw_256", "stages.1.blocks.0.attn_grid", True),
+        ("timm:maxvit_rmlp_pico_rw_256", "stages.1.blocks.0.conv", False),
+        ("torchvision:swin_t", "features.1.1", True),
+        ("torchvision:swin_t", "features.0.0", False),
+    ],
+)
+def test_maps_have_their_filters_first(name: str, layer: str, last: bool, tmp_path: Path) -> None:
+    """Whichever way a module lays them out: networks with filters last begin with convolutions."""
+    network = plain(name, tmp_path / "weights.pt")
+    node = "features.1.1.add_1" if layer == "features.1.1" else layer  # as the graph calls a block's last sum
+    backbone = backbones.load(name, str(tmp_path / "weights.pt"), layers=[node], trainable=True)
+    images = pixels(name, 1)
+    expected = kept(network, layer, backbone.entry.preprocessing.normalise(images))
+    with torch.inference_mode():
+        found = backbone(images)[node]
+    assert found.shape[2] == found.shape[3] != found.shape[1]
+    assert_close(found, expected.permute(0, 3, 1, 2) if last else expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_cannot_be_told_by_shape_is_as_the_network_says_or_refused() -> None:
+    import timm
+
+    value = torch.rand(2, 8, 8, 8)
+    assert_close(filters_first(value, "a", declared_format(timm.create_model("test_resnet"))), value)
+    assert_close(filters_first(value, "a", "NHWC"), value.permute(0, 3, 1, 2))
+    with pytest.raises(ChoiceError, match=r"a gives \(8, 8, 8\)"):
+        filters_first(value, "a", declared_format(timm.create_model("test_vit")))
+    with pytest.raises(ChoiceError, match="--layers"):
+        filters_first(value[:, :4, :6], "a", "")
 
 
 def test_rectified_maps_are_the_positive_part() -> None:

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from boldreams_cli.console import ChoiceError, meant
-from boldreams_cli.features.backbones.modules import Shape, default_layers, tokens_to_maps
+from boldreams_cli.features.backbones.modules import (
+    Shape,
+    declared_format,
+    default_layers,
+    filters_first,
+    tokens_to_maps,
+)
 
 RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU)
 JOINS = ("relu", "add", "cat")  # operations, as nodes are called: a rectifier, a sum, or rectified branches together
@@ -30,11 +36,11 @@ def shapes_of(network: nn.Module, size: int) -> dict[str, Shape]:
     with torch.no_grad():
         given = create_feature_extractor(network, return_nodes=candidates)(pixels)
     maps = {name: value for name, value in given.items() if value.ndim == 4 and _is_map(network, value)}
-    shapes = {name: _shape(to_maps(network, value)) for name, value in maps.items()}
+    shapes = {name: _shape(to_maps(network, name, value)) for name, value in maps.items()}
     if shapes:
         return shapes
     tokens = {name: value for name, value in given.items() if value.ndim == TOKENS_OF and _last(name, given)}
-    return {name: _shape(to_maps(network, value)) for name, value in tokens.items()}
+    return {name: _shape(to_maps(network, name, value)) for name, value in tokens.items()}
 
 
 def _is_candidate(network: nn.Module, node: str) -> bool:
@@ -47,8 +53,14 @@ def _is_candidate(network: nn.Module, node: str) -> bool:
 
 
 def _is_map(network: nn.Module, value: Tensor) -> bool:
-    height, width = to_maps(network, value).shape[-2:]
+    """Whether a node gives maps as most of its network's do: those laid out otherwise are parts of blocks."""
+    height, width = value.shape[1:3] if _format(network) == "NHWC" else value.shape[2:]
     return height == width and height > 1
+
+
+def _format(network: nn.Module) -> str:
+    # By the class's name, as a graph made of the network keeps it.
+    return "NHWC" if "Swin" in type(network).__name__ else declared_format(network)
 
 
 def _last(name: str, nodes: Mapping[str, Tensor]) -> bool:
@@ -61,12 +73,17 @@ def _shape(maps: Tensor) -> Shape:
     return (maps.shape[1], maps.shape[2], maps.shape[3])
 
 
-def to_maps(network: nn.Module, value: Tensor) -> Tensor:
-    """What a node gives, as (images, filters, height, width)."""
+def to_maps(network: nn.Module, name: str, value: Tensor) -> Tensor:
+    """What a node gives, as (images, filters, height, width).
+
+    Raises
+    ------
+    ChoiceError
+        If these are no maps.
+    """
     if value.ndim == TOKENS_OF:
         return tokens_to_maps(value, 1)
-    # By the class's name, as a graph made of the network keeps it.
-    return value.permute(0, 3, 1, 2) if "Swin" in type(network).__name__ else value
+    return filters_first(value, name, _format(network))
 
 
 def layers_of(shapes: Mapping[str, Shape]) -> list[str]:

@@ -115,7 +115,7 @@ def named(name: str) -> Entry:
 
     def read(network: nn.Module, wanted: Sequence[str], pixels: Tensor) -> dict[str, Tensor]:
         given = network(pixels)
-        return {layer: graph.to_maps(sketch, given[layer]) for layer in wanted}
+        return {layer: graph.to_maps(sketch, layer, given[layer]) for layer in wanted}
 
     return Entry(
         name=f"torchvision:{name}",
