@@ -261,6 +261,14 @@ def test_torchvisions_models_give_layers(name: str) -> None:
     assert [tuple(value.shape[1:]) for value in maps.values()] == shapes
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_the_image_itself_is_no_layer(name: str) -> None:
+    """Both rescale its colours and join them again, as they do the branches of their blocks."""
+    chosen = backbones.entry(f"torchvision:{name}")
+    assert min(chosen.filters) > 3
+    assert max(height for height, _ in chosen.shapes) < chosen.preprocessing.size
+
+
 SWIN = pytest.param("timm:swin_s3_tiny_224", marks=pytest.mark.architectures)  # there is no small one
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from boldreams_cli.console import ChoiceError, meant
@@ -33,8 +34,11 @@ def shapes_of(network: nn.Module, size: int) -> dict[str, Shape]:
     nodes = get_graph_node_names(network)[1]
     candidates = [node for node in nodes if _is_candidate(network, node)]
     pixels = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
+    extractor = create_feature_extractor(network, return_nodes=candidates)
     with torch.no_grad():
-        given = create_feature_extractor(network, return_nodes=candidates)(pixels)
+        given = extractor(pixels)
+    learned = _learned(extractor)
+    given = {name: value for name, value in given.items() if name in learned}
     maps = {name: value for name, value in given.items() if value.ndim == 4 and _is_map(network, value)}
     shapes = {name: _shape(to_maps(network, name, value)) for name, value in maps.items()}
     if shapes:
@@ -50,6 +54,17 @@ def _is_candidate(network: nn.Module, node: str) -> bool:
         return isinstance(network.get_submodule(node), RECTIFIERS)
     except AttributeError:
         return False
+
+
+def _learned(extractor: nn.Module) -> list[str]:
+    """Nodes that weights had a part in: GoogLeNet and Inception first rescale the colours, and join them again."""
+    learned: set[Node] = set()
+    for node in extractor.eval_graph.nodes:  # type: ignore[union-attr]
+        own = node.op == "call_module" and any(True for _ in extractor.get_submodule(node.target).parameters())
+        if own or node.op == "get_attr" or any(source in learned for source in node.all_input_nodes):
+            learned.add(node)
+    (given,) = next(node for node in extractor.eval_graph.nodes if node.op == "output").args  # type: ignore[union-attr]
+    return [name for name, node in given.items() if node in learned]
 
 
 def _is_map(network: nn.Module, value: Tensor) -> bool:
