@@ -68,9 +68,45 @@ def test_any_module_can_be_named_and_one_that_gives_no_maps_is_refused() -> None
     assert set(maps) == {"layer2", "layer1.0.conv1"}
     with pytest.raises(ChoiceError, match="no module 'layer9'"):
         backbones.load("timm:test_resnet", "random", layers=["layer9"])
-    tokens = backbones.load("timm:test_vit", "random", layers=["blocks.0.mlp"])
-    with pytest.raises(ChoiceError, match="gives no maps"), torch.inference_mode():
-        tokens(pixels("timm:test_vit"))
+    for name, layer in [
+        ("timm:test_vit", "blocks.0.mlp"),
+        ("timm:vit_tiny_patch16_224", "norm"),
+        ("torchvision:resnet18", "flatten"),
+    ]:
+        with pytest.raises(ChoiceError, match=f"{layer} gives no maps"):
+            backbones.load(name, "random", layers=[layer])
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("timm:tf_efficientnet_lite0", ["bn2.act", "blocks.6", "blocks.0.0.bn1.act"]),
+        ("timm:swin_tiny_patch4_window7_224", ["layers.0", "norm"]),
+        ("open_clip:RN50", ["layer1", "layer3.0.conv1"]),
+        ("open_clip:convnext_base", ["trunk.stages.0", "trunk.stages.1.blocks.0.conv_dw"]),
+    ],
+)
+def test_modules_behind_the_last_stage_that_is_asked_for_are_run_too(name: str, layers: list[str]) -> None:
+    chosen = backbones.entry(name)
+    named = [chosen.layer(layer) for layer in layers]
+    backbone = backbones.load(name, "random", layers=layers)
+    with torch.inference_mode():
+        maps = backbone(pixels(name, 1))
+    assert set(maps) == set(named) == set(layers)
+    assert all(value.shape[2] == value.shape[3] for value in maps.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("timm:mobilenetv3_small_050", "conv_head"),
+        ("timm:resnet18", "global_pool"),
+        ("open_clip:ViT-B-32", "transformer.resblocks"),
+    ],
+)
+def test_a_module_that_is_not_run_is_refused_when_it_is_named(name: str, layer: str) -> None:
+    with pytest.raises(ChoiceError, match=f"{layer} is not run .*--layers"):
+        backbones.load(name, "random", layers=[layer])
 
 
 def plain(name: str, path: Path) -> torch.nn.Module:

@@ -88,7 +88,7 @@ def _shape(maps: Tensor) -> Shape:
     return (maps.shape[1], maps.shape[2], maps.shape[3])
 
 
-def to_maps(network: nn.Module, name: str, value: Tensor) -> Tensor:
+def to_maps(network: nn.Module, name: str, value: object) -> Tensor:
     """What a node gives, as (images, filters, height, width).
 
     Raises
@@ -96,7 +96,7 @@ def to_maps(network: nn.Module, name: str, value: Tensor) -> Tensor:
     ChoiceError
         If these are no maps.
     """
-    if value.ndim == TOKENS_OF:
+    if isinstance(value, Tensor) and value.ndim == TOKENS_OF:
         return tokens_to_maps(value, 1)
     return filters_first(value, name, _format(network))
 
@@ -112,17 +112,20 @@ def layers_of(shapes: Mapping[str, Shape]) -> list[str]:
     return default_layers(falling)
 
 
-def a_node(network: nn.Module, backbone: str, name: str) -> str:
-    """`name`, if the graph has such a node.
+def a_node(network: nn.Module, backbone: str, name: str, size: int) -> str:
+    """`name`, if the graph has such a node and it gives maps.
 
     Raises
     ------
     ChoiceError
-        If it has none.
+        If it has none, or it does not.
     """
     nodes = get_graph_node_names(network)[1]
     if name not in nodes:
         raise ChoiceError(f"{backbone} has no node {name!r}{meant(name, nodes)} in its graph (--layers)")
+    pixels = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
+    with torch.no_grad():
+        to_maps(network, name, create_feature_extractor(network, return_nodes=[name])(pixels)[name])
     return name
 
 
