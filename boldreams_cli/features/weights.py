@@ -196,7 +196,7 @@ def match(
     Raises
     ------
     BoldreamsError
-        If tensors are missing, have other shapes, or are whole numbers.
+        If tensors are missing, have other shapes, or are whole numbers where the network's are not.
     """
     needed = {key: wanted[key] for key in decisive(wanted)}
     best = max(PREFIXES, key=lambda prefix: sum(prefix + key in state for key in needed))
@@ -215,7 +215,8 @@ def match(
     ]
     if wrong:
         raise BoldreamsError(f"weights {said} do not fit: {listing(wrong, 3)}")
-    if whole := [key for key, value in found.items() if not value.is_floating_point()]:
+    # A network's own indices, as Swin's of relative positions, are whole numbers.
+    if whole := [k for k, v in found.items() if needed[k].is_floating_point() and not v.is_floating_point()]:
         raise BoldreamsError(f"weights {said} hold whole numbers in {listing(whole, 3)}; quantised weights do not fit")
     if missing:
         raise BoldreamsError(f"weights {said} lack {len(missing)} tensors that are needed: {listing(missing, 3)}")

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from boldreams_cli.console import BoldreamsError, ChoiceError
 from boldreams_cli.features import backbones
 from boldreams_cli.features import weights as weight_files
-from boldreams_cli.features.backbones.modules import default_layers, tokens_to_maps
+from boldreams_cli.features.backbones.modules import declared_format, default_layers, filters_first, tokens_to_maps
 from boldreams_cli.features.preprocessing import IMAGENET, Preprocessing
 from boldreams_cli.features.store.feature_store import folder_name
 
@@ -68,9 +68,127 @@ def test_any_module_can_be_named_and_one_that_gives_no_maps_is_refused() -> None
     assert set(maps) == {"layer2", "layer1.0.conv1"}
     with pytest.raises(ChoiceError, match="no module 'layer9'"):
         backbones.load("timm:test_resnet", "random", layers=["layer9"])
-    tokens = backbones.load("timm:test_vit", "random", layers=["blocks.0.mlp"])
-    with pytest.raises(ChoiceError, match="gives no maps"), torch.inference_mode():
-        tokens(pixels("timm:test_vit"))
+    for name, layer in [
+        ("timm:test_vit", "blocks.0.mlp"),
+        ("timm:vit_tiny_patch16_224", "norm"),
+        ("torchvision:resnet18", "flatten"),
+    ]:
+        with pytest.raises(ChoiceError, match=f"{layer} gives no maps"):
+            backbones.load(name, "random", layers=[layer])
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("timm:tf_efficientnet_lite0", ["bn2.act", "blocks.6", "blocks.0.0.bn1.act"]),
+        ("timm:swin_tiny_patch4_window7_224", ["layers.0", "norm"]),
+        ("open_clip:RN50", ["layer1", "layer3.0.conv1"]),
+        ("open_clip:convnext_base", ["trunk.stages.0", "trunk.stages.1.blocks.0.conv_dw"]),
+    ],
+)
+def test_modules_behind_the_last_stage_that_is_asked_for_are_run_too(name: str, layers: list[str]) -> None:
+    chosen = backbones.entry(name)
+    named = [chosen.layer(layer) for layer in layers]
+    backbone = backbones.load(name, "random", layers=layers)
+    with torch.inference_mode():
+        maps = backbone(pixels(name, 1))
+    assert set(maps) == set(named) == set(layers)
+    assert all(value.shape[2] == value.shape[3] for value in maps.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("timm:mobilenetv3_small_050", "conv_head"),
+        ("timm:resnet18", "global_pool"),
+        ("open_clip:ViT-B-32", "transformer.resblocks"),
+    ],
+)
+def test_a_module_that_is_not_run_is_refused_when_it_is_named(name: str, layer: str) -> None:
+    with pytest.raises(ChoiceError, match=f"{layer} is not run .*--layers"):
+        backbones.load(name, "random", layers=[layer])
+
+
+def plain(name: str, path: Path) -> torch.nn.Module:
+    """A library's own network, whose batch norms are no identities; its weights are saved at `path`."""
+    import timm
+    import torchvision
+
+    library, _, model = name.partition(":")
+    torch.manual_seed(4)
+    if library == "timm":
+        network = timm.create_model(model).eval()
+    else:
+        more = {"transform_input": True} if model in ("googlenet", "inception_v3") else {}
+        network = torchvision.models.get_model(model, weights=None, **more).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values, low, high in ((module.weight, 0.5, 1.5), (module.bias, -1, 1), (module.running_mean, -1, 1)):
+                torch.nn.init.uniform_(values, low, high)
+    torch.save(network.state_dict(), path)
+    return network
+
+
+def kept(network: torch.nn.Module, layer: str, images: torch.Tensor) -> torch.Tensor:
+    """What a module gives before anything overwrites it."""
+    found = []
+    with torch.inference_mode(), network.get_submodule(layer).register_forward_hook(lambda *a: found.append(a[2] + 0)):
+        network(images)
+    return found[0]
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("timm:test_resnet", "layer1.0.bn2"), ("timm:dla34", "level2.tree1.bn2"), ("torchvision:googlenet", "conv1.bn")],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_kept_map_is_not_overwritten_in_place(name: str, layer: str, trainable: bool, tmp_path: Path) -> None:
+    """By functions, such as `x += shortcut`, as by modules."""
+    network = plain(name, tmp_path / "weights.pt")
+    backbone = backbones.load(name, str(tmp_path / "weights.pt"), layers=[layer], trainable=trainable)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = kept(network, layer, backbone.entry.preprocessing.normalise(images))
+    with torch.inference_mode():
+        found = backbone(images)[layer]
+    assert float(expected.min()) < 0
+    assert_close(found.contiguous(), expected.contiguous(), rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "last"),
+    [
+        ("timm:swin_tiny_patch4_window7_224", "layers.2.blocks.5", True),
+        ("timm:swin_tiny_patch4_window7_224", "patch_embed.proj", False),
+        ("timm:maxvit_rmlp_pico_rw_256", "stages.1.blocks.0.attn_grid", True),
+        ("timm:maxvit_rmlp_pico_rw_256", "stages.1.blocks.0.conv", False),
+        ("torchvision:swin_t", "features.1.1", True),
+        ("torchvision:swin_t", "features.0.0", False),
+    ],
+)
+def test_maps_have_their_filters_first(name: str, layer: str, last: bool, tmp_path: Path) -> None:
+    """Whichever way a module lays them out: networks with filters last begin with convolutions."""
+    network = plain(name, tmp_path / "weights.pt")
+    node = "features.1.1.add_1" if layer == "features.1.1" else layer  # as the graph calls a block's last sum
+    backbone = backbones.load(name, str(tmp_path / "weights.pt"), layers=[node], trainable=True)
+    images = pixels(name, 1)
+    expected = kept(network, layer, backbone.entry.preprocessing.normalise(images))
+    with torch.inference_mode():
+        found = backbone(images)[node]
+    assert found.shape[2] == found.shape[3] != found.shape[1]
+    assert_close(found, expected.permute(0, 3, 1, 2) if last else expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_cannot_be_told_by_shape_is_as_the_network_says_or_refused() -> None:
+    import timm
+
+    value = torch.rand(2, 8, 8, 8)
+    assert_close(filters_first(value, "a", declared_format(timm.create_model("test_resnet"))), value)
+    assert_close(filters_first(value, "a", "NHWC"), value.permute(0, 3, 1, 2))
+    with pytest.raises(ChoiceError, match=r"a gives \(8, 8, 8\)"):
+        filters_first(value, "a", declared_format(timm.create_model("test_vit")))
+    with pytest.raises(ChoiceError, match="--layers"):
+        filters_first(value[:, :4, :6], "a", "")
 
 
 def test_rectified_maps_are_the_positive_part() -> None:
@@ -121,6 +239,18 @@ def test_a_file_of_other_classes_or_of_none_gives_the_same_maps(name: str, head:
     torch.save(trunk, tmp_path / "short.pt")
     with pytest.raises(BoldreamsError, match="lack 1 tensors that are needed"):
         backbones.load(f"timm:{name}", str(tmp_path / "short.pt"))
+
+
+def test_a_networks_own_whole_numbers_are_no_quantised_weights(tmp_path: Path) -> None:
+    """Swin keeps the indices of its relative positions among its weights."""
+    network = backbones.load("torchvision:swin_t", "random:1", trainable=True)
+    state = {key: value.clone() for key, value in network.network.state_dict().items()}
+    assert not all(value.is_floating_point() for value in state.values())
+    torch.save(state, tmp_path / "weights.pt")
+    assert backbones.load("torchvision:swin_t", str(tmp_path / "weights.pt")).digest == network.digest
+    torch.save({key: value.long() for key, value in state.items()}, tmp_path / "whole.pt")
+    with pytest.raises(BoldreamsError, match="whole numbers"):
+        backbones.load("torchvision:swin_t", str(tmp_path / "whole.pt"))
 
 
 def test_preprocessing_is_the_models_own_and_old_stores_keep_their_fingerprint() -> None:
@@ -191,6 +321,14 @@ def test_torchvisions_models_give_layers(name: str) -> None:
         maps = backbone(pixels(f"torchvision:{name}", 1))
     shapes = [(f, *s) for f, s in zip(chosen.filters, chosen.shapes, strict=True)]
     assert [tuple(value.shape[1:]) for value in maps.values()] == shapes
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_the_image_itself_is_no_layer(name: str) -> None:
+    """Both rescale its colours and join them again, as they do the branches of their blocks."""
+    chosen = backbones.entry(f"torchvision:{name}")
+    assert min(chosen.filters) > 3
+    assert max(height for height, _ in chosen.shapes) < chosen.preprocessing.size
 
 
 SWIN = pytest.param("timm:swin_s3_tiny_224", marks=pytest.mark.architectures)  # there is no small one

@@ -19,18 +19,21 @@ CLOSE = 1e-3  # relative; faster layers are off by some 1e-6, a norm folded wher
 
 
 @contextmanager
-def outputs(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """What some modules give while the network runs within the block, in this thread: others may run it as well."""
+def outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Maps of some modules while the network runs within the block, in this thread: others may run it as well.
+
+    Raises
+    ------
+    ChoiceError
+        If one of them gives no maps, or is not run.
+    """
     found: dict[str, Tensor] = {}
-    owner = get_ident()
+    owner, declared = get_ident(), declared_format(network)
 
     def keep(name: str, output: object) -> None:
         if get_ident() != owner:
             return
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
-            raise ChoiceError(f"{name} gives no maps, but {shape}; name a module that gives (filters, height, width)")
-        found[name] = output
+        found[name] = filters_first(output, name, declared).clone()  # what follows may overwrite it: x += shortcut
 
     handles = []
     for name in names:
@@ -41,6 +44,52 @@ def outputs(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tens
     finally:
         for handle in handles:
             handle.remove()
+    if left := [name for name in names if name not in found]:
+        raise ChoiceError(
+            f"{listing(left)} is not run on the way to the maps, as heads and lists of modules are not; name another "
+            "module (--layers)"
+        )
+
+
+def declared_format(network: nn.Module) -> str:
+    """How a network lays out its maps: ``NCHW``, ``NHWC``, or "" where it does not say and they may be either."""
+    for part in (network, getattr(network, "trunk", None)):  # a tower of open_clip around a network of timm
+        said = str(getattr(part, "output_fmt", ""))
+        if said in ("NCHW", "NHWC"):
+            return said
+    return "" if any(isinstance(module, nn.LayerNorm) for module in network.modules()) else "NCHW"
+
+
+def filters_first(value: object, name: str, declared: str) -> Tensor:
+    """(images, filters, height, width) of what a module gives, which may have its filters last.
+
+    Images are square, and so are their maps: by that it is told, as networks with filters last mix both.
+
+    Parameters
+    ----------
+    value : (images, filters, height, width) or (images, height, width, filters); anything else is refused.
+    name : of the module.
+    declared : `declared_format` of its network, for what cannot be told by its shape.
+
+    Raises
+    ------
+    ChoiceError
+        If it cannot be told, or these are no maps.
+    """
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
+        raise ChoiceError(f"{name} gives no maps, but {shape}; name a module that gives (filters, height, width)")
+    first, second, third = value.shape[1:]
+    if first == second != third:
+        return value.permute(0, 3, 1, 2)
+    if second == third != first or declared == "NCHW":
+        return value
+    if declared == "NHWC":
+        return value.permute(0, 3, 1, 2)
+    raise ChoiceError(
+        f"{name} gives {(first, second, third)}, of which it cannot be told which are filters, height and width; name "
+        "another module (--layers)"
+    )
 
 
 def a_module(network: nn.Module, backbone: str, name: str, known: Iterable[str]) -> str:

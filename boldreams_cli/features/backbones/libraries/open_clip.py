@@ -109,7 +109,7 @@ def named(name: str) -> Entry:
         batch_size=8,
         dream={"steps": round(1024 * size / 224), "rate": 1e-2, "scale": (0.4, 0.8)},
         read=maps,
-        other_layer=lambda layer: maps.other(sketch, f"open_clip:{name}", layer),
+        other_layer=functools.cache(lambda layer: maps.other(sketch, f"open_clip:{name}", layer, pixels)),
         library=f"open_clip {open_clip.__version__}",
     )
 
@@ -162,19 +162,24 @@ class _Maps:
             names = [f"trunk.{info['module']}" for info in tower.trunk.feature_info][:count]  # type: ignore[union-attr]
         return cls(tuple(names), bool(given.get("image_intermediates_prefix")))
 
-    def other(self, sketch: nn.Module, backbone: str, layer: str) -> str:
-        """A stage, a block, its tokens, or any module."""
+    def other(self, sketch: nn.Module, backbone: str, layer: str, pixels: Tensor) -> str:
+        """A stage, a block, its tokens, or any module that gives maps of some pixels."""
         block = layer.removesuffix(TOKENS)
         if block in self.names and (block == layer or self.has_prefix):
             return layer
-        return a_module(sketch, backbone, layer, self.names)
+        a_module(sketch, backbone, layer, self.names)
+        with torch.no_grad():
+            self(sketch, [layer], pixels)
+        return layer
 
     def __call__(self, tower: nn.Module, layers: Sequence[str], pixels: Tensor) -> dict[str, Tensor]:
         blocks = {layer: layer.removesuffix(TOKENS) for layer in layers if layer.removesuffix(TOKENS) in self.names}
         others = [layer for layer in layers if layer not in blocks]
-        indices = sorted({self.names.index(block) for block in blocks.values()}) or [len(self.names) - 1]
+        # Other modules may lie anywhere: all of the tower is run for them.
+        end = [len(self.names) - 1] if others else []
+        indices = sorted({self.names.index(block) for block in blocks.values()} | set(end))
         with outputs(tower, others) as found:
-            given = _given(tower, pixels, indices)
+            given = _given(tower, pixels, indices, whole=bool(others))
         place = {self.names[index]: number for number, index in enumerate(indices)}
         for layer, block in blocks.items():
             if layer == block:
@@ -184,9 +189,9 @@ class _Maps:
         return {layer: found[layer] for layer in layers}
 
 
-def _given(tower: nn.Module, pixels: Tensor, indices: list[int] | None) -> dict[str, list[Tensor]]:
+def _given(tower: nn.Module, pixels: Tensor, indices: list[int] | None, whole: bool = False) -> dict[str, list[Tensor]]:
     tokens = type(tower).__name__ == "VisionTransformer"  # of towers that timm made not all can give them
     given: dict[str, list[Tensor]] = tower.forward_intermediates(  # type: ignore[operator]
-        pixels, indices=indices, intermediates_only=True, output_fmt="NCHW", output_extra_tokens=tokens
+        pixels, indices=indices, intermediates_only=not whole, output_fmt="NCHW", output_extra_tokens=tokens
     )
     return given

@@ -116,7 +116,7 @@ def named(name: str) -> Entry:
         batch_size=8,
         dream={"steps": round(1024 * size / 224), "rate": 1e-2, "scale": (0.5, 1.0)},
         read=maps,
-        other_layer=lambda layer: maps.other(sketch, f"timm:{name}", layer),
+        other_layer=functools.cache(lambda layer: maps.other(sketch, f"timm:{name}", layer, pixels)),
         library=f"timm {timm.__version__}",
     )
 
@@ -165,26 +165,33 @@ class _Maps:
         prefix = "return_prefix_tokens" in takes and getattr(network, "num_prefix_tokens", 0) > 0
         return cls(tuple(names), prefix)
 
-    def other(self, sketch: nn.Module, backbone: str, layer: str) -> str:
-        """A stage, a block, its tokens, or any module."""
+    def other(self, sketch: nn.Module, backbone: str, layer: str, pixels: Tensor) -> str:
+        """A stage, a block, its tokens, or any module that gives maps of some pixels."""
         block = layer.removesuffix(TOKENS)
         if block in self.names and (block == layer or self.has_prefix):
             return layer
-        return a_module(sketch, backbone, layer, self.names)
+        a_module(sketch, backbone, layer, self.names)
+        with torch.no_grad():
+            self(sketch, [layer], pixels)
+        return layer
 
     def __call__(self, network: nn.Module, layers: Sequence[str], pixels: Tensor) -> dict[str, Tensor]:
         blocks = {layer: self.names.index(layer) for layer in layers if layer in self.names}
         tokens = {layer: self.names.index(layer[: -len(TOKENS)]) for layer in layers if self._is_tokens(layer)}
         others = [layer for layer in layers if layer not in blocks and layer not in tokens]
-        indices = sorted({*blocks.values(), *tokens.values()}) or [len(self.names) - 1]
+        # Other modules may lie anywhere: all of the network is run for them, to its last norm.
+        end = [len(self.names) - 1] if others else []
+        indices = sorted({*blocks.values(), *tokens.values(), *end})
         takes = inspect.signature(network.forward_intermediates).parameters  # type: ignore[arg-type]
-        wanted = {"intermediates_only": True, "output_fmt": "NCHW", "norm": False, "stop_early": not others}
+        wanted = {"intermediates_only": not others, "output_fmt": "NCHW", "norm": False, "stop_early": not others}
         if tokens:
             wanted["return_prefix_tokens"] = True
         with outputs(network, others) as found:
             given = network.forward_intermediates(  # type: ignore[operator]
                 pixels, indices=indices, **{key: value for key, value in wanted.items() if key in takes}
             )
+        if others:
+            _, given = given
         maps = {index: item[0] if tokens else item for index, item in zip(indices, given, strict=True)}
         known = {layer: maps[index] for layer, index in blocks.items()} | found
         for layer, index in tokens.items():

@@ -115,7 +115,7 @@ def named(name: str) -> Entry:
 
     def read(network: nn.Module, wanted: Sequence[str], pixels: Tensor) -> dict[str, Tensor]:
         given = network(pixels)
-        return {layer: graph.to_maps(sketch, given[layer]) for layer in wanted}
+        return {layer: graph.to_maps(sketch, layer, given[layer]) for layer in wanted}
 
     return Entry(
         name=f"torchvision:{name}",
@@ -133,7 +133,7 @@ def named(name: str) -> Entry:
         batch_size=8,
         dream={"steps": round(1024 * size / 224), "rate": 1e-2, "scale": (0.5, 1.0)},
         read=read,
-        other_layer=lambda layer: graph.a_node(sketch, f"torchvision:{name}", layer),
+        other_layer=functools.cache(lambda layer: graph.a_node(sketch, f"torchvision:{name}", layer, size)),
         library=f"torchvision {torchvision.__version__}",
     )
 
