@@ -169,7 +169,7 @@ class _Keep:
         self.name, self.maps = name, maps
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        # Not a copy, which costs an extraction 5 %: nothing overwrites it, as loading.py makes no rectifier in-place.
+        # Not a copy, which would cost time: nothing overwrites it, as loading.py makes no rectifier in-place.
         self.maps[get_ident(), self.name] = output
 
 
