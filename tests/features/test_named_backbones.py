@@ -123,8 +123,8 @@ def plain(name: str, path: Path) -> torch.nn.Module:
         network = torchvision.models.get_model(model, weights=None, **more).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            for values, low, high in ((module.weight, 0.5, 1.5), (module.bias, -1, 1), (module.running_mean, -1, 1)):
-                torch.nn.init.uniform_(values, low, high)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -1, 1)
     torch.save(network.state_dict(), path)
     return network
 
