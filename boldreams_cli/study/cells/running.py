@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import asdict, fields, replace
 from functools import cached_property
@@ -50,6 +50,7 @@ from boldreams_cli.study.cells.room import data_bytes, layouts_of, side_by_side
 OF_TUNING = {"backbone_lr": "backbone_rate"} | {
     name: name for name in ("clip_gradient", "warmup", "batch_norm", "validation_fraction", "early_stop")
 }
+SECONDS = 1  # between looks for a signal while cells run side by side
 CAUGHT = (BoldreamsError, OSError, MemoryError, RuntimeError, ValueError, LookupError)  # of one cell; the others go on
 
 
@@ -234,6 +235,8 @@ class Group:
                 self._draw = drawing.accuracy
                 with ThreadPoolExecutor(count, "cells") as pool:
                     at_work = [pool.submit(self._work, todo, waiting, memory) for _ in range(count)]
+                    while wait(at_work, timeout=SECONDS).not_done:
+                        pass  # a signal that came as this thread fell asleep is heard when it wakes
                 for one in at_work:
                     one.result()
         finally:

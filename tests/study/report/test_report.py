@@ -265,7 +265,7 @@ def test_what_is_damaged_is_said_first_and_left_out(run: Run, own: Path) -> None
     older = {name: value for name, value in scores.items() if "_se" not in name and "_ci" not in name}
     names = ("voxels", "r_mean", "ceiling_mean")
     older["rois"] = {area: {name: row[name] for name in names} for area, row in scores["rois"].items()}
-    (ten / "scores.json").write_text(json.dumps(older))
+    (ten / "scores.json").write_text(json.dumps(older | {"format": 3}))
     (ten / "voxels.csv").unlink()
     scores = json.loads((other / "scores.json").read_text())
     (other / "scores.json").write_text(json.dumps(scores | {"weights_digest": "of others", "r_mean": 0.987654321}))
