@@ -285,6 +285,10 @@ def test_voxels_of_noise_have_the_member_that_is_the_least_wrong(tmp_path: Path)
     expected = (wanted - torch.stack([left_out[1, :, 0], torch.zeros(40), left_out[2, :, 2]], 1)).double()
     np.testing.assert_allclose(error, expected.square().mean(0), rtol=1e-6)
     assert (error >= worse_than_none).all()
+    large = torch.randn(40, 3, generator=random)  # says more than the reverse of the betas, and less that is wrong
+    large -= wanted * ((large * wanted).sum(0) / wanted.square().sum(0) + 0.01)
+    weight, _ = mixture(torch.stack([-0.6 * wanted, large]), wanted, torch.ones(40), never_none=True)
+    assert weight.T.tolist() == [[0, 1]] * 3
 
     noise = problem(tmp_path, images=40, voxels=60, noise=1000.0)
     assert not (solve(Stacked(FEW), noise, tmp_path / "a")["members"] == 0).any()
