@@ -268,12 +268,12 @@ def run(
         If the study makes no sense.
     """
     known = known or Known(study)
-    numbers, todo = list(numbers), []
-    again = _scored_again(study, [number for number in numbers if known.done(number) is None])
-    for number in numbers:
+    todo, found = [], {number: known.done(number) for number in numbers}
+    again = _scored_again(study, [number for number, noted in found.items() if noted is None])
+    for number, noted in found.items():
         if number in again:
             study.note(number, DONE, **again[number])
-        elif (noted := known.done(number)) is None:
+        elif noted is None:
             todo.append(number)
         elif (files := retimed(noted["files"], study.cache)) != noted["files"]:
             study.note(number, **(noted | {"files": files}))  # of a copy: its files need not be read the next time

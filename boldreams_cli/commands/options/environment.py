@@ -91,7 +91,7 @@ class ShellOption(click.Option):
         self,
         *args: Any,
         excludes: Sequence[str] = (),
-        only_beside: Mapping[str, Sequence[str]] | None = None,
+        only_beside: Mapping[str, Sequence[Any]] | None = None,
         separators: str = "\n" + os.pathsep,
         **more: Any,
     ):
