@@ -11,8 +11,11 @@ from boldreams_cli.commands.options import InputChoice, Output
 from boldreams_cli.commands.options.tuning import Tuning, tuning_options
 
 if TYPE_CHECKING:
+    from boldreams_cli.console import StopFlag
+    from boldreams_cli.data.responses import Responses
     from boldreams_cli.encoding.fit import FitResult
     from boldreams_cli.encoding.folds import Folds
+    from boldreams_cli.features.store.feature_store import FeatureStore
 
 WITHOUT_TUNING = {"finetune": (False,)}  # beside which readouts, recipes and folds make sense
 
@@ -121,7 +124,7 @@ def fit(
     predicted: Folds | None = None
     with float32_products(precision, where), stop_on_signals() as stop:
         if tuning is None:
-            store, owned = inputs.read(stop)
+            store, owned = _read(inputs, folds, seed, stop)
             result = fitting.fit(store, owned, settings, chosen, cache, where, memory, stop, resume, overwrite)
             if folds is not None:
                 predicted = fit_folds(
@@ -131,6 +134,16 @@ def fit(
             result = tuning.fit(inputs, settings, asked, where, memory, stop, resume, overwrite)
     if result is not None:
         _show(result, predicted, output)
+
+
+def _read(inputs: InputChoice, folds: int | None, seed: int, stop: StopFlag) -> tuple[FeatureStore, Responses]:
+    """What a fit reads; so many folds as cannot be are refused now, rather than after the fit."""
+    from boldreams_cli.encoding.folds import deal
+
+    store, owned = inputs.read(stop)
+    if folds is not None:
+        deal(owned.train_images, folds, seed)
+    return store, owned
 
 
 def _check(solver: str, tuning: Tuning | None, folds: int | None) -> None:

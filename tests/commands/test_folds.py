@@ -139,6 +139,11 @@ def test_an_area_without_a_correlation_is_nothing_and_not_nought(run: Run, own: 
     assert found["r_mean"] is not None
 
 
+def test_too_many_folds_are_refused_before_the_fit(run: Run, own: Path) -> None:
+    run("fit", "--percent", 2, *FIT[3:], "--cache", own, "--folds", 16, code=2)
+    assert not list(own.glob("models/*/*/percent-2-*"))
+
+
 def test_refused(run: Run, cache: Path) -> None:
     refused = run(*FIT, "--cache", cache, "--folds", 3, "--finetune", code=2)
     assert "leave out --finetune, or --folds" in refused.err
